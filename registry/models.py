@@ -1,0 +1,362 @@
+"""The SQL schema: the truth about tenants, models, desired state and money.
+
+Units: times are integer milliseconds since the epoch (`*_at_ms`, UTC), sizes are bytes, link rates are bytes per second,
+money is integer nano-dollars (`*_nusd`; $0.02 per million tokens is 20 nano-dollars a token). Ids are text with a prefix that says
+what they name (`ten_`, `key_`, `mod_`, `grp_`, `stg_`, `cst_`, `att_`), made by `registry.ids`.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+# SQLite autoincrements only an INTEGER primary key; elsewhere ledgers outgrow 32 bits.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that Alembic can drop it again on every database."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, int: BigInteger}  # noqa: RUF012 - SQLAlchemy's own idiom
+
+
+# --- who may ask ------------------------------------------------------------------------------------------------------
+
+
+class Tenant(Base):
+    """A customer or team. Its balance is the sum of its ledger entries, never a column."""
+
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    enabled: Mapped[bool] = mapped_column(default=True)
+    rpm: Mapped[int | None]  # requests a minute over all keys; None: unlimited
+    tpm: Mapped[int | None]  # tokens a minute
+    parallel: Mapped[int | None]  # requests at once
+    salt: Mapped[str] = mapped_column(String(64))  # goes into every request's prefix-cache key: tenants share no cache
+    created_at_ms: Mapped[int]
+    keys: Mapped[list["ApiKey"]] = relationship(back_populates="tenant")
+
+
+class ApiKey(Base):
+    """A key's HMAC-SHA-256 under the server's pepper; the key itself is shown once and stored nowhere."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str] = mapped_column(String(120))
+    prefix: Mapped[str] = mapped_column(String(16))  # public, helps a person to tell keys apart
+    digest: Mapped[str] = mapped_column(String(64), unique=True)  # hex
+    models: Mapped[list[Any]] = mapped_column(default=lambda: ["*"])  # model names, or ["*"]
+    rpm: Mapped[int | None]
+    tpm: Mapped[int | None]
+    parallel: Mapped[int | None]
+    sse_ping: Mapped[bool] = mapped_column(default=True)  # SSE comments while a stream is held
+    created_at_ms: Mapped[int]
+    expires_at_ms: Mapped[int | None]
+    revoked_at_ms: Mapped[int | None]
+    tenant: Mapped[Tenant] = relationship(back_populates="keys")
+
+
+# --- what may be asked for --------------------------------------------------------------------------------------------
+
+
+class Model(Base):
+    """A servable model: where its weights are, what they look like, how it should be served."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    source: Mapped[str] = mapped_column(Text)  # file:///dir, http(s)://host/dir, s3://bucket/prefix
+    enabled: Mapped[bool] = mapped_column(default=True)
+    lane: Mapped[str] = mapped_column(String(16), default="direct")  # direct | litellm
+    # What registration found and recorded: registry.manifest reads and writes it.
+    architecture: Mapped[str] = mapped_column(String(80))
+    layers: Mapped[int]
+    tied_embeddings: Mapped[bool]
+    weight_bytes: Mapped[int]
+    max_stages: Mapped[int]
+    manifest: Mapped[dict[str, Any]]  # tensors with byte ranges and digests, small files, per-layer sizes
+    # Engine settings from the allow-list in registry.settings_allowlist.
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    context_length: Mapped[int]
+    default_max_tokens: Mapped[int] = mapped_column(default=1024)
+    capacity: Mapped[int] = mapped_column(default=8)  # requests one worker runs at once
+    kv_reserve_bytes: Mapped[int]  # the paper's K: memory kept for the KV cache of a whole worker
+    slo_ttft_ms: Mapped[int] = mapped_column(default=10_000)
+    slo_tpot_ms: Mapped[int | None]
+    keep_alive_s: Mapped[int] = mapped_column(default=300)
+    min_replicas: Mapped[int] = mapped_column(default=0)
+    warm_until_ms: Mapped[int | None]  # "warm now": hold at least one worker until then
+    profile: Mapped[dict[str, Any]] = mapped_column(
+        default=dict
+    )  # measured: floors, tail, prefill, tpot; see orchestrator.types
+    created_at_ms: Mapped[int]
+    updated_at_ms: Mapped[int]
+    deleted_at_ms: Mapped[int | None]
+    __table_args__ = (CheckConstraint("lane IN ('direct', 'litellm')", name="lane"),)
+
+
+class Alias(Base):
+    """Another name under which a model can be asked for."""
+
+    __tablename__ = "aliases"
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    model: Mapped[Model] = relationship()
+
+
+class Price(Base):
+    """Prices in nano-dollars per token (and per request), in force from a moment on; rows are never changed."""
+
+    __tablename__ = "prices"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    from_ms: Mapped[int]
+    input_nusd: Mapped[int]
+    cached_input_nusd: Mapped[int]
+    output_nusd: Mapped[int]
+    request_nusd: Mapped[int] = mapped_column(default=0)
+    created_at_ms: Mapped[int]
+    __table_args__ = (
+        Index("ix_prices_model_from", "model_id", "from_ms"),
+        CheckConstraint(
+            "input_nusd >= 0 AND cached_input_nusd >= 0 AND output_nusd >= 0 AND request_nusd >= 0", name="not_negative"
+        ),
+    )
+
+
+# --- where it runs ----------------------------------------------------------------------------------------------------
+
+
+class Node(Base):
+    """A GPU server, as its noded last reported it."""
+
+    __tablename__ = "nodes"
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    address: Mapped[str] = mapped_column(String(80))
+    boot_id: Mapped[str] = mapped_column(String(64), default="")
+    link_bps: Mapped[int]  # bytes per second
+    port_first: Mapped[int]
+    port_last: Mapped[int]
+    cordoned: Mapped[bool] = mapped_column(default=False)  # takes no new stage
+    draining: Mapped[bool] = mapped_column(default=False)  # and is being emptied
+    report: Mapped[dict[str, Any]] = mapped_column(default=dict)  # the last /v1/report
+    report_seq: Mapped[int] = mapped_column(default=0)
+    seen_at_ms: Mapped[int] = mapped_column(default=0)
+    devices: Mapped[list["Device"]] = relationship(back_populates="node", order_by="Device.idx")
+
+
+class Device(Base):
+    """One accelerator (or a set of CPU cores) of a node."""
+
+    __tablename__ = "devices"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    node_name: Mapped[str] = mapped_column(ForeignKey("nodes.name"))
+    idx: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(16))  # cpu | cuda
+    name: Mapped[str] = mapped_column(String(120), default="")
+    memory_bytes: Mapped[int]
+    node: Mapped[Node] = relationship(back_populates="devices")
+    __table_args__ = (UniqueConstraint("node_name", "idx"),)
+
+
+class Group(Base):
+    """One or more SGLang processes that serve one model together. `version` is compared and swapped on every write."""
+
+    __tablename__ = "groups"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    cold_start_id: Mapped[str | None] = mapped_column(ForeignKey("cold_starts.id"))
+    state: Mapped[str] = mapped_column(String(20), index=True)  # orchestrator.lifecycle
+    reason: Mapped[str | None] = mapped_column(Text)  # why it failed, for a person
+    version: Mapped[int] = mapped_column(default=1)
+    parent_id: Mapped[str | None] = mapped_column(String(40))  # the pipeline that this standalone worker replaces
+    plan: Mapped[dict[str, Any]]  # orchestrator.types.Plan.to_json()
+    api_key: Mapped[str] = mapped_column(String(80))  # guards the worker's HTTP port; never shown
+    url: Mapped[str | None] = mapped_column(String(200))
+    drain_version: Mapped[int | None]  # the routes version from which no gateway may send here
+    created_at_ms: Mapped[int]
+    ready_at_ms: Mapped[int | None]
+    last_used_at_ms: Mapped[int | None]
+    stopped_at_ms: Mapped[int | None]
+    model: Mapped[Model] = relationship()
+    stages: Mapped[list["Stage"]] = relationship(back_populates="group", order_by="Stage.rank")
+
+
+class Stage(Base):
+    """One rank of a group: which layers, where, and how much memory is reserved for it."""
+
+    __tablename__ = "stages"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    group_id: Mapped[str] = mapped_column(ForeignKey("groups.id"), index=True)
+    rank: Mapped[int]
+    node_name: Mapped[str] = mapped_column(ForeignKey("nodes.name"), index=True)
+    device_idx: Mapped[int]
+    first_layer: Mapped[int]
+    layer_count: Mapped[int]
+    full: Mapped[bool]  # a full-memory worker can become standalone
+    reserved_bytes: Mapped[int]
+    port: Mapped[int]
+    dist_port: Mapped[int | None]  # rendezvous, on rank 0's node
+    state: Mapped[str] = mapped_column(String(20), default="planned")  # as noded reports it
+    reason: Mapped[str | None] = mapped_column(Text)
+    pids: Mapped[list[Any]] = mapped_column(default=list)
+    bytes_total: Mapped[int] = mapped_column(default=0)
+    bytes_to_fetch: Mapped[int] = mapped_column(default=0)
+    bytes_fetched: Mapped[int] = mapped_column(default=0)
+    verified: Mapped[bool] = mapped_column(default=False)
+    fetch_deadline_ms: Mapped[int | None]
+    rate_bps: Mapped[int | None]
+    group: Mapped[Group] = relationship(back_populates="stages")
+    __table_args__ = (UniqueConstraint("group_id", "rank"),)
+
+
+class ColdStart(Base):
+    """One start of a model from zero (or one more instance): what was predicted and what happened."""
+
+    __tablename__ = "cold_starts"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    cause: Mapped[str] = mapped_column(String(40))  # demand | warm | min_replicas | consolidation | replace
+    plan: Mapped[dict[str, Any]]
+    predicted_ttft_ms: Mapped[int | None]
+    requested_at_ms: Mapped[int]
+    ready_at_ms: Mapped[int | None]
+    first_token_at_ms: Mapped[int | None]
+    failed_at_ms: Mapped[int | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    events: Mapped[list["ColdStartEvent"]] = relationship(order_by="ColdStartEvent.at_ms")
+    model: Mapped[Model] = relationship()
+
+
+class ColdStartEvent(Base):
+    """A timed step; a waterfall can be drawn from these rows alone. A step of a stage happens once."""
+
+    __tablename__ = "cold_start_events"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    cold_start_id: Mapped[str] = mapped_column(ForeignKey("cold_starts.id"))
+    stage_id: Mapped[str] = mapped_column(String(40), default="")  # "" for the group as a whole
+    kind: Mapped[str] = mapped_column(String(40))
+    at_ms: Mapped[int]
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    __table_args__ = (UniqueConstraint("cold_start_id", "stage_id", "kind"),)
+
+
+class Outbox(Base):
+    """An effect decided together with the desired state that wants it; sent after the commit, re-sent until seen done."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    queue: Mapped[str] = mapped_column(String(120))
+    task: Mapped[str] = mapped_column(String(80))
+    args: Mapped[list[Any]]
+    group_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    version: Mapped[int] = mapped_column(default=0)
+    created_at_ms: Mapped[int]
+    sent_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    sends: Mapped[int] = mapped_column(default=0)
+    done_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+# --- money ------------------------------------------------------------------------------------------------------------
+
+
+class Usage(Base):
+    """What one attempt used, as the engine counted it. One row an attempt, whatever was re-delivered."""
+
+    __tablename__ = "usage"
+    attempt_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(128), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    key_id: Mapped[str] = mapped_column(String(40))
+    model_id: Mapped[str] = mapped_column(String(40))
+    model_name: Mapped[str] = mapped_column(String(120))
+    price_id: Mapped[str | None] = mapped_column(ForeignKey("prices.id"))
+    group_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    cold_start_id: Mapped[str | None] = mapped_column(String(40))
+    gateway_id: Mapped[str] = mapped_column(String(40))
+    lane: Mapped[str] = mapped_column(String(16))
+    endpoint: Mapped[str] = mapped_column(String(60))
+    stream: Mapped[bool]
+    prompt_tokens: Mapped[int]
+    cached_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    cost_nusd: Mapped[int]
+    outcome: Mapped[str] = mapped_column(String(20))
+    started_at_ms: Mapped[int]
+    first_token_at_ms: Mapped[int | None]
+    ended_at_ms: Mapped[int]
+    held_ms: Mapped[int] = mapped_column(default=0)
+    __table_args__ = (Index("ix_usage_tenant_ended", "tenant_id", "ended_at_ms"),)
+
+
+class LedgerEntry(Base):
+    """Append-only. A balance is the sum of `amount_nusd`; a charge is negative. Unique by (attempt id, kind)."""
+
+    __tablename__ = "ledger"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str] = mapped_column(String(16))  # reserve | settle | release | top_up | adjust
+    amount_nusd: Mapped[int]
+    attempt_id: Mapped[str | None] = mapped_column(String(40))
+    reason: Mapped[str | None] = mapped_column(Text)
+    author: Mapped[str | None] = mapped_column(String(120))
+    at_ms: Mapped[int]
+    __table_args__ = (
+        UniqueConstraint("attempt_id", "kind"),
+        Index("ix_ledger_tenant_amount", "tenant_id", "amount_nusd"),
+        CheckConstraint("kind IN ('reserve', 'settle', 'release', 'top_up', 'adjust')", name="kind"),
+    )
+
+
+# --- who manages it ---------------------------------------------------------------------------------------------------
+
+
+class AdminUser(Base):
+    """A person who manages Hydrant; the password is an Argon2 hash."""
+
+    __tablename__ = "admin_users"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    email: Mapped[str] = mapped_column(String(200), unique=True)
+    password_hash: Mapped[str] = mapped_column(String(200))
+    role: Mapped[str] = mapped_column(String(16))  # owner | operator | viewer
+    must_change: Mapped[bool] = mapped_column(default=False)
+    session_epoch: Mapped[int] = mapped_column(default=1)  # raised on a password change: older sessions end
+    created_at_ms: Mapped[int]
+    last_login_at_ms: Mapped[int | None]
+    disabled_at_ms: Mapped[int | None]
+    __table_args__ = (CheckConstraint("role IN ('owner', 'operator', 'viewer')", name="role"),)
+
+
+class Audit(Base):
+    """Who changed what, when. Written in the transaction of the change itself."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    at_ms: Mapped[int] = mapped_column(BigInteger, index=True)
+    actor: Mapped[str] = mapped_column(String(200))
+    action: Mapped[str] = mapped_column(String(80))  # e.g. key.create
+    subject: Mapped[str] = mapped_column(String(120))  # e.g. key_...
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)  # never a secret
