@@ -108,6 +108,7 @@ class Model(Base):
     keep_alive_s: Mapped[int] = mapped_column(default=300)
     min_replicas: Mapped[int] = mapped_column(default=0)
     warm_until_ms: Mapped[int | None]  # "warm now": hold at least one worker until then
+    control_version: Mapped[int] = mapped_column(default=1)  # compared and swapped when a group of this model is started
     profile: Mapped[dict[str, Any]] = mapped_column(
         default=dict
     )  # measured: floors, tail, prefill, tpot; see orchestrator.types
