@@ -1,0 +1,34 @@
+# Each target sets up what it needs; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo up test unit check setup
+
+help:           ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: setup     ## the whole path on a real model: SDK, cold start as a pipeline, answer, consolidation, bill
+	@.venv/bin/hydrant demo
+
+up: setup       ## start everything and stay; prints the admin UI's address and a one-time password
+	@.venv/bin/hydrant up
+
+setup:
+	@deploy/setup.sh control
+	@deploy/setup.sh engine
+
+test:           ## all tests: unit, integration, end to end on real SGLang, browser
+	@deploy/setup.sh dev
+	@deploy/setup.sh engine
+	@deploy/install-browser.sh
+	.venv/bin/pytest
+
+unit:           ## the tests that need neither services nor SGLang
+	@deploy/setup.sh dev
+	.venv/bin/pytest tests/unit
+
+check:          ## ruff, mypy --strict, the arrows between the parts, and that the docs name what exists
+	@deploy/setup.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/python docs/check.py
