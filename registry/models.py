@@ -1,8 +1,8 @@
 """The SQL schema: the truth about tenants, models, desired state and money.
 
-Units: times are integer milliseconds since the epoch (`*_at_ms`, UTC), sizes are bytes, link rates are bytes per second,
-money is integer nano-dollars (`*_nusd`; $0.02 per million tokens is 20 nano-dollars a token). Ids are text with a prefix that says
-what they name (`ten_`, `key_`, `mod_`, `grp_`, `stg_`, `cst_`, `att_`), made by `registry.ids`.
+Units: times are integer milliseconds since the epoch (`*_at_ms`, UTC), sizes are bytes, link rates are bytes per
+second, money is integer nano-dollars (`*_nusd`; $0.02 per million tokens is 20 nano-dollars a token). Ids are text with
+a prefix that says what they name (`ten_`, `key_`, `mod_`, `grp_`, `stg_`, `cst_`, `att_`), made by `registry.ids`.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -86,7 +87,7 @@ class Model(Base):
 
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(120), unique=True)
+    name: Mapped[str] = mapped_column(String(120))  # unique among models that are not deleted
     source: Mapped[str] = mapped_column(Text)  # file:///dir, http(s)://host/dir, s3://bucket/prefix
     enabled: Mapped[bool] = mapped_column(default=True)
     lane: Mapped[str] = mapped_column(String(16), default="direct")  # direct | litellm
@@ -108,14 +109,27 @@ class Model(Base):
     keep_alive_s: Mapped[int] = mapped_column(default=300)
     min_replicas: Mapped[int] = mapped_column(default=0)
     warm_until_ms: Mapped[int | None]  # "warm now": hold at least one worker until then
-    control_version: Mapped[int] = mapped_column(default=1)  # compared and swapped when a group of this model is started
+    # "stop": the controller drains every group that was created at or before this moment.
+    stop_requested_at_ms: Mapped[int | None]
+    control_version: Mapped[int] = mapped_column(
+        default=1
+    )  # compared and swapped when a group of this model is started
     profile: Mapped[dict[str, Any]] = mapped_column(
         default=dict
     )  # measured: floors, tail, prefill, tpot; see orchestrator.types
     created_at_ms: Mapped[int]
     updated_at_ms: Mapped[int]
     deleted_at_ms: Mapped[int | None]
-    __table_args__ = (CheckConstraint("lane IN ('direct', 'litellm')", name="lane"),)
+    __table_args__ = (
+        CheckConstraint("lane IN ('direct', 'litellm')", name="lane"),
+        Index(
+            "uq_models_live_name",
+            "name",
+            unique=True,
+            sqlite_where=text("deleted_at_ms IS NULL"),
+            postgresql_where=text("deleted_at_ms IS NULL"),
+        ),
+    )
 
 
 class Alias(Base):
@@ -265,7 +279,7 @@ class ColdStartEvent(Base):
 
 
 class Outbox(Base):
-    """An effect decided together with the desired state that wants it; sent after the commit, re-sent until seen done."""
+    """An effect decided together with the desired state that wants it; sent after the commit, re-sent until done."""
 
     __tablename__ = "outbox"
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
@@ -310,7 +324,23 @@ class Usage(Base):
     first_token_at_ms: Mapped[int | None]
     ended_at_ms: Mapped[int]
     held_ms: Mapped[int] = mapped_column(default=0)
-    __table_args__ = (Index("ix_usage_tenant_ended", "tenant_id", "ended_at_ms"),)
+    __table_args__ = (
+        Index("ix_usage_tenant_ended", "tenant_id", "ended_at_ms"),
+        Index("ix_usage_ended", "ended_at_ms"),
+    )
+
+
+class RejectedUsage(Base):
+    """A usage event that could not be billed as it is, kept whole so that a person can mend the cause and settle it."""
+
+    __tablename__ = "rejected_usage"
+    digest: Mapped[str] = mapped_column(
+        String(64), primary_key=True
+    )  # SHA-256 of the event: a re-delivery adds nothing
+    event: Mapped[str] = mapped_column(Text)  # JSON, as received
+    reason: Mapped[str] = mapped_column(Text)
+    at_ms: Mapped[int]
+    resolved_at_ms: Mapped[int | None]
 
 
 class LedgerEntry(Base):
@@ -328,6 +358,7 @@ class LedgerEntry(Base):
     __table_args__ = (
         UniqueConstraint("attempt_id", "kind"),
         Index("ix_ledger_tenant_amount", "tenant_id", "amount_nusd"),
+        Index("ix_ledger_at", "at_ms"),
         CheckConstraint("kind IN ('reserve', 'settle', 'release', 'top_up', 'adjust')", name="kind"),
     )
 
