@@ -211,6 +211,8 @@ class Group(Base):
     api_key: Mapped[str] = mapped_column(String(80))  # guards the worker's HTTP port; never shown
     url: Mapped[str | None] = mapped_column(String(200))
     drain_version: Mapped[int | None]  # the routes version from which no gateway may send here
+    probe: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # the one-token probe: sent_at_ms, ok, error
+    deadline_ms: Mapped[int]  # a start that is not ready by then has failed
     created_at_ms: Mapped[int]
     ready_at_ms: Mapped[int | None]
     last_used_at_ms: Mapped[int | None]
