@@ -288,6 +288,7 @@ class ReasonCode(StrEnum):
 
     MEETS_SLO = "meets_slo"
     DEGRADED = "degraded"
+    WAITED = "waited"
     SPLIT_NEEDED = "split_needed"
     BURST = "burst"
     FEWER_INSTANCES = "fewer_instances"

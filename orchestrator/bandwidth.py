@@ -1,0 +1,117 @@
+"""The ledger of a node's link: how long a fetch takes beside the others, and whether it may start.
+
+The model is a fluid: all fetches of a node share its link equally, and when one ends the others speed up at once. Then
+everything moved when a fetch of R remaining bytes ends is the sum over all fetches of min(remaining, R), which gives
+finish times in closed form. A fetch may start only if every fetch that is on time stays on time; one that is late
+already cannot be saved by refusing others, so it no longer blocks its node, though it keeps its equal share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.types import Fetch
+
+BACKGROUND_SLACK = 4
+"""A background fetch (consolidation, pre-warming) may take this many times its predicted duration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """May a fetch start, and what would become of it.
+
+    fetch_ms        its predicted duration beside the fetches running now.
+    rate_bps        its equal share when it starts.
+    harmed          key of the fetch that would miss its deadline because of it; None when it may start.
+    retry_after_ms  when the harmed fetch will be done; 0 when it may start.
+    """
+
+    fetch_ms: int
+    rate_bps: int
+    harmed: str | None = None
+    retry_after_ms: int = 0
+
+
+def assess(link_bps: int, fetches: Sequence[Fetch], size_bytes: int, now_ms: int) -> Admission | None:
+    """Whether `size_bytes` more may be fetched over this link now; None when the link is down (0 B/s).
+
+    Nothing to fetch is always admitted. Whether the newcomer itself is in time, the caller judges by `fetch_ms`.
+    """
+    if size_bytes == 0:
+        return Admission(0, 0)
+    if link_bps == 0:
+        return None
+    active = [fetch for fetch in fetches if fetch.remaining_bytes > 0]
+    rate = link_bps // (len(active) + 1)
+    moved = size_bytes + sum(min(fetch.remaining_bytes, size_bytes) for fetch in active)
+    duration = _ms(moved, link_bps)
+    for fetch in active:
+        alone = _moved_until(fetch, active)
+        budget = (fetch.deadline_ms - now_ms) * link_bps
+        if alone * 1000 <= budget < (alone + min(size_bytes, fetch.remaining_bytes)) * 1000:
+            return Admission(duration, rate, fetch.key, _ms(alone, link_bps))
+    return Admission(duration, rate)
+
+
+def finish_ms(link_bps: int, fetches: Sequence[Fetch]) -> dict[str, int]:
+    """Milliseconds from now until each fetch ends if nothing is added, by key; ValueError when the link is down."""
+    if link_bps == 0 and any(fetch.remaining_bytes for fetch in fetches):
+        raise ValueError("link_bps: a link of 0 bytes per second never finishes a fetch")
+    return {fetch.key: _ms(_moved_until(fetch, fetches), link_bps or 1) for fetch in fetches}
+
+
+def late(link_bps: int, fetches: Sequence[Fetch], now_ms: int) -> tuple[str, ...]:
+    """Keys of the fetches that will miss their deadline even if nothing is added."""
+    return tuple(
+        fetch.key
+        for fetch in fetches
+        if fetch.remaining_bytes and _moved_until(fetch, fetches) * 1000 > (fetch.deadline_ms - now_ms) * link_bps
+    )
+
+
+def reserve(
+    link_bps: int, fetches: Sequence[Fetch], key: str, node: str, size_bytes: int, now_ms: int, *, slack: int
+) -> Fetch | Admission | None:
+    """A fetch without a service-level deadline: it gets `slack` times its predicted duration as one.
+
+    Returns the fetch to enter into the ledger; the refusing Admission when it would make another late; None when the
+    link is down. ValueError when `key` is in the ledger already or slack is below 1.
+    """
+    if slack < 1:
+        raise ValueError(f"slack: expected at least 1, got {slack}")
+    if any(fetch.key == key for fetch in fetches):
+        raise ValueError(f"key: the fetch {key!r} is in the ledger already")
+    admission = assess(link_bps, fetches, size_bytes, now_ms)
+    if admission is None or admission.harmed is not None:
+        return admission
+    return Fetch(key, node, size_bytes, now_ms + slack * admission.fetch_ms)
+
+
+def release(fetches: Sequence[Fetch], key: str) -> tuple[Fetch, ...]:
+    """The ledger without the fetch `key`; releasing one that is not there changes nothing."""
+    return tuple(fetch for fetch in fetches if fetch.key != key)
+
+
+def advance(link_bps: int, fetches: Sequence[Fetch], elapsed_ms: int) -> tuple[Fetch, ...]:
+    """The ledger `elapsed_ms` later, completed fetches dropped: for when no measured progress is at hand."""
+    active = sorted((fetch for fetch in fetches if fetch.remaining_bytes), key=lambda fetch: fetch.remaining_bytes)
+    budget = link_bps * elapsed_ms
+    level = 0
+    for position, fetch in enumerate(active):
+        sharing = len(active) - position
+        step = min((fetch.remaining_bytes - level) * 1000, -(-budget // sharing))
+        level += -(-step // 1000)
+        budget = max(0, budget - step * sharing)
+    return tuple(
+        replace(fetch, remaining_bytes=fetch.remaining_bytes - level)
+        for fetch in fetches
+        if fetch.remaining_bytes > level
+    )
+
+
+def _moved_until(fetch: Fetch, fetches: Sequence[Fetch]) -> int:
+    """Bytes that all of `fetches` together have moved when `fetch` ends."""
+    return sum(min(other.remaining_bytes, fetch.remaining_bytes) for other in fetches)
+
+
+def _ms(size_bytes: int, link_bps: int) -> int:
+    return -(-size_bytes * 1000 // link_bps)

@@ -1,0 +1,141 @@
+"""Which node takes which stage: the assignment whose slowest stage is ready first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
+
+from orchestrator import bandwidth, memory, predict
+from orchestrator.partition import Part
+from orchestrator.types import DeviceState, ModelSpec, NodeState, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a node could do for one stage.
+
+    fetch_bytes  what the node lacks of the stage; fetch_ms  how long that takes beside its other fetches.
+    rate_bps     its link's fair share for that fetch.
+    held_bytes   what it holds of the stage already.
+    blocked      what besides memory forbids it now (LINKS_BUSY or NO_PORTS); None when nothing does.
+    """
+
+    node: NodeState
+    seat: memory.Seat
+    full: bool
+    fetch_bytes: int
+    held_bytes: int
+    fetch_ms: int
+    floor_ms: int
+    rate_bps: int
+    blocked: Verdict | None
+
+    @property
+    def ready_ms(self) -> int:
+        """When the stage could be ready here, from now: the later of its fetch and the runtime floor."""
+        return max(self.fetch_ms, self.floor_ms)
+
+    @property
+    def rank_key(self) -> tuple[int, int, int, str]:
+        """Order of preference: ready first, then the quicker fetch, then the better fit, then the name."""
+        return (self.ready_ms, self.fetch_ms, self.seat.spare_bytes, self.node.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A node that may take a stage, with those of its devices that are of the planned kind."""
+
+    node: NodeState
+    devices: tuple[DeviceState, ...]
+
+
+class Placer:
+    """Places pipelines of one model on one set of sites at one moment; keeps what it has worked out for a stage."""
+
+    def __init__(self, model: ModelSpec, sites: Sequence[Site], now_ms: int) -> None:
+        self._model = model
+        self._sites = sites
+        self._now_ms = now_ms
+        self._offers: dict[tuple[int, int, bool, bool], list[Offer]] = {}
+
+    def place(self, parts: Sequence[Part], w: int, *, drain_first: bool) -> tuple[Offer, ...] | Verdict:
+        """One offer for each stage, `w` full ones first, or what stands in the way.
+
+        The slowest stage is ready as early as possible; among equals the sum of fetch times is least, then the best
+        fit, then the first names. `drain_first` also accepts nodes that can run the whole worker only after the stage.
+        """
+        table = [self._offers_for(parts, rank, full=rank < w, drain_first=drain_first) for rank in range(len(parts))]
+        chosen = _assign([[offer for offer in offers if offer.blocked is None] for offers in table])
+        if chosen is not None:
+            return chosen
+        if _assign(table) is None:
+            return Verdict.NO_ROOM
+        no_link_limit = [[offer for offer in offers if offer.blocked is not Verdict.NO_PORTS] for offers in table]
+        return Verdict.NO_PORTS if _assign(no_link_limit) is None else Verdict.LINKS_BUSY
+
+    def _offers_for(self, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> list[Offer]:
+        key = (len(parts), rank, full, drain_first)
+        if key not in self._offers:
+            made = (self._offer(site, parts, rank, full=full, drain_first=drain_first) for site in self._sites)
+            self._offers[key] = [offer for offer in made if offer is not None]
+        return self._offers[key]
+
+    def _offer(self, site: Site, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> Offer | None:
+        model, node, part, s = self._model, site.node, parts[rank], len(parts)
+        whole = memory.full_bytes(model)
+        if s == 1:
+            seat = memory.seat_stage(site.devices, whole)
+        elif full:
+            seat = memory.seat_full_stage(site.devices, memory.stage_bytes(model, part), whole, drain_first=drain_first)
+        else:
+            seat = memory.seat_stage(site.devices, memory.stage_bytes(model, part))
+        if seat is None:
+            return None
+        floor = predict.floor_ms(model.profile, s, warm=node.warm)
+        missing = part.missing_bytes(model, node.held)
+        held = part.size_bytes - missing
+        admission = bandwidth.assess(node.link_bps, node.fetches, missing, self._now_ms)
+        if node.free_ports < ports_needed(s, rank, full=full):
+            return Offer(node, seat, full, missing, held, 0, floor, 0, Verdict.NO_PORTS)
+        if admission is None or admission.harmed is not None:
+            return Offer(node, seat, full, missing, held, 0, floor, 0, Verdict.LINKS_BUSY)
+        return Offer(node, seat, full, missing, held, admission.fetch_ms, floor, admission.rate_bps, None)
+
+
+def ports_needed(s: int, rank: int, *, full: bool) -> int:
+    """Ports a stage takes: its own, the rendezvous on the first rank, and its future standalone worker's."""
+    if s == 1:
+        return 1
+    return 1 + (rank == 0) + full
+
+
+def _assign(table: Sequence[Sequence[Offer]]) -> tuple[Offer, ...] | None:
+    """The best assignment of one node to each stage, or None.
+
+    With s stages the s best offers of each suffice: in any assignment that uses a worse one, one of those s is free.
+    So at most 4^4 combinations are looked at, however many nodes there are.
+    """
+    shortlist = [nsmallest(len(table), offers, key=lambda offer: offer.rank_key) for offers in table]
+    best: tuple[int, int, int, tuple[str, ...]] | None = None
+    chosen: tuple[Offer, ...] | None = None
+
+    def extend(taken: tuple[Offer, ...], slowest: int, fetching: int, spare: int) -> None:
+        nonlocal best, chosen
+        if best is not None and (slowest, fetching, spare) > best[:3]:
+            return
+        if len(taken) == len(shortlist):
+            cost = (slowest, fetching, spare, tuple(offer.node.name for offer in taken))
+            if best is None or cost < best:
+                best, chosen = cost, taken
+            return
+        used = {offer.node.name for offer in taken}
+        for offer in shortlist[len(taken)]:
+            if offer.node.name not in used:
+                extend(
+                    (*taken, offer),
+                    max(slowest, offer.ready_ms),
+                    fetching + offer.fetch_ms,
+                    spare + offer.seat.spare_bytes,
+                )
+
+    extend((), 0, 0, 0)
+    return chosen

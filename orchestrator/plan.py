@@ -1,0 +1,233 @@
+"""How to start a model: over how many nodes, on which devices, and what to expect of it.
+
+The algorithm is HydraServe's (NSDI '26): try pipeline sizes from small to large and take the first that meets both
+service levels with the fewest full-memory workers; in a burst go on until as many stages as instances needed. The
+cheapest plan that is good enough wins, not the fastest one. When none is good enough, one whole worker serves anyway.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator import bandwidth, memory, predict
+from orchestrator.partition import Part, split
+from orchestrator.placement import Offer, Placer, Site
+from orchestrator.reasons import explain_choice
+from orchestrator.types import (
+    MAX_STAGES,
+    Candidate,
+    ClusterState,
+    ConsolidationMode,
+    ConsolidationPlan,
+    ConsolidationTarget,
+    ModelSpec,
+    NodeState,
+    NoPlan,
+    NoPlanReason,
+    Plan,
+    PlanRequest,
+    StagePlan,
+    Verdict,
+)
+
+DEGRADED_SLACK = 2
+"""A fetch of a plan that misses its service level may take this many times its predicted duration."""
+RETRY_MS = 2_000
+"""When to ask again after memory or ports were short: nothing here knows when they will be given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A placed candidate."""
+
+    candidate: Candidate
+    parts: tuple[Part, ...]
+    offers: tuple[Offer, ...]
+
+
+def plan(request: PlanRequest, cluster: ClusterState, max_stages: int = MAX_STAGES) -> Plan | NoPlan:
+    """The cheapest start of `request.model` that meets its service levels, or why there is none.
+
+    The same arguments always give the same answer; among equal nodes the first name wins. A pipeline never mixes kinds
+    of device: accelerators are tried before CPUs. ValueError when `max_stages` is below 1.
+    """
+    if max_stages < 1:
+        raise ValueError(f"max_stages: expected at least 1, got {max_stages}")
+    usable = sorted((node for node in cluster.nodes if not node.cordoned), key=lambda node: node.name)
+    kinds = {device.kind for node in usable for device in node.devices}
+    if not kinds:
+        cordoned = len(cluster.nodes) - len(usable)
+        return NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
+    outcomes = [
+        _plan_on_kind(request, kind, usable, cluster.now_ms, max_stages)
+        for kind in sorted(kinds, key=lambda kind: (kind == "cpu", kind))
+    ]
+    plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
+    return next((found for found in plans if not found.degraded), plans[0] if plans else outcomes[0])
+
+
+def _plan_on_kind(
+    request: PlanRequest, kind: str, nodes: Iterable[NodeState], now_ms: int, max_stages: int
+) -> Plan | NoPlan:
+    model = request.model
+    sites = []
+    for node in nodes:
+        devices = tuple(device for device in node.devices if device.kind == kind)
+        if devices:
+            sites.append(Site(node, devices))
+    limit = min(max_stages, model.max_stages, model.layers)
+    choice, fallback, candidates = _search(request, Placer(model, sites, now_ms), len(sites), limit)
+    if choice is not None:
+        return _compose(request, choice, candidates, now_ms, degraded=False)
+    if fallback is not None:
+        return _compose(request, fallback, candidates, now_ms, degraded=True)
+    return _refuse(model, sites, candidates)
+
+
+def _search(
+    request: PlanRequest, placer: Placer, nodes: int, limit: int
+) -> tuple[_Choice | None, _Choice | None, list[Candidate]]:
+    """The chosen candidate if one meets the service levels, the single worker if it can be placed, and all judged."""
+    r = min(request.instances, limit)
+    best: _Choice | None = None
+    single: _Choice | None = None
+    judged: list[Candidate] = []
+    for s in range(1, limit + 1):
+        if best is not None and best.candidate.s >= r:
+            break
+        if nodes < s:
+            judged.append(Candidate(s, min(s, r), Verdict.TOO_FEW_NODES))
+            break
+        for w in range(min(s, r), s + 1):
+            candidate, placed = _judge(request, placer, s, w)
+            judged.append(candidate)
+            if s == 1:
+                single = placed
+            if placed is not None and candidate.verdict is Verdict.MEETS:
+                best = placed
+                break
+    return best, single, judged
+
+
+def _judge(request: PlanRequest, placer: Placer, s: int, w: int) -> tuple[Candidate, _Choice | None]:
+    """Place (s, w) and hold its predictions against the service levels.
+
+    Standalone workers that must wait for their stage to stop are considered only if it does not work out otherwise.
+    """
+    model = request.model
+    parts = split(model, s)
+    tpot = predict.tpot_ms(model.profile, s, w)
+    candidate, placed = Candidate(s, w, Verdict.NO_ROOM, tpot_ms=tpot), None
+    for drain_first in (False, True) if s > 1 else (False,):
+        offers = placer.place(parts, w, drain_first=drain_first)
+        if isinstance(offers, Verdict):
+            if placed is None:
+                candidate = Candidate(s, w, offers, tpot_ms=tpot)
+            continue
+        slowest = max(offer.ready_ms for offer in offers)
+        ttft = predict.ttft_ms(model.profile, s, w, waited_ms=request.waited_ms, slowest_ms=slowest)
+        if placed is not None and candidate.ttft_ms is not None and ttft >= candidate.ttft_ms:
+            continue
+        candidate = Candidate(
+            s,
+            w,
+            _verdict(model, ttft, tpot),
+            ttft_ms=ttft,
+            tpot_ms=tpot,
+            fetch_ms=max(offer.fetch_ms for offer in offers),
+            floor_ms=max(offer.floor_ms for offer in offers),
+        )
+        placed = _Choice(candidate, parts, offers)
+        if candidate.verdict is not Verdict.TTFT_TOO_LONG:
+            break
+    return candidate, placed
+
+
+def _verdict(model: ModelSpec, ttft: int, tpot: int | None) -> Verdict:
+    if tpot is not None and model.slo_tpot_ms is not None and tpot > model.slo_tpot_ms:
+        return Verdict.TPOT_TOO_LONG
+    return Verdict.MEETS if ttft < model.slo_ttft_ms else Verdict.TTFT_TOO_LONG
+
+
+def _compose(
+    request: PlanRequest, choice: _Choice, judged: Sequence[Candidate], now_ms: int, *, degraded: bool
+) -> Plan:
+    chosen = replace(choice.candidate, verdict=Verdict.CHOSEN)
+    candidates = tuple(chosen if candidate == choice.candidate else candidate for candidate in judged)
+    stages = tuple(
+        _stage(request, chosen, rank, choice.parts[rank], offer, now_ms, degraded=degraded)
+        for rank, offer in enumerate(choice.offers)
+    )
+    targets = tuple(
+        _target(request.model, rank, choice.parts[rank], offer, offer.seat.mode)
+        for rank, offer in enumerate(choice.offers)
+        if offer.seat.mode is not None
+    )
+    return Plan(
+        model=request.model.name,
+        s=chosen.s,
+        w=chosen.w,
+        stages=stages,
+        predicted_ttft_ms=chosen.ttft_ms or 0,
+        predicted_tpot_ms=chosen.tpot_ms,
+        degraded=degraded,
+        consolidate=ConsolidationPlan(targets) if chosen.s > 1 else None,
+        candidates=candidates,
+        reasons=explain_choice(request, chosen, candidates, choice.offers, degraded=degraded),
+    )
+
+
+def _stage(
+    request: PlanRequest, chosen: Candidate, rank: int, part: Part, offer: Offer, now_ms: int, *, degraded: bool
+) -> StagePlan:
+    if degraded:
+        deadline = now_ms + DEGRADED_SLACK * offer.fetch_ms
+    else:
+        after = predict.after_fetch_ms(request.model.profile, chosen.s, chosen.w)
+        deadline = now_ms + request.model.slo_ttft_ms - request.waited_ms - after
+    return StagePlan(
+        rank=rank,
+        node=offer.node.name,
+        device=offer.seat.device,
+        first_layer=part.first,
+        layer_count=part.count,
+        reserved_bytes=offer.seat.stage_bytes,
+        full=offer.full,
+        fetch_bytes=offer.fetch_bytes,
+        deadline_ms=deadline,
+        rate_bps=offer.rate_bps,
+    )
+
+
+def _target(model: ModelSpec, rank: int, part: Part, offer: Offer, mode: ConsolidationMode) -> ConsolidationTarget:
+    """The standalone worker of a full stage; its node will hold the stage's own bytes by then."""
+    (whole,) = split(model, 1)
+    return ConsolidationTarget(
+        rank=rank,
+        node=offer.node.name,
+        device=offer.seat.standalone_device,
+        mode=mode,
+        memory_bytes=memory.full_bytes(model),
+        reserved_bytes=offer.seat.standalone_bytes,
+        fetch_bytes=whole.missing_bytes(model, offer.node.held.union(part.groups)),
+    )
+
+
+def _refuse(model: ModelSpec, sites: Sequence[Site], judged: Sequence[Candidate]) -> NoPlan:
+    """Why not even a single worker can be placed, with the numbers a person needs to change that."""
+    need = memory.full_bytes(model)
+    devices = [device for site in sites for device in site.devices]
+    verdict = judged[0].verdict
+    if verdict is Verdict.NO_ROOM:
+        largest = max(device.memory_bytes for device in devices)
+        free = max(device.free_bytes for device in devices)
+        detail: dict[str, int | str] = {"need_bytes": need, "largest_bytes": largest, "free_bytes": free}
+        if largest < need:
+            return NoPlan(model.name, NoPlanReason.MODEL_TOO_LARGE, detail, tuple(judged), None)
+        return NoPlan(model.name, NoPlanReason.NO_MEMORY, detail, tuple(judged), RETRY_MS)
+    if verdict is Verdict.NO_PORTS:
+        return NoPlan(model.name, NoPlanReason.NO_PORTS, {"nodes": len(sites)}, tuple(judged), RETRY_MS)
+    nodes = [site.node for site in sites if site.node.link_bps > 0]
+    finishing = [ms for node in nodes for ms in bandwidth.finish_ms(node.link_bps, node.fetches).values() if ms > 0]
+    if not finishing:
+        return NoPlan(model.name, NoPlanReason.LINKS_DOWN, {"nodes": len(sites)}, tuple(judged), None)
+    return NoPlan(model.name, NoPlanReason.LINKS_BUSY, {"fetches": len(finishing)}, tuple(judged), min(finishing))
