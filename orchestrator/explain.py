@@ -1,0 +1,146 @@
+"""Plans in words: for the CLI, the demo and the admin UI."""
+
+from collections.abc import Mapping
+
+from orchestrator.types import Candidate, ConsolidationMode, NoPlan, NoPlanReason, Plan, Reason, ReasonCode, Verdict
+
+Facts = Mapping[str, int | str]
+
+_REASONS: Mapping[ReasonCode, str] = {
+    ReasonCode.MEETS_SLO: "{s} stage(s), {w} with room for a whole worker: the smallest pipeline that meets the"
+    " service level: first token in {ttft} of {slo_ttft} allowed{tpot}.",
+    ReasonCode.DEGRADED: "No pipeline size meets the service level (first token within {slo_ttft}), so one whole worker"
+    " serves as well as it can: first token in {ttft}{tpot}.",
+    ReasonCode.WAITED: "The oldest request has waited {waited} already; that is counted.",
+    ReasonCode.SPLIT_NEEDED: "Fewer stages are too slow: with up to {s}, the first token comes in {best_ttft} at best.",
+    ReasonCode.BURST: "{instances} workers are needed, so the pipeline is planned to end as {w} standalone workers.",
+    ReasonCode.FEWER_INSTANCES: "{instances} workers are needed, but this plan ends as {w}; the rest needs another.",
+    ReasonCode.NOT_PROFILED: "Not measured yet for this model, so not counted: {what}.",
+    ReasonCode.HELD: "Stage {rank}: {node} already holds {bytes} of its weights in host memory.",
+    ReasonCode.PLAIN_START: "Stage {rank}: {node} has no warm runtime, so its process starts from nothing.",
+    ReasonCode.BESIDE_STAGE: "Consolidation: the standalone worker starts beside stage {rank} on {node}, device"
+    " {device}; memory for both is reserved.",
+    ReasonCode.OTHER_DEVICE: "Consolidation: the standalone worker starts on {node}, device {device}, since stage"
+    " {rank}'s own device cannot hold both.",
+    ReasonCode.DRAIN_FIRST: "Consolidation: {node} cannot hold stage {rank} and a whole worker at once, so the pipeline"
+    " must drain before the standalone worker starts on device {device}.",
+}
+
+_REFUSALS: Mapping[NoPlanReason, str] = {
+    NoPlanReason.NO_NODES: "No node can take anything ({cordoned} cordoned). Add a node or lift a cordon:"
+    " hydrant node --help.",
+    NoPlanReason.MODEL_TOO_LARGE: "A whole worker needs {need} of device memory and the largest device has {largest}."
+    " Lower the model's KV reserve or context length, or add a larger device.",
+    NoPlanReason.NO_MEMORY: "A whole worker needs {need} of device memory and the most that is free on one device is"
+    " {free}. Stop an idle model, or wait for one to be evicted.",
+    NoPlanReason.NO_PORTS: "None of the {nodes} node(s) has enough free ports. Widen the port range of a node.",
+    NoPlanReason.LINKS_BUSY: "Every link is taken: one more fetch would make one of the {fetches} admitted ones late.",
+    NoPlanReason.LINKS_DOWN: "None of the {nodes} node(s) with room has a working link to fetch the weights over."
+    " Check the nodes' link_gbps.",
+}
+
+_VERDICTS: Mapping[Verdict, str] = {
+    Verdict.CHOSEN: "chosen",
+    Verdict.MEETS: "meets the service level, but gives fewer workers than the burst needs",
+    Verdict.TTFT_TOO_LONG: "first token too late",
+    Verdict.TPOT_TOO_LONG: "too slow per token",
+    Verdict.NO_ROOM: "not enough device memory",
+    Verdict.LINKS_BUSY: "links are taken",
+    Verdict.NO_PORTS: "not enough ports",
+    Verdict.TOO_FEW_NODES: "too few nodes",
+}
+
+_MODES: Mapping[ConsolidationMode, str] = {
+    ConsolidationMode.BESIDE_STAGE: "beside the stage",
+    ConsolidationMode.OTHER_DEVICE: "on another device of the node",
+    ConsolidationMode.DRAIN_FIRST: "after the pipeline has drained",
+}
+
+
+def reason_text(reason: Reason) -> str:
+    """One reason of a plan as a sentence."""
+    return _REASONS[reason.code].format_map(_words(reason.facts))
+
+
+def refusal_text(refusal: NoPlan) -> str:
+    """Why nothing can be started and what would help, in one or two sentences."""
+    text = _REFUSALS[refusal.reason].format_map(_words(refusal.detail))
+    if refusal.retry_after_ms is None:
+        return text
+    return f"{text} Asked again in {_seconds(refusal.retry_after_ms)}."
+
+
+def explain(outcome: Plan | NoPlan) -> list[str]:
+    """The whole decision as lines of text: what was decided, why, where, and every candidate that was judged."""
+    if isinstance(outcome, NoPlan):
+        lines = [f"{outcome.model}: no plan", f"  {refusal_text(outcome)}"]
+    else:
+        lines = [f"{outcome.model}: s={outcome.s} w={outcome.w}" + (" (degraded)" if outcome.degraded else "")]
+        lines += [f"  - {reason_text(reason)}" for reason in outcome.reasons]
+        lines += placement_lines(outcome)
+    return lines + candidate_lines(outcome.candidates)
+
+
+def placement_lines(plan: Plan) -> list[str]:
+    """The stages and standalone workers of a plan, one a line, under headings."""
+    lines = ["  stage  node             device  layers    reserved     to fetch    fair share"]
+    for stage in plan.stages:
+        layers = f"{stage.first_layer}-{stage.first_layer + stage.layer_count - 1}"
+        lines.append(
+            f"  {stage.rank:>5}  {stage.node:<15}  {stage.device:>6}  {layers:>6}  {_size(stage.reserved_bytes):>10}"
+            f"  {_size(stage.fetch_bytes):>11}  {_rate(stage.rate_bps):>12}"
+        )
+    for target in plan.consolidate.targets if plan.consolidate else ():
+        lines.append(
+            f"  becomes standalone on {target.node}, device {target.device}, {_MODES[target.mode]}:"
+            f" {_size(target.memory_bytes)} of device memory, {_size(target.fetch_bytes)} more to fetch"
+        )
+    return lines
+
+
+def candidate_lines(candidates: tuple[Candidate, ...]) -> list[str]:
+    """The candidates as a table, one a line, under headings; nothing for none."""
+    if not candidates:
+        return []
+    lines = ["  s  w   first token  per token      fetch      floor  verdict"]
+    for c in candidates:
+        numbers = f"{_maybe(c.ttft_ms):>12}  {_maybe(c.tpot_ms):>9}  {_maybe(c.fetch_ms):>9}  {_maybe(c.floor_ms):>9}"
+        lines.append(f"  {c.s}  {c.w}  {numbers}  {_VERDICTS[c.verdict]}")
+    return lines
+
+
+def _words(facts: Facts) -> dict[str, str]:
+    """The facts as people read them: `x_ms` becomes `x` in seconds, `x_bytes` and `bytes` a size."""
+    words = {"tpot": ""}
+    for name, value in facts.items():
+        if not isinstance(value, int):
+            words[name] = value
+        elif name.endswith("_ms"):
+            words[name.removesuffix("_ms")] = _seconds(value)
+        elif name.endswith("bytes"):
+            words[name.removesuffix("_bytes")] = _size(value)
+        else:
+            words[name] = str(value)
+    if "slo_tpot_ms" in facts:
+        words["tpot"] = f", {facts['tpot_ms']} ms per token of {facts['slo_tpot_ms']} ms"
+    return words
+
+
+def _maybe(value_ms: int | None) -> str:
+    if value_ms is None:
+        return "-"
+    return f"{value_ms} ms" if value_ms < 1000 else _seconds(value_ms)
+
+
+def _seconds(value_ms: int) -> str:
+    return f"{value_ms / 1000:.2f} s"
+
+
+def _size(value: int) -> str:
+    """Bytes as GB (1e9 bytes) or MB (1e6 bytes)."""
+    return f"{value / 1e9:.2f} GB" if value >= 10**9 else f"{value / 1e6:.1f} MB"
+
+
+def _rate(value_bps: int) -> str:
+    """Bytes per second as Gbit/s, the unit in which links are sold."""
+    return f"{value_bps * 8 / 1e9:.2f} Gbit/s" if value_bps else "-"
