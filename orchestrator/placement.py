@@ -1,6 +1,7 @@
 """Which node takes which stage: the assignment whose slowest stage is ready first."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 
@@ -48,6 +49,24 @@ class Site:
     devices: tuple[DeviceState, ...]
 
 
+def distinct(sites: Iterable[Site], limit: int) -> list[Site]:
+    """The first `limit` sites, by order, of each set that differ in nothing but their name.
+
+    A pipeline of at most `limit` stages never needs more of them, and a large cluster is mostly a few such sets.
+    """
+    kept: list[Site] = []
+    seen: Counter[tuple[object, ...]] = Counter()
+    for site in sites:
+        node = site.node
+        devices = tuple((device.index, device.memory_bytes, device.free_bytes) for device in site.devices)
+        fetches = tuple((fetch.remaining_bytes, fetch.deadline_ms) for fetch in node.fetches)
+        sort = (node.link_bps, node.held, node.warm, node.free_ports, devices, fetches)
+        seen[sort] += 1
+        if seen[sort] <= limit:
+            kept.append(site)
+    return kept
+
+
 class Placer:
     """Places pipelines of one model on one set of sites at one moment; keeps what it has worked out for a stage."""
 
@@ -75,30 +94,57 @@ class Placer:
     def _offers_for(self, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> list[Offer]:
         key = (len(parts), rank, full, drain_first)
         if key not in self._offers:
-            made = (self._offer(site, parts, rank, full=full, drain_first=drain_first) for site in self._sites)
-            self._offers[key] = [offer for offer in made if offer is not None]
+            ready = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
+            offering = {offer.node.name for offer in ready}
+            need = _Need(self._model, parts, rank, full=full, drain_first=drain_first)
+            made = (_offer(need, site, self._now_ms) for site in self._sites if site.node.name not in offering)
+            self._offers[key] = ready + [offer for offer in made if offer is not None]
         return self._offers[key]
 
-    def _offer(self, site: Site, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> Offer | None:
-        model, node, part, s = self._model, site.node, parts[rank], len(parts)
-        whole = memory.full_bytes(model)
-        if s == 1:
-            seat = memory.seat_stage(site.devices, whole)
-        elif full:
-            seat = memory.seat_full_stage(site.devices, memory.stage_bytes(model, part), whole, drain_first=drain_first)
-        else:
-            seat = memory.seat_stage(site.devices, memory.stage_bytes(model, part))
-        if seat is None:
-            return None
-        floor = predict.floor_ms(model.profile, s, warm=node.warm)
-        missing = part.missing_bytes(model, node.held)
-        held = part.size_bytes - missing
-        admission = bandwidth.assess(node.link_bps, node.fetches, missing, self._now_ms)
-        if node.free_ports < ports_needed(s, rank, full=full):
-            return Offer(node, seat, full, missing, held, 0, floor, 0, Verdict.NO_PORTS)
-        if admission is None or admission.harmed is not None:
-            return Offer(node, seat, full, missing, held, 0, floor, 0, Verdict.LINKS_BUSY)
-        return Offer(node, seat, full, missing, held, admission.fetch_ms, floor, admission.rate_bps, None)
+
+class _Need:
+    """What one stage asks of a node, worked out once for all nodes."""
+
+    def __init__(self, model: ModelSpec, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> None:
+        s = len(parts)
+        self.model = model
+        self.part = parts[rank]
+        self.full = full
+        self.drain_first = drain_first
+        self.alone = s == 1 or not full
+        self.whole_bytes = memory.full_bytes(model)
+        self.own_bytes = self.whole_bytes if s == 1 else memory.stage_bytes(model, self.part)
+        self.floor_ms = {warm: predict.floor_ms(model.profile, s, warm=warm) for warm in (False, True)}
+        self.ports = ports_needed(s, rank, full=full)
+
+
+def _offer(need: _Need, site: Site, now_ms: int) -> Offer | None:
+    """What the site could do for that stage; None when it lacks the memory."""
+    node = site.node
+    if need.alone:
+        seat = memory.seat_stage(site.devices, need.own_bytes)
+    else:
+        seat = memory.seat_full_stage(site.devices, need.own_bytes, need.whole_bytes, drain_first=need.drain_first)
+    if seat is None:
+        return None
+    missing = need.part.missing_bytes(need.model, node.held)
+    admission = bandwidth.assess(node.link_bps, node.fetches, missing, now_ms)
+    blocked = None
+    if node.free_ports < need.ports:
+        blocked = Verdict.NO_PORTS
+    elif admission is None or admission.harmed is not None:
+        blocked = Verdict.LINKS_BUSY
+    return Offer(
+        node=node,
+        seat=seat,
+        full=need.full,
+        fetch_bytes=missing,
+        held_bytes=need.part.size_bytes - missing,
+        fetch_ms=admission.fetch_ms if admission else 0,
+        floor_ms=need.floor_ms[node.warm],
+        rate_bps=admission.rate_bps if admission else 0,
+        blocked=blocked,
+    )
 
 
 def ports_needed(s: int, rank: int, *, full: bool) -> int:

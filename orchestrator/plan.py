@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator import bandwidth, memory, predict
 from orchestrator.partition import Part, split
-from orchestrator.placement import Offer, Placer, Site
+from orchestrator.placement import Offer, Placer, Site, distinct
 from orchestrator.reasons import explain_choice
 from orchestrator.types import (
     MAX_STAGES,
@@ -75,7 +75,7 @@ def _plan_on_kind(
         if devices:
             sites.append(Site(node, devices))
     limit = min(max_stages, model.max_stages, model.layers)
-    choice, fallback, candidates = _search(request, Placer(model, sites, now_ms), len(sites), limit)
+    choice, fallback, candidates = _search(request, Placer(model, distinct(sites, limit), now_ms), len(sites), limit)
     if choice is not None:
         return _compose(request, choice, candidates, now_ms, degraded=False)
     if fallback is not None:
