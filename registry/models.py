@@ -288,6 +288,7 @@ class Outbox(Base):
     queue: Mapped[str] = mapped_column(String(120))
     task: Mapped[str] = mapped_column(String(80))
     args: Mapped[list[Any]]
+    kind: Mapped[str] = mapped_column(String(20))  # prefetch | launch | stop | probe
     group_id: Mapped[str | None] = mapped_column(String(40), index=True)
     version: Mapped[int] = mapped_column(default=0)
     created_at_ms: Mapped[int]

@@ -1,0 +1,40 @@
+"""Checks of input that several subjects share; each raises InvalidError naming the field."""
+
+import re
+
+from registry.errors import InvalidError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,119}")
+MAX_AMOUNT = 2**62  # well inside a signed 64-bit column
+
+
+def text(field: str, value: object, *, limit: int = 120) -> str:
+    """`value` without surrounding blanks: 1 to `limit` printable characters."""
+    if not isinstance(value, str):
+        raise InvalidError(f"{field} must be text", field)
+    cleaned = value.strip()
+    if not cleaned or len(cleaned) > limit or not cleaned.isprintable():
+        raise InvalidError(f"{field} must be 1 to {limit} printable characters", field)
+    return cleaned
+
+
+def model_name(field: str, value: object) -> str:
+    """A name that a client can send as `model`: letters, digits and . _ : / @ + -, at most 120 characters."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidError(
+            f"{field} must start with a letter or digit and hold only letters, digits and . _ : / @ + - (at most 120)",
+            field,
+        )
+    return value
+
+
+def integer(field: str, value: object, *, low: int = 0, high: int = MAX_AMOUNT) -> int:
+    """`value`, if it is an integer (bool is not) from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidError(f"{field} must be a whole number from {low} to {high}", field)
+    return value
+
+
+def limit(field: str, value: object) -> int | None:
+    """A rate or parallelism limit: None (unlimited) or at least 1."""
+    return None if value is None else integer(field, value, low=1)

@@ -1,0 +1,300 @@
+"""Models: register, change, enable, delete, warm up, stop."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from registry.errors import ConflictError, InvalidError, NotFoundError
+from registry.ids import new_id, now_ms
+from registry.manifest import ManifestDoc
+from registry.models import Alias, Group, Model
+from registry.ops import audit, checks, prices
+from registry.settings_allowlist import validate_settings
+from registry.sources import Progress, check_source, inspect_source
+
+LANES = ("direct", "litellm")
+ENDED_STATES = ("stopped", "failed")
+_KV_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+_LARGEST_MS = 24 * 3600 * 1000
+
+
+def register_model(
+    session: Session,
+    actor: str,
+    *,
+    name: str,
+    source: str,
+    input_nusd: int,
+    output_nusd: int,
+    cached_input_nusd: int | None = None,
+    request_nusd: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    lane: str = "direct",
+    default_max_tokens: int = 1024,
+    capacity: int = 8,
+    kv_reserve_bytes: int | None = None,
+    slo_ttft_ms: int = 10_000,
+    slo_tpot_ms: int | None = None,
+    keep_alive_s: int = 300,
+    min_replicas: int = 0,
+    manifest: ManifestDoc | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Add a model, enabled and priced from now, from `source`: a directory, file:///dir, http(s)://host/dir or
+    s3://bucket/prefix.
+
+    Prices are nano-dollars per token; cached input costs as much as other input unless given. `kv_reserve_bytes`
+    defaults to one context of full length, and at least 1024 tokens for each of `capacity` requests.
+    Without `manifest` (of the same source, from `registry.sources.inspect_source`) the source is read here, which can
+    take minutes: before the first SQL statement of `session`, if that is fresh, so that no lock is held meanwhile.
+    """
+    checks.model_name("name", name)
+    source = check_source(source)
+    found = manifest if manifest is not None else inspect_source(source, progress)
+    engine_settings = validate_settings(settings or {}, max_context_length=found["context_length"])
+    _refuse_taken(session, name)
+    created_at_ms = now_ms()
+    model = Model(
+        id=new_id("mod"),
+        name=name,
+        source=source,
+        enabled=True,
+        architecture=found["architecture"],
+        layers=found["layers"],
+        tied_embeddings=found["tied_embeddings"],
+        weight_bytes=found["weight_bytes"],
+        max_stages=1 if engine_settings["embedding"] else found["max_stages"],
+        manifest=dict(found),
+        settings=engine_settings,
+        context_length=engine_settings["context_length"],
+        kv_reserve_bytes=kv_reserve_bytes
+        if kv_reserve_bytes is not None
+        else _kv_reserve(found, engine_settings, capacity),
+        profile={},
+        created_at_ms=created_at_ms,
+        updated_at_ms=created_at_ms,
+    )
+    limits = {
+        "lane": lane,
+        "default_max_tokens": default_max_tokens,
+        "capacity": capacity,
+        "kv_reserve_bytes": model.kv_reserve_bytes,
+        "slo_ttft_ms": slo_ttft_ms,
+        "slo_tpot_ms": slo_tpot_ms,
+        "keep_alive_s": keep_alive_s,
+        "min_replicas": min_replicas,
+    }
+    for field, value in limits.items():
+        setattr(model, field, _checked(field, value))
+    _store(session, model)
+    prices.add_price(
+        session,
+        model.id,
+        input_nusd=input_nusd,
+        cached_input_nusd=input_nusd if cached_input_nusd is None else cached_input_nusd,
+        output_nusd=output_nusd,
+        request_nusd=request_nusd,
+        from_ms=created_at_ms,
+        created_at_ms=created_at_ms,
+    )
+    audit.record(
+        session, actor, "model.register", model.id, name=name, source=source, settings=engine_settings, **limits
+    )
+    return model
+
+
+def get_model(session: Session, model_id: str) -> Model:
+    """The live model with this id. Raises NotFoundError, also for a deleted one."""
+    model = session.get(Model, model_id)
+    if model is None or model.deleted_at_ms is not None:
+        raise NotFoundError(f"there is no model {model_id}", "model_id")
+    return model
+
+
+def resolve_name(session: Session, name: str) -> Model:
+    """The live model with this name or alias. Raises NotFoundError."""
+    model = session.scalar(select(Model).where(Model.name == name, Model.deleted_at_ms.is_(None)))
+    if model is None:
+        alias = session.get(Alias, name)
+        if alias is None:
+            raise NotFoundError(f"there is no model {name!r}", "model")
+        model = alias.model
+    return model
+
+
+def list_models(session: Session) -> Sequence[Model]:
+    """All live models by name."""
+    return session.scalars(select(Model).where(Model.deleted_at_ms.is_(None)).order_by(Model.name)).all()
+
+
+def update_model(session: Session, actor: str, model_id: str, **changes: Any) -> Model:
+    """Change any of: name, settings, lane, default_max_tokens, capacity, kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms,
+    keep_alive_s, min_replicas. New engine settings apply to workers started from now on; they are given as changes to
+    the present ones."""
+    model = get_model(session, model_id)
+    noted = dict(changes)
+    if "settings" in changes:
+        present = {**model.settings, **changes.pop("settings")}
+        model.settings = validate_settings(present, max_context_length=model.manifest["context_length"])
+        model.context_length = model.settings["context_length"]
+        model.max_stages = 1 if model.settings["embedding"] else model.manifest["max_stages"]
+    if "name" in changes:
+        name = checks.model_name("name", changes.pop("name"))
+        if name != model.name:
+            if _running_groups(session, model.id):
+                raise ConflictError("a model cannot be renamed while it runs; stop it first", "name")
+            _refuse_taken(session, name)
+            model.name = name
+    for field, value in changes.items():
+        setattr(model, field, _checked(field, value))
+    model.updated_at_ms = now_ms()
+    _store(session, model)
+    audit.record(session, actor, "model.update", model.id, **noted)
+    return model
+
+
+def set_enabled(session: Session, actor: str, model_id: str, enabled: bool) -> Model:
+    """Offer a model or not. Disabling also stops it: what runs is drained."""
+    model = get_model(session, model_id)
+    model.enabled = enabled
+    if not enabled:
+        _request_stop(model)
+    model.updated_at_ms = now_ms()
+    audit.record(session, actor, "model.enable" if enabled else "model.disable", model.id)
+    return model
+
+
+def delete_model(session: Session, actor: str, model_id: str, *, stop: bool = False) -> Model:
+    """Take a model out of service for ever; its usage and prices stay. Its aliases go.
+
+    Raises ConflictError while workers of it run, unless `stop`: then they are drained.
+    """
+    model = get_model(session, model_id)
+    running = _running_groups(session, model.id)
+    if running and not stop:
+        raise ConflictError(f"{model.name} has {running} running group(s); stop it first, or delete with stop", "stop")
+    _request_stop(model)
+    model.enabled, model.min_replicas = False, 0
+    model.deleted_at_ms = model.updated_at_ms = now_ms()
+    for alias in session.scalars(select(Alias).where(Alias.model_id == model.id)):
+        session.delete(alias)
+    session.flush()
+    audit.record(session, actor, "model.delete", model.id, name=model.name, stopped_groups=running)
+    return model
+
+
+def warm_now(session: Session, actor: str, model_id: str, minutes: int) -> Model:
+    """Keep at least one worker up for `minutes` (1 to 1440) from now, starting one if none is."""
+    model = get_model(session, model_id)
+    if not model.enabled:
+        raise ConflictError(f"{model.name} is disabled; enable it first", "enabled")
+    checks.integer("minutes", minutes, low=1, high=1440)
+    model.warm_until_ms = now_ms() + minutes * 60_000
+    audit.record(session, actor, "model.warm", model.id, minutes=minutes)
+    return model
+
+
+def stop_now(session: Session, actor: str, model_id: str) -> Model:
+    """Drain every group that exists now. A later request starts the model again; disable it to prevent that."""
+    model = get_model(session, model_id)
+    if model.min_replicas:
+        raise ConflictError(
+            f"{model.name} has a minimum of {model.min_replicas} replica(s); set it to 0 first", "min_replicas"
+        )
+    _request_stop(model)
+    audit.record(session, actor, "model.stop", model.id)
+    return model
+
+
+def set_min_replicas(session: Session, actor: str, model_id: str, count: int) -> Model:
+    """Workers kept up without any demand; 0 scales to zero."""
+    return update_model(session, actor, model_id, min_replicas=count)
+
+
+def add_alias(session: Session, actor: str, model_id: str, alias: str) -> Alias:
+    """Another name for a model. Raises ConflictError when the name is taken."""
+    model = get_model(session, model_id)
+    _refuse_taken(session, checks.model_name("alias", alias), field="alias")
+    row = Alias(name=alias, model_id=model.id)
+    session.add(row)
+    session.flush()
+    audit.record(session, actor, "alias.add", model.id, alias=alias)
+    return row
+
+
+def remove_alias(session: Session, actor: str, alias: str) -> None:
+    """Give the name up. Raises NotFoundError."""
+    row = session.get(Alias, alias)
+    if row is None:
+        raise NotFoundError(f"there is no alias {alias!r}", "alias")
+    session.delete(row)
+    session.flush()
+    audit.record(session, actor, "alias.remove", row.model_id, alias=alias)
+
+
+def list_aliases(session: Session, model_id: str) -> list[str]:
+    """The aliases of a model, sorted."""
+    return list(session.scalars(select(Alias.name).where(Alias.model_id == model_id).order_by(Alias.name)))
+
+
+def _checked(field: str, value: Any) -> Any:
+    match field:
+        case "lane":
+            if value not in LANES:
+                raise InvalidError(f"lane must be one of: {', '.join(LANES)}", field)
+            return value
+        case "default_max_tokens":
+            return checks.integer(field, value, low=1, high=10_000_000)
+        case "capacity":
+            return checks.integer(field, value, low=1, high=10_000)
+        case "kv_reserve_bytes":
+            return checks.integer(field, value, low=1)
+        case "slo_ttft_ms":
+            return checks.integer(field, value, low=1, high=_LARGEST_MS)
+        case "slo_tpot_ms":
+            return None if value is None else checks.integer(field, value, low=1, high=_LARGEST_MS)
+        case "keep_alive_s":
+            return checks.integer(field, value, high=30 * 24 * 3600)
+        case "min_replicas":
+            return checks.integer(field, value, high=1000)
+    raise InvalidError(f"{field} is not a field of a model that can be changed", field)
+
+
+def _kv_reserve(manifest: ManifestDoc, settings: Mapping[str, Any], capacity: int) -> int:
+    element = _KV_BYTES.get(settings["dtype"], _KV_BYTES.get(manifest["dtype"], 2))
+    per_token = manifest["kv_bytes_per_token"] * element // _KV_BYTES.get(manifest["dtype"], 2)
+    return int(per_token * max(settings["context_length"], 1024 * capacity))
+
+
+def _request_stop(model: Model) -> None:
+    model.warm_until_ms = None
+    model.stop_requested_at_ms = now_ms()
+
+
+def _running_groups(session: Session, model_id: str) -> int:
+    query = select(Group.id).where(Group.model_id == model_id, Group.state.not_in(ENDED_STATES))
+    return len(session.scalars(query).all())
+
+
+def _refuse_taken(session: Session, name: str, *, field: str = "name") -> None:
+    if session.get(Alias, name) is not None:
+        raise ConflictError(f"{name!r} is an alias already; choose another name or remove the alias", field)
+    rows = session.scalars(select(Model).where(Model.name == name))
+    for model in rows:
+        if model.deleted_at_ms is None:
+            raise ConflictError(f"there is already a model named {name!r}; choose another name", field)
+        if _running_groups(session, model.id):
+            raise ConflictError(f"workers of a deleted model named {name!r} still drain; try again shortly", field)
+
+
+def _store(session: Session, model: Model) -> None:
+    name = model.name
+    try:
+        with session.begin_nested():
+            session.add(model)
+            session.flush()
+    except IntegrityError:
+        raise ConflictError(f"there is already a model named {name!r}; choose another name", "name") from None

@@ -1,0 +1,110 @@
+"""Tenants: create, change, enable, disable."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from registry.errors import ConflictError, NotFoundError
+from registry.ids import new_id, now_ms
+from registry.models import Tenant
+from registry.ops import audit, checks
+
+
+class Unchanged:
+    """The type of UNCHANGED, which marks a field that an update leaves alone (None means: remove the limit)."""
+
+
+UNCHANGED: Final = Unchanged()
+
+
+def create_tenant(
+    session: Session,
+    actor: str,
+    *,
+    name: str,
+    rpm: int | None = None,
+    tpm: int | None = None,
+    parallel: int | None = None,
+) -> Tenant:
+    """A new, enabled tenant with a balance of zero. Limits: requests and tokens a minute, requests at once."""
+    tenant = Tenant(
+        id=new_id("ten"),
+        name=checks.text("name", name),
+        enabled=True,
+        rpm=checks.limit("rpm", rpm),
+        tpm=checks.limit("tpm", tpm),
+        parallel=checks.limit("parallel", parallel),
+        salt=secrets.token_hex(16),
+        created_at_ms=now_ms(),
+    )
+    _store(session, tenant)
+    audit.record(session, actor, "tenant.create", tenant.id, name=tenant.name, rpm=rpm, tpm=tpm, parallel=parallel)
+    return tenant
+
+
+def get_tenant(session: Session, tenant_id: str) -> Tenant:
+    """The tenant with this id. Raises NotFoundError."""
+    tenant = session.get(Tenant, tenant_id)
+    if tenant is None:
+        raise NotFoundError(f"there is no tenant {tenant_id}", "tenant_id")
+    return tenant
+
+
+def find_tenant(session: Session, id_or_name: str) -> Tenant:
+    """The tenant with this id or name. Raises NotFoundError."""
+    tenant = session.get(Tenant, id_or_name) or session.scalar(select(Tenant).where(Tenant.name == id_or_name))
+    if tenant is None:
+        raise NotFoundError(f"there is no tenant {id_or_name!r}", "tenant")
+    return tenant
+
+
+def list_tenants(session: Session) -> Sequence[Tenant]:
+    """All tenants by name."""
+    return session.scalars(select(Tenant).order_by(Tenant.name)).all()
+
+
+def update_tenant(
+    session: Session,
+    actor: str,
+    tenant_id: str,
+    *,
+    name: str | Unchanged = UNCHANGED,
+    rpm: int | Unchanged | None = UNCHANGED,
+    tpm: int | Unchanged | None = UNCHANGED,
+    parallel: int | Unchanged | None = UNCHANGED,
+) -> Tenant:
+    """Change a name or limits; what is not given stays, None removes a limit."""
+    tenant = get_tenant(session, tenant_id)
+    changes: dict[str, Any] = {}
+    if not isinstance(name, Unchanged):
+        changes["name"] = checks.text("name", name)
+    for field, value in (("rpm", rpm), ("tpm", tpm), ("parallel", parallel)):
+        if not isinstance(value, Unchanged):
+            changes[field] = checks.limit(field, value)
+    for field, value in changes.items():
+        setattr(tenant, field, value)
+    _store(session, tenant)
+    audit.record(session, actor, "tenant.update", tenant.id, **changes)
+    return tenant
+
+
+def set_enabled(session: Session, actor: str, tenant_id: str, enabled: bool) -> Tenant:
+    """Let a tenant in or lock it out; its keys are not touched."""
+    tenant = get_tenant(session, tenant_id)
+    tenant.enabled = enabled
+    audit.record(session, actor, "tenant.enable" if enabled else "tenant.disable", tenant.id)
+    return tenant
+
+
+def _store(session: Session, tenant: Tenant) -> None:
+    name = tenant.name
+    try:
+        with session.begin_nested():
+            session.add(tenant)
+            session.flush()
+    except IntegrityError:
+        raise ConflictError(f"there is already a tenant named {name!r}; choose another name", "name") from None
