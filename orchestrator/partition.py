@@ -45,7 +45,7 @@ def split(model: ModelSpec, stages: int) -> tuple[Part, ...]:
 
     The first part also carries the embedding, the last the head, and with tied embeddings a second copy of the
     embedding. Among splits with the same largest part the most even one is taken (least sum of squares), then the one
-    whose earlier parts have fewer layers, so the answer is unique. ValueError when there are more stages than layers.
+    whose later parts have more layers, so the answer is unique. ValueError when there are more stages than layers.
     """
     if not 1 <= stages <= model.layers:
         raise ValueError(f"stages: {model.name} has {model.layers} layers, cannot make {stages} stages of them")

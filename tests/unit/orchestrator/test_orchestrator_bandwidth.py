@@ -1,0 +1,171 @@
+"""The link ledger: nobody who was on time becomes late because of a newcomer."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.clusters import NOW
+
+from orchestrator.bandwidth import Admission, advance, assess, finish_ms, late, release, reserve
+from orchestrator.types import Fetch
+
+LINK = 1_000_000
+
+
+def fetch(key: str, size: int, in_ms: int) -> Fetch:
+    return Fetch(key, "n", size, NOW + in_ms)
+
+
+sizes = st.integers(0, 20_000_000)
+ledgers = st.lists(st.tuples(sizes, st.integers(-1000, 60_000)), max_size=5).map(
+    lambda rows: tuple(fetch(str(i), size, in_ms) for i, (size, in_ms) in enumerate(rows))
+)
+
+
+def simulated_finish(link_bps: int, running: tuple[Fetch, ...]) -> dict[str, float]:
+    """Equal sharing played through event by event, in floating point: an independent check of the closed form."""
+    left = {f.key: float(f.remaining_bytes) for f in running}
+    done = {key: 0.0 for key, size in left.items() if size == 0}
+    clock = 0.0
+    while active := [key for key in left if key not in done]:
+        smallest = min(left[key] for key in active)
+        clock += smallest * len(active) / link_bps * 1000
+        for key in active:
+            left[key] -= smallest
+            if left[key] <= 1e-6:
+                done[key] = clock
+    return done
+
+
+@given(ledgers)
+def test_finish_times_are_those_of_equal_sharing(running):
+    expected = simulated_finish(LINK, running)
+    assert finish_ms(LINK, running) == pytest.approx(expected, abs=1.01)
+
+
+@given(ledgers, sizes)
+def test_an_admitted_fetch_makes_none_late(running, size):
+    admission = assess(LINK, running, size, NOW)
+    assert admission is not None
+    before = late(LINK, running, NOW)
+    after = late(LINK, (*running, fetch("new", size, 10**9)), NOW)
+    if admission.harmed is None:
+        assert after == before
+    else:
+        assert admission.harmed in after
+        assert admission.harmed not in before
+
+
+@given(ledgers, sizes)
+def test_the_predicted_duration_is_when_the_newcomer_ends(running, size):
+    admission = assess(LINK, running, size, NOW)
+    assert admission is not None
+    assert admission.fetch_ms == finish_ms(LINK, (*running, fetch("new", size, 10**9)))["new"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 10_000_000), st.integers(0, 5000), st.integers(0, 3000)), max_size=8))
+def test_over_time_every_admitted_fetch_ends_by_its_deadline(arrivals):
+    """Fetches arrive one after the other, each allowed some slack; what was admitted ends on time (within rounding)."""
+    running: tuple[Fetch, ...] = ()
+    now = NOW
+    for number, (size, slack_ms, pause_ms) in enumerate(arrivals):
+        running = advance(LINK, running, pause_ms)
+        now += pause_ms
+        admission = assess(LINK, running, size, now)
+        assert admission is not None
+        if admission.harmed is None:
+            running += (Fetch(str(number), "n", size, now + admission.fetch_ms + slack_ms),)
+        for key, in_ms in finish_ms(LINK, running).items():
+            deadline = next(f.deadline_ms for f in running if f.key == key)
+            assert now + in_ms <= deadline + 1
+
+
+@given(ledgers, st.integers(0, 30_000), st.integers(0, 30_000))
+def test_advancing_moves_as_much_as_the_link_carries(running, first, second):
+    total = sum(f.remaining_bytes for f in running)
+    once = advance(LINK, running, first)
+    moved = total - sum(f.remaining_bytes for f in once)
+    assert moved == pytest.approx(min(total, LINK * first // 1000), abs=len(running) + 1)
+    twice = {f.key: f.remaining_bytes for f in advance(LINK, once, second)}
+    direct = {f.key: f.remaining_bytes for f in advance(LINK, running, first + second)}
+    for key in twice.keys() | direct.keys():
+        assert twice.get(key, 0) == pytest.approx(direct.get(key, 0), abs=3 * len(running))
+
+
+@given(ledgers, st.integers(1, 20_000_000))
+def test_a_faster_link_never_refuses_what_a_slower_one_admits_without_late_fetches(running, size):
+    on_time = tuple(f for f in running if f.key not in late(LINK, running, NOW))
+    admission = assess(LINK, on_time, size, NOW)
+    faster = assess(2 * LINK, on_time, size, NOW)
+    assert admission is not None
+    assert faster is not None
+    if admission.harmed is None:
+        assert faster.harmed is None
+    assert faster.fetch_ms <= admission.fetch_ms
+
+
+def test_an_empty_link_gives_everything():
+    assert assess(LINK, (), 2_000_000, NOW) == Admission(fetch_ms=2000, rate_bps=LINK)
+
+
+def test_two_equal_fetches_take_twice_as_long():
+    admission = assess(LINK, (fetch("a", 1_000_000, 5000),), 1_000_000, NOW)
+    assert admission == Admission(fetch_ms=2000, rate_bps=LINK // 2)
+
+
+def test_a_refusal_says_who_would_be_late_and_when_to_come_back():
+    running = (fetch("relaxed", 1_000_000, 60_000), fetch("tight", 1_000_000, 2000))
+    assert assess(LINK, running, 1, NOW) == Admission(1, LINK // 3, harmed="tight", retry_after_ms=2000)
+
+
+def test_a_fetch_that_is_late_anyway_does_not_block_its_node():
+    admission = assess(LINK, (fetch("late", 5_000_000, 100),), 1_000_000, NOW)
+    assert admission is not None
+    assert admission.harmed is None
+    assert admission.fetch_ms == 2000
+
+
+def test_a_fetch_that_has_ended_blocks_nobody():
+    assert assess(LINK, (fetch("done", 0, -5),), 1_000_000, NOW) == Admission(1000, LINK)
+
+
+def test_nothing_to_fetch_is_admitted_on_any_link():
+    running = (fetch("tight", 1_000_000, 1000),)
+    assert assess(LINK, running, 0, NOW) == Admission(0, 0)
+    assert assess(0, running, 0, NOW) == Admission(0, 0)
+
+
+def test_a_link_that_is_down_admits_nothing():
+    assert assess(0, (), 1, NOW) is None
+    assert reserve(0, (), "k", "n", 1, NOW, slack=4) is None
+    with pytest.raises(ValueError, match="never finishes"):
+        finish_ms(0, (fetch("a", 1, 1),))
+
+
+def test_a_background_fetch_gets_a_deadline_it_can_keep_and_leaves_room_for_others():
+    background = reserve(LINK, (), "consolidate", "n", 4_000_000, NOW, slack=4)
+    assert background == Fetch("consolidate", "n", 4_000_000, NOW + 16_000)
+    urgent = assess(LINK, (background,), 1_000_000, NOW)
+    assert urgent is not None
+    assert urgent.harmed is None
+
+
+def test_a_background_fetch_waits_for_a_tight_one():
+    running = (fetch("tight", 1_000_000, 1000),)
+    refused = reserve(LINK, running, "consolidate", "n", 4_000_000, NOW, slack=4)
+    assert isinstance(refused, Admission)
+    assert refused.harmed == "tight"
+    assert isinstance(reserve(LINK, release(running, "tight"), "consolidate", "n", 4_000_000, NOW, slack=4), Fetch)
+
+
+def test_the_same_key_is_not_reserved_twice():
+    with pytest.raises(ValueError, match="in the ledger already"):
+        reserve(LINK, (fetch("a", 1, 1000),), "a", "n", 1, NOW, slack=1)
+    with pytest.raises(ValueError, match="slack"):
+        reserve(LINK, (), "a", "n", 1, NOW, slack=0)
+
+
+def test_releasing_twice_changes_nothing_more():
+    running = (fetch("a", 1, 1000), fetch("b", 1, 1000))
+    once = release(running, "a")
+    assert once == (running[1],)
+    assert release(once, "a") == once
