@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry.errors import InvalidError
+from registry.snapshot import HoldDoc
 
 SECRET_NAMES = ("key_pepper", "flask_secret", "hosted_secret")
 
@@ -39,6 +40,15 @@ class Settings(BaseSettings):
     hold_max_requests: int = Field(default=512, ge=0, validation_alias="HYDRANT_HOLD_MAX_REQUESTS")
     hold_max_bytes: int = Field(default=64_000_000, ge=0, validation_alias="HYDRANT_HOLD_MAX_BYTES")
     hold_deadline_s: int = Field(default=120, ge=1, validation_alias="HYDRANT_HOLD_DEADLINE_S")
+
+    @property
+    def hold(self) -> HoldDoc:
+        """Bounds of a gateway's queue, as the snapshot carries them."""
+        return {
+            "max_requests": self.hold_max_requests,
+            "max_bytes": self.hold_max_bytes,
+            "deadline_s": self.hold_deadline_s,
+        }
 
     @model_validator(mode="after")
     def _fill_from_home(self) -> "Settings":

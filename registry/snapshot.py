@@ -17,6 +17,7 @@ from registry.errors import SnapshotError
 
 SNAPSHOT_KEY = "hyd:snapshot"
 SNAPSHOT_VERSION_KEY = "hyd:snapshot:version"
+SNAPSHOT_DRAWN_KEY = "hyd:snapshot:drawn"
 SNAPSHOT_CHANGED_CHANNEL = "hyd:snapshot:changed"
 BALANCE_KEY = "hyd:balance"
 BALANCE_ROWS_KEY = "hyd:balance:rows"
