@@ -1,0 +1,67 @@
+"""Everything SGLang imports on its way to serving, imported once, before any fork."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import multiprocessing.context
+import os
+import sys
+import threading
+
+MODULES = (
+    "sglang.srt.entrypoints.http_server",
+    "sglang.srt.managers.scheduler",
+    "sglang.srt.managers.detokenizer_manager",
+    # Scans every model file, which would otherwise cost each stage most of a second.
+    "sglang.srt.models.registry",
+)
+
+NOT_BEFORE_FORK = ("prometheus_client",)
+"""Chooses its storage when imported, by PROMETHEUS_MULTIPROC_DIR, which is each stage's own."""
+
+
+def import_engine() -> None:
+    """Import SGLang and apply Hydrant's hooks. About 6 s on two cores; leaves the process single-threaded.
+
+    Raises RuntimeError if an import started a thread or loaded something that a fork must load itself.
+    """
+    prepare_environment()
+    from engine.sglang_plugin import torchvision_shim
+
+    torchvision_shim.install()
+    for name in MODULES:
+        importlib.import_module(name)
+    from sglang.srt.plugins import load_plugins
+
+    load_plugins()
+    fork_instead_of_spawn()
+    if threading.active_count() > 1:
+        raise RuntimeError(f"importing SGLang started threads, a fork would lose them: {threading.enumerate()}")
+    early = [name for name in NOT_BEFORE_FORK if name in sys.modules]
+    if early:
+        raise RuntimeError(f"{', '.join(early)} must not be imported before the fork")
+
+
+def prepare_environment() -> None:
+    """Set what torch and SGLang read while they are imported. Values already set win."""
+    # Asking NVML instead of CUDA keeps the parent free of a CUDA context, which no fork could use.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Nothing here may look for models anywhere but in the directory it was given.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def fork_instead_of_spawn() -> None:
+    """Make multiprocessing's "spawn" mean "fork", so that SGLang's own processes start from what is imported already.
+
+    SGLang asks for "spawn" by name (entrypoints/engine.py, _set_envs_and_config) because its launcher might have touched
+    CUDA; a stage has not.
+    """
+    contexts = multiprocessing.context._concrete_contexts  # type: ignore[attr-defined]
+    contexts["spawn"] = contexts["fork"]
+
+
+def engine_version() -> str:
+    """Name and version of the engine, for people."""
+    return f"sglang {importlib.metadata.version('sglang')}"

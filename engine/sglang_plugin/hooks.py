@@ -1,0 +1,80 @@
+"""Hooks into SGLang 0.5.23, registered through its entry-point group `sglang.srt.plugins`.
+
+They bring a stage's tensors in as they land, tell the node daemon when loading and readiness happen, and keep the worker's
+key out of the log. Without Hydrant's environment variables every hook steps aside and SGLang behaves as published.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.sglang_plugin import signals
+
+LOAD_SPEC_VARIABLE = "HYDRANT_LOAD_SPEC"
+"""Path of the file that tells engine.weights.reader which tensors this stage has and where they land."""
+
+LISTEN_TIMEOUT_S = 60.0
+"""The HTTP port is bound milliseconds after SGLang starts this thread; a minute means that it never will be."""
+
+
+def register() -> None:
+    """Entry point: register every hook."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    around, after = HookType.AROUND, HookType.AFTER
+    register_hook = HookRegistry.register
+    register_hook("sglang.srt.model_loader.loader.DefaultModelLoader._get_weights_iterator", read_weights, around)
+    register_hook("sglang.srt.entrypoints.http_server._freeze_gc_after_server_warmup", first_rank_is_up, around)
+    register_hook("sglang.srt.entrypoints.engine.launch_dummy_health_check_server", later_rank_is_up, after)
+    register_hook("sglang.srt.entrypoints.engine._server_args_for_logging", without_secrets, after)
+
+
+def read_weights(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) pairs of this stage, in load order, each as soon as its bytes are there."""
+    load_spec = os.environ.get(LOAD_SPEC_VARIABLE)
+    if not load_spec:
+        yield from original(*args, **kwargs)
+        return
+    from engine.weights import reader
+
+    signals.emit("load_start")
+    yield from reader.iterate(Path(load_spec))
+    signals.emit("load_end")
+
+
+def first_rank_is_up(original: Callable[..., Any], server_args: Any, *args: Any, **kwargs: Any) -> Any:
+    """Signal readiness of the rank that serves HTTP.
+
+    With the warm-up request off, SGLang comes here possibly before its port is bound.
+    """
+    wait_until_listening(server_args.host, server_args.port)
+    signals.emit("ready")
+    return original(server_args, *args, **kwargs)
+
+
+def later_rank_is_up(result: Any, *args: Any, **kwargs: Any) -> None:
+    """Signal readiness of a rank behind the first, which SGLang shows by starting its stand-in health server."""
+    signals.emit("ready")
+
+
+def without_secrets(shown: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The server arguments that SGLang logs at start, keys masked."""
+    return {name: "***" if name.endswith("api_key") and value else value for name, value in shown.items()}
+
+
+def wait_until_listening(host: str, port: int) -> None:
+    """Return when (host, port) accepts connections. Raises TimeoutError after LISTEN_TIMEOUT_S."""
+    deadline = time.monotonic() + LISTEN_TIMEOUT_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{host}:{port} did not start to listen within {LISTEN_TIMEOUT_S:.0f} s") from error
+            time.sleep(0.01)
