@@ -1,0 +1,198 @@
+"""What the controller knows when it decides, and what it may decide.
+
+`reconcile` maps a `ControlState` to decisions. Reading the state and carrying decisions out is done elsewhere
+(`tasks/`), so that tests and a simulator can drive the very same function.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from orchestrator.lifecycle import GroupState
+from orchestrator.types import ClusterState, ModelSpec, NodeState, NoPlan, Plan
+
+
+class Cause(StrEnum):
+    """Why a group was started."""
+
+    DEMAND = "demand"
+    WARM = "warm"
+    MIN_REPLICAS = "min_replicas"
+    CONSOLIDATION = "consolidation"
+
+
+class StageState(StrEnum):
+    """A stage as its noded reports it; `PLANNED` until it is first reported."""
+
+    PLANNED = "planned"
+    FETCHING = "fetching"
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    STOPPING = "stopping"
+    GONE = "gone"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """One rank of a group."""
+
+    stage_id: str
+    rank: int
+    node: str
+    state: StageState
+    verified: bool = False
+    reason: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether processes or device memory of this stage exist, as far as its node has said."""
+        return self.state not in (StageState.PLANNED, StageState.GONE, StageState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeView:
+    """The one-token probe of a group: when it was last asked for, and its answer once there is one."""
+
+    sent_at_ms: int
+    ok: bool | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """A group that is not over, or whose processes are not all gone yet.
+
+    running        requests on it, summed over live gateways.
+    drain_version  the routes version from which no gateway may choose it; None while it is routed.
+    """
+
+    group_id: str
+    model: str
+    state: GroupState
+    version: int
+    cause: Cause
+    plan: Plan
+    stages: tuple[StageView, ...]
+    created_ms: int
+    ready_ms: int | None = None
+    parent_id: str | None = None
+    probe: ProbeView | None = None
+    running: int = 0
+    drain_version: int | None = None
+    deadline_ms: int = 0
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model with its demand.
+
+    last_request_ms  when a request of it last ended or began on any gateway.
+    failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment.
+    avoid            nodes on which the last failed start broke.
+    held             tensor groups of this model that each node's host memory holds, verified.
+    """
+
+    spec: ModelSpec
+    enabled: bool = True
+    min_replicas: int = 0
+    warm_until_ms: int | None = None
+    stop_requested_ms: int | None = None
+    keep_alive_ms: int = 300_000
+    waiting: int = 0
+    oldest_waiting_ms: int | None = None
+    running: int = 0
+    last_request_ms: int | None = None
+    failures: int = 0
+    failed_ms: int | None = None
+    avoid: frozenset[str] = frozenset()
+    held: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlState:
+    """Everything a decision may depend on.
+
+    nodes           what can be planned on, `held` left empty (it depends on the model).
+    lost            nodes that have not reported for too long.
+    draining        nodes that an operator wants emptied.
+    routes_version  the routes version that every live gateway has seen; None with no gateway alive: nobody chooses.
+    """
+
+    now_ms: int
+    nodes: tuple[NodeState, ...]
+    models: Mapping[str, ModelView]
+    groups: tuple[GroupView, ...]
+    routes_version: int | None
+    lost: frozenset[str] = frozenset()
+    draining: frozenset[str] = frozenset()
+
+    def cluster_for(self, model: ModelView, *, without: frozenset[str] = frozenset()) -> ClusterState:
+        """The cluster as the planner should see it for this model, leaving out the nodes `without`."""
+        nodes = tuple(
+            NodeState(
+                name=node.name,
+                link_bps=node.link_bps,
+                devices=node.devices,
+                fetches=node.fetches,
+                held=model.held.get(node.name, frozenset()),
+                cordoned=node.cordoned,
+                warm=node.warm,
+                free_ports=node.free_ports,
+            )
+            for node in self.nodes
+            if node.name not in without and node.name not in self.lost
+        )
+        return ClusterState(nodes=nodes, now_ms=self.now_ms)
+
+
+# --- decisions --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a group as planned; `parent_id` names the pipeline that it will replace."""
+
+    model: str
+    plan: Plan
+    cause: Cause
+    parent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move a group to another state, if it is still at `version`."""
+
+    group_id: str
+    version: int
+    to: GroupState
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask the group's first rank for one token."""
+
+    group_id: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End every process of a group that is draining, over, or failed."""
+
+    group_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A wanted start that cannot happen now, and why: gateways turn it into Retry-After."""
+
+    model: str
+    why: NoPlan | None
+    retry_at_ms: int | None
+
+
+Decision = Start | Move | Probe | Stop | Wait

@@ -1,0 +1,284 @@
+"""What should happen next, given everything known: the controller's one decision function.
+
+It is level-triggered: it looks at the whole state, never at the message that woke it, so a lost message costs time and
+a doubled one changes nothing. The controller applies what it returns and asks again until nothing changes; at most
+one group is started in a pass, so that each plan sees the memory and links that the one before it took.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from orchestrator.control import (
+    Cause,
+    ControlState,
+    Decision,
+    GroupView,
+    ModelView,
+    Move,
+    Probe,
+    StageState,
+    Start,
+    Stop,
+    Wait,
+)
+from orchestrator.lifecycle import OVER, SERVING, GroupState
+from orchestrator.plan import plan
+from orchestrator.scaling import idle_since, instances_needed, may_evict, retry_at
+from orchestrator.types import (
+    ConsolidationMode,
+    ConsolidationTarget,
+    NoPlan,
+    NoPlanReason,
+    Plan,
+    PlanRequest,
+    StagePlan,
+)
+
+PROBE_TIMEOUT_MS = 15_000
+"""A probe without an answer is asked again after this."""
+
+
+def reconcile(state: ControlState) -> list[Decision]:
+    """The decisions for now; an empty list means that nothing needs to change."""
+    decisions: list[Decision] = []
+    for group in state.groups:
+        decisions += _follow(state, group)
+    decisions += _start_one(state)
+    return decisions
+
+
+def route_preference(group: GroupView) -> int | None:
+    """How much a new request should prefer this group (higher first); None: it takes no new requests."""
+    if group.state not in SERVING:
+        return None
+    return 2 if group.state is GroupState.STANDALONE else 1
+
+
+# --- groups that exist ------------------------------------------------------------------------------------------------
+
+
+def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
+    if group.state in OVER:
+        if not group.stopping and any(_alive(state, group)):
+            yield Stop(group.group_id)
+        return
+    broken = _broken(state, group)
+    if broken is not None:
+        over = group.state is GroupState.DRAINING
+        yield Move(group.group_id, group.version, GroupState.STOPPED if over else GroupState.FAILED, broken)
+        return
+    if group.state is GroupState.DRAINING:
+        yield from _follow_draining(state, group)
+        return
+    if _unwanted(state, group):
+        yield Move(group.group_id, group.version, GroupState.DRAINING, "no longer wanted")
+    elif group.state is GroupState.PLANNED:
+        yield Move(group.group_id, group.version, GroupState.STARTING)
+    elif group.state is GroupState.STARTING:
+        yield from _follow_starting(state, group)
+    elif group.state is GroupState.PIPELINE and _targets(group):
+        yield Move(group.group_id, group.version, GroupState.CONSOLIDATING)
+    elif group.state is GroupState.CONSOLIDATING:
+        yield from _follow_consolidating(state, group)
+    else:
+        yield from _end_idle(state, group)
+
+
+def _alive(state: ControlState, group: GroupView) -> Iterator[str]:
+    for stage in group.stages:
+        if stage.alive and stage.node not in state.lost:
+            yield stage.stage_id
+
+
+def _broken(state: ControlState, group: GroupView) -> str | None:
+    """Why the group can no longer serve, in words for a person."""
+    for stage in group.stages:
+        where = f"stage {stage.rank} on {stage.node}"
+        if stage.state is StageState.FAILED:
+            return f"{where}: {stage.reason or 'failed without giving a reason'}"
+        if stage.node in state.lost:
+            return f"{where}: the node has stopped reporting; check that its noded and node worker run"
+        if stage.state is StageState.GONE and group.state is not GroupState.DRAINING:
+            return f"{where}: {stage.reason or 'its processes ended'}"
+    if group.state is GroupState.STARTING:
+        if group.probe is not None and group.probe.ok is False:
+            return f"no token came out of the group: {group.probe.error or 'the probe gave no reason'}"
+        if state.now_ms > group.deadline_ms:
+            slow = ", ".join(
+                f"stage {s.rank} on {s.node} is {s.state}" for s in group.stages if s.state is not StageState.READY
+            )
+            return f"not ready in time: {slow or 'the probe was not answered'}"
+    return None
+
+
+def _unwanted(state: ControlState, group: GroupView) -> bool:
+    model = state.models.get(group.model)
+    if model is None or not model.enabled:
+        return True
+    if model.stop_requested_ms is not None and group.created_ms <= model.stop_requested_ms:
+        return True
+    return any(stage.node in state.draining for stage in group.stages)
+
+
+def _follow_starting(state: ControlState, group: GroupView) -> Iterator[Decision]:
+    if not all(stage.state is StageState.READY and stage.verified for stage in group.stages):
+        return
+    if group.probe is not None and group.probe.ok:
+        yield Move(
+            group.group_id, group.version, GroupState.PIPELINE if len(group.stages) > 1 else GroupState.STANDALONE
+        )
+    elif group.probe is None or state.now_ms - group.probe.sent_at_ms > PROBE_TIMEOUT_MS:
+        yield Probe(group.group_id, group.stages[0].node)
+
+
+def _follow_draining(state: ControlState, group: GroupView) -> Iterator[Decision]:
+    if not any(_alive(state, group)):
+        yield Move(group.group_id, group.version, GroupState.STOPPED)
+    elif group.stopping:
+        return
+    elif _unrouted(state, group) and group.running == 0:
+        yield Stop(group.group_id)
+
+
+def _unrouted(state: ControlState, group: GroupView) -> bool:
+    """Whether no gateway can still choose the group: each has seen routes without it."""
+    if group.drain_version is None:
+        return False
+    return state.routes_version is None or state.routes_version >= group.drain_version
+
+
+def _end_idle(state: ControlState, group: GroupView) -> Iterator[Decision]:
+    model = state.models[group.model]
+    if model.waiting or model.running or group.running or group.ready_ms is None:
+        return
+    serving = sum(1 for other in state.groups if other.model == group.model and other.state in SERVING)
+    warm = model.warm_until_ms is not None and state.now_ms < model.warm_until_ms
+    if serving <= max(model.min_replicas, 1 if warm else 0):
+        return
+    if state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= model.keep_alive_ms:
+        yield Move(group.group_id, group.version, GroupState.DRAINING, "idle past its keep-alive")
+
+
+# --- consolidation ----------------------------------------------------------------------------------------------------
+
+
+def _heirs(state: ControlState, group: GroupView) -> list[GroupView]:
+    return [other for other in state.groups if other.parent_id == group.group_id and other.state not in OVER]
+
+
+def _targets(group: GroupView) -> list[ConsolidationTarget]:
+    """Where standalone workers can grow while the pipeline serves; DRAIN_FIRST waits until it has ended by itself."""
+    if group.plan.consolidate is None:
+        return []
+    return [t for t in group.plan.consolidate.targets if t.mode is not ConsolidationMode.DRAIN_FIRST]
+
+
+def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Decision]:
+    heirs = _heirs(state, group)
+    taken = {heir.plan.stages[0].node for heir in heirs}
+    missing = [target for target in _targets(group) if target.node not in taken]
+    if missing:
+        # A standalone worker that failed is tried again after the back-off; the pipeline serves meanwhile.
+        model = state.models[group.model]
+        again = retry_at(model.failures, model.failed_ms)
+        if again is None or state.now_ms >= again:
+            yield Start(group.model, _standalone(group, missing[0], state.now_ms), Cause.CONSOLIDATION, group.group_id)
+        elif not heirs:
+            yield from _end_idle(state, group)
+    elif all(heir.state is GroupState.STANDALONE for heir in heirs):
+        yield Move(group.group_id, group.version, GroupState.DRAINING, "replaced by its standalone worker")
+
+
+def _standalone(group: GroupView, target: ConsolidationTarget, now_ms: int) -> Plan:
+    """The plan of the one worker that takes over from a pipeline on one of its own nodes."""
+    layers = sum(stage.layer_count for stage in group.plan.stages)
+    stage = StagePlan(
+        rank=0,
+        node=target.node,
+        device=target.device,
+        first_layer=0,
+        layer_count=layers,
+        reserved_bytes=target.memory_bytes,
+        full=True,
+        fetch_bytes=target.fetch_bytes,
+        deadline_ms=now_ms + 600_000,
+        rate_bps=0,
+    )
+    return replace(group.plan, s=1, w=1, stages=(stage,), consolidate=None, candidates=(), reasons=())
+
+
+# --- groups that are wanted -------------------------------------------------------------------------------------------
+
+
+def _start_one(state: ControlState) -> Iterator[Decision]:
+    """At most one Start, for the model whose request has waited longest; models that cannot start get a Wait."""
+    wanting = sorted(
+        (model for model in state.models.values() if model.enabled),
+        key=lambda model: (model.oldest_waiting_ms is None, model.oldest_waiting_ms or 0, model.spec.name),
+    )
+    for model in wanting:
+        wanted = _wanted(state, model)
+        if wanted is None:
+            continue
+        cause, instances = wanted
+        again = retry_at(model.failures, model.failed_ms)
+        if again is not None and state.now_ms < again:
+            yield Wait(model.spec.name, None, again)
+            continue
+        outcome = _plan(state, model, instances)
+        if isinstance(outcome, Plan):
+            yield Start(model.spec.name, outcome, cause)
+            return
+        room = _make_room(state, model, outcome)
+        if room is not None:
+            yield room
+        retry_ms = None if outcome.retry_after_ms is None else state.now_ms + outcome.retry_after_ms
+        yield Wait(model.spec.name, outcome, retry_ms)
+
+
+def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
+    """Why and how many more workers of this model are wanted; None when none is."""
+    mine = [g for g in state.groups if g.model == model.spec.name and g.parent_id is None]
+    starting = sum(1 for g in mine if g.state in (GroupState.PLANNED, GroupState.STARTING))
+    serving = sum(1 for g in state.groups if g.model == model.spec.name and g.state in SERVING)
+    needed = instances_needed(
+        waiting=model.waiting, running=model.running, capacity=model.spec.capacity, serving=serving, starting=starting
+    )
+    if needed:
+        return Cause.DEMAND, needed
+    if serving + starting < model.min_replicas:
+        return Cause.MIN_REPLICAS, model.min_replicas - serving - starting
+    if model.warm_until_ms is not None and state.now_ms < model.warm_until_ms and not serving + starting:
+        return Cause.WARM, 1
+    return None
+
+
+def _plan(state: ControlState, model: ModelView, instances: int) -> Plan | NoPlan:
+    waited = 0 if model.oldest_waiting_ms is None else max(0, state.now_ms - model.oldest_waiting_ms)
+    request = PlanRequest(model=model.spec, instances=instances, waited_ms=waited)
+    if model.failures and model.avoid:
+        elsewhere = plan(request, state.cluster_for(model, without=model.avoid))
+        if isinstance(elsewhere, Plan):
+            return elsewhere
+    return plan(request, state.cluster_for(model))
+
+
+def _make_room(state: ControlState, model: ModelView, outcome: NoPlan) -> Move | None:
+    """Drain the longest idle worker of another model, when memory is what is missing and nothing is draining yet."""
+    if outcome.reason is not NoPlanReason.NO_MEMORY or any(g.state is GroupState.DRAINING for g in state.groups):
+        return None
+    idle: list[tuple[int, GroupView]] = []
+    for group in state.groups:
+        other = state.models.get(group.model)
+        if other is None or group.model == model.spec.name or group.ready_ms is None:
+            continue
+        kept = max(
+            other.min_replicas, 1 if other.warm_until_ms is not None and state.now_ms < other.warm_until_ms else 0
+        )
+        serving = sum(1 for g in state.groups if g.model == group.model and g.state in SERVING)
+        if may_evict(group.state, running=group.running + other.running, waiting=other.waiting) and serving > kept:
+            idle.append((idle_since(group.ready_ms, other.last_request_ms), group))
+    if not idle:
+        return None
+    _, group = min(idle, key=lambda item: (item[0], item[1].group_id))
+    return Move(group.group_id, group.version, GroupState.DRAINING, f"makes room for {model.spec.name}")

@@ -1,0 +1,63 @@
+"""The Celery application: queues, the clock's ticks, and settings that make every message a hint.
+
+No result backend, JSON only, no late acknowledgement: a message that is lost is made good by the next tick, and one
+that comes twice changes nothing, so Redis' visibility timeout has nothing harmful to re-run.
+"""
+
+import os
+
+from celery import Celery
+from celery.signals import setup_logging
+
+from registry.logs import configure_logging
+from registry.settings import load_settings
+
+RECONCILE_EVERY_S = 2.0
+DRAIN_EVERY_S = 1.0
+SWEEP_EVERY_S = 5.0
+
+
+def broker_url(redis_url: str) -> str:
+    """The URL as kombu spells it: a unix socket is `redis+socket://`, not `unix://`."""
+    return redis_url.replace("unix://", "redis+socket://", 1)
+
+
+def make_app(redis_url: str, node: str | None) -> Celery:
+    """An app on this Redis. A node's worker knows the node tasks only: it has no database to open."""
+    modules = ["tasks.node", "tasks.node_events"] if node else ["tasks.control", "tasks.ledger"]
+    app = Celery("hydrant", broker=broker_url(redis_url), include=modules)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=False,
+        task_time_limit=120,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"socket_timeout": 30, "retry_on_timeout": True},
+        timezone="UTC",
+        task_routes={"control.*": {"queue": "control"}, "ledger.*": {"queue": "ledger"}},
+        task_default_queue="control",
+        # A tick that waited in the queue longer than it repeats is of no use: the next one does its work.
+        beat_schedule={
+            "reconcile": _every(RECONCILE_EVERY_S, "control.reconcile", "control"),
+            "drain": _every(DRAIN_EVERY_S, "ledger.drain", "ledger"),
+            "sweep": _every(SWEEP_EVERY_S, "ledger.sweep", "ledger"),
+        },
+    )
+    return app
+
+
+def _every(seconds: float, task: str, queue: str) -> dict[str, object]:
+    return {"task": task, "schedule": seconds, "options": {"queue": queue, "expires": seconds * 2}}
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _logging(**_: object) -> None:
+    """Celery's own log set-up would replace ours."""
+    configure_logging()
+
+
+app = make_app(load_settings().redis_url.get_secret_value(), os.environ.get("HYDRANT_NODE"))

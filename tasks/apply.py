@@ -1,0 +1,208 @@
+"""Writes decisions to SQL: desired state by compare-and-swap, and an outbox row for each effect, in one transaction."""
+
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from orchestrator.control import Cause, Decision, Move, Probe, Start, Stop, Wait
+from orchestrator.lifecycle import OVER, SERVING, GroupState, move
+from registry.ids import new_id
+from registry.models import ColdStart, ColdStartEvent, Group, Model, Node, Outbox, Stage
+from tasks.effects import launch_effect, prefetch_effect, stop_effect
+from tasks.ports import free_ports
+
+log = structlog.get_logger(__name__)
+
+START_DEADLINE_MS = 300_000
+"""A start that is not ready after this has failed; one predicted to be slow gets three times its prediction."""
+
+
+def apply(session: Session, decisions: Iterable[Decision], now_ms: int) -> int:
+    """Apply what still fits the state in SQL; the number of decisions that changed something.
+
+    A decision made from a version that another writer has since replaced is dropped: the next pass decides anew.
+    """
+    return sum(_apply_one(session, decision, now_ms) for decision in decisions)
+
+
+def _apply_one(session: Session, decision: Decision, now_ms: int) -> bool:
+    match decision:
+        case Start():
+            return _start(session, decision, now_ms)
+        case Move():
+            return _move(session, decision, now_ms)
+        case Probe():
+            return _probe(session, decision, now_ms)
+        case Stop():
+            return _stop(session, decision, now_ms)
+        case Wait():
+            return False
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def _start(session: Session, decision: Start, now_ms: int) -> bool:
+    model = session.scalars(select(Model).where(Model.name == decision.model, Model.deleted_at_ms.is_(None))).one()
+    # Of two controllers that want to start this model at once, one finds the version gone.
+    swapped = session.execute(
+        update(Model)
+        .where(Model.id == model.id, Model.control_version == model.control_version)
+        .values(control_version=model.control_version + 1)
+        .execution_options(synchronize_session=False)
+    )
+    if swapped.rowcount != 1:  # type: ignore[attr-defined]
+        return False
+    session.refresh(model)
+    plan = decision.plan
+    cold_start = ColdStart(
+        id=new_id("cst"),
+        model_id=model.id,
+        cause=decision.cause.value,
+        plan=plan.to_json(),
+        predicted_ttft_ms=plan.predicted_ttft_ms if decision.cause is not Cause.CONSOLIDATION else None,
+        requested_at_ms=now_ms,
+    )
+    session.add(cold_start)
+    session.flush()
+    group = Group(
+        id=new_id("grp"),
+        model_id=model.id,
+        cold_start_id=cold_start.id,
+        state=GroupState.STARTING.value,
+        parent_id=decision.parent_id,
+        plan=plan.to_json(),
+        api_key=secrets.token_urlsafe(32),
+        created_at_ms=now_ms,
+        deadline_ms=now_ms + max(START_DEADLINE_MS, 3 * plan.predicted_ttft_ms),
+        version=1,
+    )
+    group.stages = _stages(session, decision)
+    session.add(group)
+    session.flush()
+    session.add(
+        ColdStartEvent(cold_start_id=cold_start.id, kind="planned", at_ms=now_ms, detail={"group_id": group.id})
+    )
+    nodes = {node.name: node for node in session.scalars(select(Node))}
+    group.url = f"http://{nodes[group.stages[0].node_name].address}:{group.stages[0].port}"
+    for stage in group.stages:
+        for effect in (
+            prefetch_effect(model, group, stage),
+            launch_effect(model, group, stage, nodes[group.stages[0].node_name]),
+        ):
+            session.add(node_effect(stage.node_name, effect, now_ms))
+    log.info("starting", model=model.name, group=group.id, cause=decision.cause.value, stages=plan.s)
+    return True
+
+
+def _stages(session: Session, decision: Start) -> list[Stage]:
+    plan = decision.plan
+    stages = []
+    dist_port: int | None = None
+    for part in plan.stages:
+        rendezvous = part.rank == 0 and plan.s > 1
+        ports = _take_ports(session, part.node, 2 if rendezvous else 1)
+        if rendezvous:
+            dist_port = ports[1]
+        stages.append(
+            Stage(
+                id=new_id("stg"),
+                rank=part.rank,
+                node_name=part.node,
+                device_idx=part.device,
+                first_layer=part.first_layer,
+                layer_count=part.layer_count,
+                full=part.full,
+                reserved_bytes=part.reserved_bytes,
+                port=ports[0],
+                dist_port=dist_port,
+                bytes_to_fetch=part.fetch_bytes,
+                fetch_deadline_ms=part.deadline_ms,
+                rate_bps=None,  # the node paces its whole link; fetches on it share equally, as the plan assumed
+            )
+        )
+    return stages
+
+
+def _take_ports(session: Session, node_name: str, count: int) -> list[int]:
+    node = session.get_one(Node, node_name)
+    open_stages = session.execute(
+        select(Stage.port, Stage.dist_port).where(Stage.node_name == node_name, Stage.state.not_in(["gone", "failed"]))
+    )
+    taken = {port for pair in open_stages for port in pair if port is not None}
+    ever = session.scalar(select(func.count()).select_from(Stage).where(Stage.node_name == node_name)) or 0
+    return free_ports(node.port_first, node.port_last, taken, count, start_at=2 * ever)
+
+
+# --- moving, probing, stopping ----------------------------------------------------------------------------------------
+
+
+def _move(session: Session, decision: Move, now_ms: int) -> bool:
+    group = session.get_one(Group, decision.group_id)
+    to = move(group.id, GroupState(group.state), decision.to, decision.reason)
+    values: dict[str, Any] = {"state": to.value, "version": decision.version + 1, "reason": decision.reason}
+    became_ready = to in SERVING and group.ready_at_ms is None
+    if became_ready:
+        values["ready_at_ms"] = now_ms
+    if to in OVER:
+        values["stopped_at_ms"] = now_ms
+    swapped = session.execute(
+        update(Group)
+        .where(Group.id == group.id, Group.version == decision.version)
+        .values(**values)
+        .execution_options(synchronize_session=False)
+    )
+    if swapped.rowcount != 1:  # type: ignore[attr-defined]
+        return False
+    session.refresh(group)
+    log.info("group moved", group=group.id, to=to.value, reason=decision.reason)
+    if group.cold_start_id is not None:
+        cold_start = session.get_one(ColdStart, group.cold_start_id)
+        if became_ready:
+            cold_start.ready_at_ms = now_ms
+            session.add(ColdStartEvent(cold_start_id=cold_start.id, kind="ready", at_ms=now_ms))
+        elif to is GroupState.FAILED and cold_start.ready_at_ms is None:
+            cold_start.failed_at_ms, cold_start.reason = now_ms, decision.reason
+    return True
+
+
+def _probe(session: Session, decision: Probe, now_ms: int) -> bool:
+    group = session.get_one(Group, decision.group_id)
+    group.probe = {"sent_at_ms": now_ms}
+    session.add(
+        Outbox(
+            queue=f"node.{decision.node}",
+            task="node.probe",
+            kind="probe",
+            args=[group.id],
+            group_id=group.id,
+            version=group.version,
+            created_at_ms=now_ms,
+        )
+    )
+    return True
+
+
+def _stop(session: Session, decision: Stop, now_ms: int) -> bool:
+    group = session.get_one(Group, decision.group_id)
+    for node in sorted({stage.node_name for stage in group.stages}):
+        session.add(node_effect(node, stop_effect(group), now_ms))
+    log.info("stopping", group=group.id)
+    return True
+
+
+def node_effect(node: str, effect: dict[str, Any], now_ms: int) -> Outbox:
+    """An outbox row that carries one effect to a node."""
+    return Outbox(
+        queue=f"node.{node}",
+        task="node.apply",
+        kind=effect["kind"],
+        args=[effect],
+        group_id=effect["group_id"],
+        version=effect["version"],
+        created_at_ms=now_ms,
+    )

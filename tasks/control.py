@@ -1,0 +1,101 @@
+"""The controller's tasks. Each message is a hint that something may have changed; all end in the same reconcile."""
+
+from typing import Any
+
+import structlog
+
+from orchestrator.control import ControlState, Decision
+from orchestrator.lifecycle import OVER
+from orchestrator.reconcile import reconcile
+from registry.db import session_scope
+from registry.ids import now_ms
+from registry.models import Group
+from tasks import routes
+from tasks.app import app
+from tasks.apply import apply
+from tasks.demand import read_demand
+from tasks.outbox import mark_done, send_outbox
+from tasks.reports import store_report
+from tasks.runtime import Runtime, runtime
+from tasks.state import load_state
+
+PASSES = 20
+"""Bounds one task's work; what is left is taken up by the next tick."""
+
+log = structlog.get_logger(__name__)
+
+
+@app.task(name="control.scale")  # type: ignore[untyped-decorator]
+def scale(model: str) -> None:
+    """A gateway holds the first request for a cold model."""
+    run(runtime())
+
+
+@app.task(name="control.reconcile")  # type: ignore[untyped-decorator]
+def reconcile_now() -> None:
+    """The clock's tick, or a change in the admin UI or CLI."""
+    run(runtime())
+
+
+@app.task(name="control.node_report")  # type: ignore[untyped-decorator]
+def node_report(node_name: str, report: dict[str, Any]) -> None:
+    """A node says how it is."""
+    here = runtime()
+    with session_scope(here.sessions) as session:
+        store_report(session, report, now_ms())
+    run(here)
+
+
+@app.task(name="control.applied")  # type: ignore[untyped-decorator]
+def applied(outbox_id: int, error: str | None, refused: bool) -> None:
+    """A node has answered an effect; one that it refused as bad fails the group's start at once."""
+    here = runtime()
+    with session_scope(here.sessions) as session:
+        row = mark_done(session, outbox_id, now_ms(), error)
+        if row is not None and refused and row.group_id is not None:
+            group = session.get(Group, row.group_id)
+            if group is not None and group.state not in OVER:
+                # Expressed as a probe that failed: the one way in which a start is told why it cannot serve.
+                group.probe = {
+                    "sent_at_ms": now_ms(),
+                    "ok": False,
+                    "error": f"{row.kind} was refused by {row.queue}: {error}",
+                }
+    if refused:
+        run(here)
+
+
+@app.task(name="control.probed")  # type: ignore[untyped-decorator]
+def probed(outbox_id: int, group_id: str, ok: bool, error: str | None) -> None:
+    """The answer to a one-token probe."""
+    here = runtime()
+    with session_scope(here.sessions) as session:
+        mark_done(session, outbox_id, now_ms(), error)
+        group = session.get(Group, group_id)
+        if group is not None and group.probe is not None and not group.probe.get("ok"):
+            group.probe = {**group.probe, "ok": ok, "error": error}
+    run(here)
+
+
+def run(here: Runtime) -> None:
+    """Decide and act until nothing more needs to change, telling gateways after each step."""
+    for _ in range(PASSES):
+        now = now_ms()
+        demand = read_demand(here.redis, now)
+        with session_scope(here.sessions) as session:
+            state = load_state(session, demand, now)
+            decisions = reconcile(state)
+            changed = apply(session, decisions, now)
+        _tell(here, state, decisions)
+        if not changed:
+            return
+    log.warning("more to do than one task may; the next tick goes on", passes=PASSES)
+
+
+def _tell(here: Runtime, state: ControlState, decisions: list[Decision]) -> None:
+    """Routes, cold starts and effects, as SQL has them after the commit."""
+    with session_scope(here.sessions) as session:
+        version = routes.publish_routes(here.redis, routes.route_table(session), state.now_ms)
+        routes.mark_unrouted(session, version)
+        routes.publish_cold_starts(here.redis, routes.cold_starts(session, state, decisions), version)
+        send_outbox(session, app, now_ms())

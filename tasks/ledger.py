@@ -1,0 +1,155 @@
+"""The ledger's tasks: usage events from the Redis stream become rows in SQL, each attempt once, whatever dies when."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+import structlog
+from redis import Redis
+from redis.exceptions import ResponseError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.db import read_scope, session_scope
+from registry.ids import now_ms
+from registry.models import ColdStart, ColdStartEvent
+from registry.ops.ledger import Settlement, settle
+from registry.publish import publish_balances, rebuild_redis_if_lost
+from tasks.app import app
+from tasks.demand import GATEWAY_DEAD_MS
+from tasks.runtime import Runtime, runtime
+
+STREAM = "hyd:usage"
+CONSUMER_GROUP = "ledger"
+CONSUMER = "ledger"
+BATCH = 500
+BATCHES = 40
+"""Bounds one task's work; the next tick goes on."""
+
+# An attempt's reservation is given back once, however often this runs: only what HDEL really removed counts.
+_CLOSE_ATTEMPTS = """
+for _, id in ipairs(ARGV) do
+  local raw = redis.call('HGET', KEYS[1], id)
+  if raw then
+    redis.call('HDEL', KEYS[1], id)
+    local attempt = cjson.decode(raw)
+    local left = redis.call('HINCRBY', KEYS[2], attempt.tenant_id, -attempt.reserved_nusd)
+    if left <= 0 then redis.call('HDEL', KEYS[2], attempt.tenant_id) end
+  end
+end
+"""
+
+log = structlog.get_logger(__name__)
+
+
+@app.task(name="ledger.drain")  # type: ignore[untyped-decorator]
+def drain() -> None:
+    """Settle what lies in the usage stream."""
+    drain_stream(runtime())
+
+
+@app.task(name="ledger.sweep")  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    """Settle what dead gateways left open, and make good a Redis that has lost its memory."""
+    here = runtime()
+    with read_scope(here.sessions) as session:
+        rebuilt = rebuild_redis_if_lost(session, here.redis)
+    if rebuilt.balances:
+        log.warning("Redis had lost balances; they were rebuilt from SQL", tenants=rebuilt.balances)
+    settle_lost(here)
+
+
+def drain_stream(here: Runtime) -> int:
+    """Settle batch after batch until the stream is empty (or BATCHES are done); the number of events read.
+
+    What an earlier run read and did not acknowledge, because it was killed, comes first.
+    """
+    _ensure_group(here.redis)
+    total = 0
+    for start in ("0", ">"):
+        for _ in range(BATCHES):
+            events = _read(here.redis, start)
+            if not events:
+                break
+            _settle(here, [event for _, event in events])
+            pipe = here.redis.pipeline(transaction=True)
+            ids = [entry for entry, _ in events]
+            pipe.xack(STREAM, CONSUMER_GROUP, *ids)
+            pipe.xdel(STREAM, *ids)
+            pipe.execute()
+            total += len(events)
+    return total
+
+
+def settle_lost(here: Runtime) -> int:
+    """Settle open attempts of gateways without a heartbeat from their last checkpoint; how many there were."""
+    now = now_ms()
+    pipe = here.redis.pipeline(transaction=False)
+    pipe.hgetall("hyd:gateways")
+    pipe.hgetall("hyd:attempts")
+    beats, attempts = pipe.execute()
+    alive = {name.decode() for name, beat in beats.items() if now - orjson.loads(beat)["at_ms"] < GATEWAY_DEAD_MS}
+    lost = [
+        {**attempt, "outcome": "gateway_lost", "ended_at_ms": now}
+        for attempt in map(orjson.loads, attempts.values())
+        # The heartbeat of a gateway that has only just started may not be there yet.
+        if attempt["gateway_id"] not in alive and now - attempt["started_at_ms"] > GATEWAY_DEAD_MS
+    ]
+    if lost:
+        log.warning("settling attempts of lost gateways from their last checkpoint", attempts=len(lost))
+        _settle(here, lost)
+    return len(lost)
+
+
+def _settle(here: Runtime, events: Sequence[Any]) -> Settlement:
+    with session_scope(here.sessions) as session:
+        result = settle(session, events)
+        _note_first_tokens(session, events, set(result.settled))
+    for rejected in result.rejected:
+        log.error(
+            "a usage event cannot be billed; it is kept in rejected_usage", digest=rejected.digest, why=rejected.reason
+        )
+    with read_scope(here.sessions) as session:
+        # The new balance first, the reservation after it: for a moment both count, and never neither.
+        publish_balances(session, here.redis, result.tenant_ids)
+    closed = [*result.settled, *result.repeated]
+    if closed:
+        here.redis.eval(_CLOSE_ATTEMPTS, 2, "hyd:attempts", "hyd:reserved", *closed)
+    return result
+
+
+def _note_first_tokens(session: Session, events: Iterable[Any], settled: set[str]) -> None:
+    """The first token of each cold start that these attempts waited for: the outcome beside the plan's prediction."""
+    firsts: dict[str, int] = {}
+    for event in events:
+        cold_start, at_ms = event.get("cold_start_id"), event.get("first_token_at_ms")
+        if event.get("attempt_id") in settled and cold_start and at_ms and event.get("held_ms"):
+            firsts[cold_start] = min(at_ms, firsts.get(cold_start, at_ms))
+    for row in session.scalars(
+        select(ColdStart).where(ColdStart.id.in_(firsts), ColdStart.first_token_at_ms.is_(None))
+    ):
+        row.first_token_at_ms = firsts[row.id]
+        session.add(ColdStartEvent(cold_start_id=row.id, kind="first_token", at_ms=firsts[row.id]))
+
+
+def _ensure_group(redis: Redis) -> None:
+    try:
+        redis.xgroup_create(STREAM, CONSUMER_GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def _read(redis: Redis, start: str) -> list[tuple[bytes, Any]]:
+    reply = redis.xreadgroup(CONSUMER_GROUP, CONSUMER, {STREAM: start}, count=BATCH)
+    entries = reply[0][1] if isinstance(reply, list) and reply else []
+    return [(entry, _event(fields)) for entry, fields in entries if fields]
+
+
+def _event(fields: dict[bytes, bytes]) -> Any:
+    raw = fields.get(b"event", b"")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        # Not lost: settle() puts aside whatever is not an event, with the bytes as they came.
+        return {"malformed": raw.decode(errors="replace")}

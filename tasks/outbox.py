@@ -1,0 +1,49 @@
+"""Sends the outbox: effects leave after the commit that decided them, and are sent again until a node has answered."""
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from registry.models import Outbox
+
+RESEND_AFTER_MS = 10_000
+GIVE_UP_AFTER_MS = 3_600_000
+"""An effect for a node that has not answered for an hour: by then the group it belongs to has failed."""
+
+log = structlog.get_logger(__name__)
+
+
+def send_outbox(session: Session, app: Celery, now_ms: int) -> int:
+    """Send what is unsent, and again what was sent a while ago and not answered. Returns how many were sent.
+
+    With the broker away nothing is marked sent; the next tick tries again.
+    """
+    due = session.scalars(
+        select(Outbox)
+        .where(
+            Outbox.done_at_ms.is_(None),
+            Outbox.created_at_ms > now_ms - GIVE_UP_AFTER_MS,
+            or_(Outbox.sent_at_ms.is_(None), Outbox.sent_at_ms < now_ms - RESEND_AFTER_MS),
+        )
+        .order_by(Outbox.id)
+    ).all()
+    sent = 0
+    for row in due:
+        try:
+            app.send_task(row.task, args=[row.id, *row.args], queue=row.queue, expires=RESEND_AFTER_MS / 1000)
+        except OperationalError as error:
+            log.warning("broker unreachable, effects wait in the outbox", waiting=len(due) - sent, error=str(error))
+            break
+        row.sent_at_ms, row.sends = now_ms, row.sends + 1
+        sent += 1
+    return sent
+
+
+def mark_done(session: Session, outbox_id: int, now_ms: int, error: str | None) -> Outbox | None:
+    """A node has answered; an answer that comes twice, or for a row that was pruned, changes nothing."""
+    row = session.get(Outbox, outbox_id)
+    if row is not None and row.done_at_ms is None:
+        row.done_at_ms, row.error = now_ms, error
+    return row

@@ -1,0 +1,81 @@
+"""What a node reports, written to SQL: inventory, its stages' states, and their timed steps as cold-start events."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, selectinload
+
+from orchestrator.control import StageState
+from registry.models import ColdStartEvent, Group, Node, Outbox, Stage
+from registry.ops.nodes import upsert_from_report
+from tasks.apply import node_effect
+
+UNKNOWN_GROUP_VERSION = 1 << 40
+"""Outranks every version that a group can have reached: for groups that SQL does not know."""
+
+
+def store_report(session: Session, report: Mapping[str, Any], now_ms: int) -> None:
+    """Write a node's full state. Reports may come twice or out of order; an older one is dropped."""
+    name = report["node"]
+    known = session.get(Node, name)
+    if known is not None and known.boot_id == report["boot_id"] and report["seq"] < known.report_seq:
+        return
+    upsert_from_report(session, dict(report), now_ms)
+    reported = {stage["stage_id"]: stage for stage in report["stages"]}
+    rows = session.scalars(
+        select(Stage)
+        .where(Stage.node_name == name)
+        .options(selectinload(Stage.group))
+        .where(Stage.id.in_(reported) | Stage.state.not_in([StageState.GONE, StageState.FAILED]))
+    ).all()
+    for row in rows:
+        said = reported.pop(row.id, None)
+        if said is not None:
+            _update(session, row, said)
+        elif row.state != StageState.PLANNED:
+            row.state, row.reason = StageState.GONE.value, row.reason or "its node no longer lists it"
+    for group_id in sorted(
+        {stage["group_id"] for stage in reported.values() if stage["state"] not in ("gone", "failed")}
+    ):
+        _stop_unknown(session, name, group_id, now_ms)
+
+
+def _update(session: Session, row: Stage, said: Mapping[str, Any]) -> None:
+    row.state = StageState(said["state"]).value
+    row.reason = said["reason"]
+    row.pids = list(said["pids"])
+    row.bytes_total = said["bytes_total"]
+    row.bytes_to_fetch = said.get("bytes_to_fetch", said["bytes_total"])
+    row.bytes_fetched = said["bytes_fetched"]
+    row.verified = bool(said["verified"])
+    if row.group.cold_start_id is not None:
+        _record_marks(session, row, row.group, said["marks"])
+
+
+def _record_marks(session: Session, row: Stage, group: Group, marks: Mapping[str, int | None]) -> None:
+    there = set(
+        session.scalars(
+            select(ColdStartEvent.kind).where(
+                ColdStartEvent.cold_start_id == group.cold_start_id, ColdStartEvent.stage_id == row.id
+            )
+        )
+    )
+    for kind, at_ms in marks.items():
+        if at_ms is not None and kind not in there:
+            session.add(
+                ColdStartEvent(
+                    cold_start_id=group.cold_start_id,
+                    stage_id=row.id,
+                    kind=kind,
+                    at_ms=at_ms,
+                    detail={"rank": row.rank, "node": row.node_name},
+                )
+            )
+
+
+def _stop_unknown(session: Session, node: str, group_id: str, now_ms: int) -> None:
+    """A node runs a group that SQL has never heard of (a database restored from a backup): it is ended."""
+    if session.scalar(select(Outbox.id).where(Outbox.group_id == group_id, Outbox.kind == "stop")) is None:
+        effect = {"v": 1, "kind": "stop", "group_id": group_id, "version": UNKNOWN_GROUP_VERSION, "grace_s": 5}
+        session.add(node_effect(node, effect, now_ms))

@@ -1,0 +1,29 @@
+"""What every task of one worker process shares: settings, database sessions, the Redis connection."""
+
+from dataclasses import dataclass
+from functools import cache
+
+from redis import Redis
+
+from registry.db import SessionFactory, make_engine, make_session_factory
+from registry.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Opened once a process, after Celery has forked."""
+
+    settings: Settings
+    sessions: SessionFactory
+    redis: Redis
+
+
+@cache
+def runtime() -> Runtime:
+    """This process' connections; the first call opens them."""
+    settings = load_settings()
+    return Runtime(
+        settings=settings,
+        sessions=make_session_factory(make_engine(settings.database_url.get_secret_value())),
+        redis=Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=10, health_check_interval=30),
+    )

@@ -1,0 +1,40 @@
+"""From rows of SQL to what the orchestrator calls a model and a node."""
+
+from collections.abc import Iterable
+from typing import cast
+
+from orchestrator.types import ModelSpec, Profile
+from registry.manifest import ManifestDoc, tensor_group, tensor_groups
+from registry.models import Model
+
+
+def model_spec(model: Model) -> ModelSpec:
+    """The planner's view of a registered model."""
+    sizes = tensor_groups(cast(ManifestDoc, model.manifest))
+    # The registry counts the head as the last stage of a pipeline needs it; the planner adds the tied copy by itself.
+    head = sizes["head"] - (sizes["embed"] if model.tied_embeddings else 0)
+    return ModelSpec(
+        name=model.name,
+        layer_bytes=tuple(sizes["layers"]),
+        embed_bytes=sizes["embed"],
+        head_bytes=head,
+        tied=model.tied_embeddings,
+        kv_bytes_per_token=model.manifest["kv_bytes_per_token"],
+        kv_reserve_bytes=model.kv_reserve_bytes,
+        slo_ttft_ms=model.slo_ttft_ms,
+        slo_tpot_ms=model.slo_tpot_ms,
+        profile=Profile.from_json(model.profile),
+        max_stages=model.max_stages,
+        capacity=model.capacity,
+    )
+
+
+def held_groups(model: Model, digests: Iterable[str]) -> frozenset[str]:
+    """The tensor groups ("embed", "layer:3", "head") of which a node holds every tensor, by content digest."""
+    there = set(digests)
+    complete: dict[str, bool] = {}
+    for tensor in model.manifest["tensors"]:
+        group = tensor_group(tensor["name"])
+        if group is not None:
+            complete[group] = complete.get(group, True) and tensor["sha256"] in there
+    return frozenset(group for group, whole in complete.items() if whole)

@@ -1,0 +1,183 @@
+"""Reads SQL and demand into the one state that decisions are made from."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session, selectinload
+
+from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
+from orchestrator.lifecycle import OVER, GroupState
+from orchestrator.types import DeviceState, Fetch, NodeState, Plan
+from registry.models import ColdStart, Group, Model, Node, Outbox, Stage
+from tasks.demand import Demand, ModelDemand
+from tasks.spec import held_groups, model_spec
+
+NODE_LOST_MS = 20_000
+"""A node that has not reported for this long is lost: its worker asks it every few seconds."""
+_OVER = [state.value for state in OVER]
+_NO_PROCESS = [StageState.PLANNED.value, StageState.GONE.value, StageState.FAILED.value]
+
+
+def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
+    """Everything the controller may decide from, as of now."""
+    groups = _live_groups(session)
+    nodes = session.scalars(select(Node).options(selectinload(Node.devices)).order_by(Node.name)).all()
+    models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
+    causes = _causes(session, groups)
+    stopping = set(
+        session.scalars(
+            select(Outbox.group_id).where(Outbox.kind == "stop", Outbox.group_id.in_([g.id for g in groups]))
+        )
+    )
+    return ControlState(
+        now_ms=now_ms,
+        nodes=tuple(_node(node, groups, now_ms) for node in nodes),
+        models={m.name: _model(session, m, demand.models.get(m.name, ModelDemand()), nodes) for m in models},
+        groups=tuple(_group(g, causes[g.id], demand, g.id in stopping) for g in groups),
+        routes_version=demand.routes_version,
+        lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
+        draining=frozenset(n.name for n in nodes if n.draining),
+    )
+
+
+def _live_groups(session: Session) -> Sequence[Group]:
+    """Groups that are not over, and those whose processes a node still reports."""
+    unreleased = select(Stage.group_id).where(Stage.state.not_in(_NO_PROCESS))
+    return session.scalars(
+        select(Group)
+        .where(or_(Group.state.not_in(_OVER), Group.id.in_(unreleased)))
+        .options(selectinload(Group.stages), selectinload(Group.model))
+        .order_by(Group.created_at_ms, Group.id)
+    ).all()
+
+
+def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
+    ids = {g.cold_start_id: g.id for g in groups if g.cold_start_id}
+    rows = session.execute(select(ColdStart.id, ColdStart.cause).where(ColdStart.id.in_(ids)))
+    found = {ids[cold_start]: Cause(cause) for cold_start, cause in rows}
+    return defaultdict(lambda: Cause.DEMAND, found)
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
+    reserved: dict[int, int] = defaultdict(int)
+    fetches = []
+    ports = 0
+    for group in groups:
+        for stage in group.stages:
+            if stage.node_name != node.name or not _occupies(group, stage):
+                continue
+            reserved[stage.device_idx] += stage.reserved_bytes
+            ports += 1 + (stage.dist_port is not None)
+            if not stage.verified and stage.fetch_deadline_ms is not None:
+                remaining = max(0, stage.bytes_to_fetch - stage.bytes_fetched)
+                fetches.append(Fetch(stage.id, node.name, remaining, stage.fetch_deadline_ms))
+        for device, size in _kept_for_heirs(group, groups, node.name):
+            reserved[device] += size
+    devices = tuple(
+        DeviceState(
+            node=node.name,
+            index=device.idx,
+            kind=device.kind,
+            memory_bytes=device.memory_bytes,
+            free_bytes=max(0, device.memory_bytes - reserved[device.idx]),
+        )
+        for device in node.devices
+    )
+    return NodeState(
+        name=node.name,
+        link_bps=node.link_bps,
+        devices=devices,
+        fetches=tuple(fetches),
+        cordoned=node.cordoned or node.draining,
+        warm=bool(node.report.get("warm", {}).get("ready")),
+        free_ports=max(0, node.port_last - node.port_first + 1 - ports),
+    )
+
+
+def _occupies(group: Group, stage: Stage) -> bool:
+    """A stage holds its memory from the plan on, and until its node says that it is gone."""
+    if stage.state in (StageState.GONE, StageState.FAILED):
+        return False
+    return group.state not in _OVER or stage.state != StageState.PLANNED
+
+
+def _kept_for_heirs(group: Group, groups: Sequence[Group], node: str) -> Iterable[tuple[int, int]]:
+    """Memory that a pipeline's plan keeps for the standalone worker that will follow it, until that worker exists."""
+    if group.state in (*_OVER, GroupState.DRAINING):
+        return
+    consolidate = Plan.from_json(group.plan).consolidate
+    heirs = {stage.node_name for g in groups if g.parent_id == group.id and g.state not in _OVER for stage in g.stages}
+    for target in consolidate.targets if consolidate else ():
+        if target.node == node and node not in heirs:
+            yield target.device, target.reserved_bytes
+
+
+# --- groups and models ------------------------------------------------------------------------------------------------
+
+
+def _group(group: Group, cause: Cause, demand: Demand, stopping: bool) -> GroupView:
+    probe = group.probe
+    return GroupView(
+        group_id=group.id,
+        model=group.model.name,
+        state=GroupState(group.state),
+        version=group.version,
+        cause=cause,
+        plan=Plan.from_json(group.plan),
+        stages=tuple(
+            StageView(s.id, s.rank, s.node_name, StageState(s.state), s.verified, s.reason) for s in group.stages
+        ),
+        created_ms=group.created_at_ms,
+        ready_ms=group.ready_at_ms,
+        parent_id=group.parent_id,
+        probe=ProbeView(probe["sent_at_ms"], probe.get("ok"), probe.get("error")) if probe else None,
+        running=demand.running[group.id],
+        drain_version=group.drain_version,
+        deadline_ms=group.deadline_ms,
+        stopping=stopping,
+    )
+
+
+def _model(session: Session, model: Model, demand: ModelDemand, nodes: Iterable[Node]) -> ModelView:
+    failures, failed_ms, avoid = _failures(session, model)
+    return ModelView(
+        spec=model_spec(model),
+        enabled=model.enabled,
+        min_replicas=model.min_replicas,
+        warm_until_ms=model.warm_until_ms,
+        stop_requested_ms=model.stop_requested_at_ms,
+        keep_alive_ms=model.keep_alive_s * 1000,
+        waiting=demand.waiting,
+        oldest_waiting_ms=demand.oldest_at_ms,
+        running=demand.running,
+        last_request_ms=demand.last_request_at_ms,
+        failures=failures,
+        failed_ms=failed_ms,
+        avoid=avoid,
+        held={n.name: held_groups(model, n.report.get("store", {}).get("digests", ())) for n in nodes},
+    )
+
+
+def _failures(session: Session, model: Model) -> tuple[int, int | None, frozenset[str]]:
+    """Starts that failed in a row, newest first, when the newest did, and the nodes it broke on."""
+    recent = session.scalars(
+        select(Group)
+        .where(Group.model_id == model.id, Group.state.in_([*_OVER, GroupState.PIPELINE, GroupState.STANDALONE]))
+        .options(selectinload(Group.stages))
+        .order_by(Group.created_at_ms.desc())
+        .limit(12)
+    ).all()
+    failed = []
+    for group in recent:
+        if group.ready_at_ms is not None:
+            break
+        if group.state == GroupState.FAILED:
+            failed.append(group)
+    if not failed:
+        return 0, None, frozenset()
+    avoid = frozenset(stage.node_name for stage in failed[0].stages if stage.state == StageState.FAILED)
+    return len(failed), failed[0].stopped_at_ms, avoid
