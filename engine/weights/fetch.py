@@ -1,0 +1,216 @@
+"""Bringing tensors from a source into their segments: paced, several reads at once, verified as they land.
+
+A read is paid for at the pacers, then streamed into place. Each tensor is hashed as its contiguous beginning grows, so
+that little hashing is left when its last byte comes; it is published only when the digest matches. Hashing and writing
+run in threads (both release the GIL).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.weights.pacing import Pacer, piece_bytes
+from engine.weights.ranges import Range, Wanted, coalesce, overlap
+from engine.weights.segment import Segment
+from engine.weights.source import Source, SourceError
+from engine.weights.spec import TensorSpec
+from engine.weights.threads import first_cause, in_pool
+
+CONCURRENT_READS = 8
+_HASH_STEP = 4 * 1024 * 1024
+_INLINE_BYTES = 64 * 1024
+
+
+class FetchError(Exception):
+    """The bytes cannot be had or are not the ones that were registered; the message says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A tensor and the place it is to land in."""
+
+    tensor: TensorSpec
+    segment: Segment
+    index: int
+
+
+class Fetch:
+    """One run over the missing tensors of a stage. Callbacks run on the event loop's thread."""
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        source: Source,
+        pacers: Sequence[Pacer],
+        pool: ThreadPoolExecutor,
+        on_bytes: Callable[[int], None],
+        on_landed: Callable[[Segment, int], None],
+    ) -> None:
+        self._targets = targets
+        self._source = source
+        self._pacers = pacers
+        self._pool = pool
+        self._on_bytes = on_bytes
+        self._on_landed = on_landed
+        self._files: dict[Path, _Mapped] = {}
+        self._growing: list[_Growing] = []
+
+    async def run(self) -> None:
+        """Fetch everything, or raise FetchError. When it returns or raises, nothing of it touches the segments."""
+        try:
+            for target in self._targets:
+                if target.segment.path not in self._files:
+                    self._files[target.segment.path] = _Mapped(target.segment.path)
+            self._growing = [_Growing(target, self._files[target.segment.path]) for target in self._targets]
+            for growing in self._growing:
+                await self._verify(growing)
+            await self._read_all()
+        except ExceptionGroup as group:
+            raise first_cause(group) from group
+        finally:
+            for mapped in self._files.values():
+                mapped.close()
+
+    async def _read_all(self) -> None:
+        wanted = [
+            Wanted(item, target.tensor.file, target.tensor.begin, target.tensor.end)
+            for item, target in enumerate(self._targets)
+        ]
+        slots = asyncio.Semaphore(CONCURRENT_READS)
+        async with asyncio.TaskGroup() as group:
+            for run in coalesce(wanted):
+                at = run.begin
+                while at < run.end:
+                    end = min(run.end, at + piece_bytes(*(pacer.rate_bps for pacer in self._pacers)))
+                    await slots.acquire()
+                    for pacer in self._pacers:
+                        await pacer.pay(end - at)
+                    group.create_task(self._read(run, at, end)).add_done_callback(lambda _task: slots.release())
+                    at = end
+
+    async def _read(self, run: Range, begin: int, end: int) -> None:
+        """Bring bytes `[begin, end)` of the run's file into place."""
+        at = begin
+        try:
+            async with aclosing(self._source.read(run.file, begin, end)) as pieces:
+                async for piece in pieces:
+                    await self._land(run, at, piece)
+                    at += piece.nbytes
+        except SourceError as error:
+            item = next((item for item, _, _ in overlap(run.parts, at, at + 1)), run.parts[0].item)
+            raise FetchError(f"tensor {self._targets[item].tensor.source_name}: {error}") from error
+
+    async def _land(self, run: Range, at: int, data: memoryview) -> None:
+        """Write file bytes from `at` on to the tensors that they belong to, then verify what became complete."""
+        parts = [(self._growing[item], low, high) for item, low, high in overlap(run.parts, at, at + data.nbytes)]
+
+        def write() -> None:
+            offset = 0
+            for growing, low, high in parts:
+                growing.mapped.write(data[offset : offset + high - low], growing.begin + low)
+                offset += high - low
+
+        await self._work(write, data.nbytes)
+        self._on_bytes(data.nbytes)
+        for growing, low, high in parts:
+            growing.target.segment.progress.add_received(high - low)
+            growing.add(low, high)
+            await self._verify(growing)
+
+    async def _verify(self, growing: _Growing) -> None:
+        """Hash on; whoever comes while another is hashing leaves the rest to that one."""
+        if growing.hashing or growing.landed:
+            return
+        growing.hashing = True
+        try:
+            while growing.to_hash >= _HASH_STEP or (growing.complete and growing.to_hash):
+                await self._work(growing.hash_step, growing.to_hash)
+        finally:
+            growing.hashing = False
+        if not growing.complete:
+            return
+        tensor = growing.target.tensor
+        if growing.digest() != tensor.sha256:
+            raise FetchError(
+                f"tensor {tensor.source_name}: the bytes at {self._source.url}/{tensor.file} are not the ones "
+                "that were registered (SHA-256 differs): the file was changed or is corrupt. Restore it, or register "
+                "the model again."
+            )
+        growing.landed = True
+        growing.target.segment.progress.set_landed(growing.target.index)
+        self._on_landed(growing.target.segment, growing.target.index)
+
+    async def _work(self, work: Callable[[], None], size: int) -> None:
+        """Do it here when tiny, else in a thread."""
+        if size <= _INLINE_BYTES:
+            work()
+        else:
+            await in_pool(self._pool, work)
+
+
+class _Mapped:
+    """A segment file, open for writing and mapped for hashing."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        # pwrite rather than a store through the mapping: no page fault for each page, and the GIL is free meanwhile.
+        while data.nbytes:
+            written = os.pwrite(self._fd, data, offset)
+            data, offset = data[written:], offset + written
+
+    def view(self, begin: int, end: int) -> memoryview:
+        return memoryview(self._map)[begin:end]
+
+    def close(self) -> None:
+        self._map.close()
+        os.close(self._fd)
+
+
+class _Growing:
+    """How much of one tensor has come and has been hashed. Offsets are inside the tensor."""
+
+    def __init__(self, target: Target, mapped: _Mapped) -> None:
+        self.target = target
+        self.mapped = mapped
+        self.begin = target.segment.layout.slots[target.index].begin
+        self.hashing = False
+        self.landed = False
+        self._size = target.tensor.nbytes
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        self._contiguous = 0
+        self._ahead: dict[int, int] = {}
+
+    def add(self, low: int, high: int) -> None:
+        """Bytes `[low, high)` are in place; pieces never overlap."""
+        self._ahead[low] = high
+        while self._contiguous in self._ahead:
+            self._contiguous = self._ahead.pop(self._contiguous)
+
+    @property
+    def complete(self) -> bool:
+        return self._contiguous == self._size
+
+    @property
+    def to_hash(self) -> int:
+        return self._contiguous - self._hashed
+
+    def hash_step(self) -> None:
+        end = self._contiguous
+        with self.mapped.view(self.begin + self._hashed, self.begin + end) as view:
+            self._hash.update(view)
+        self._hashed = end
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()

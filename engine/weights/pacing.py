@@ -1,0 +1,106 @@
+"""Holding a fetch to its rate: a token bucket over a virtual credit line, and its asyncio face.
+
+Bytes are paid for before they are asked for, so the wire carries no more than was paid. Credit that is not used (the
+source was slower than the rate) is kept for BURST_S only, which bounds how far a fetch may catch up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+BURST_S = 0.1
+_PIECE_S = 0.05
+_PIECE_LEAST = 64 * 1024
+_PIECE_MOST = 8 * 1024 * 1024
+
+
+class TokenBucket:
+    """Pure token bucket. Times are seconds of any monotonic clock, rates bytes per second, None for unlimited.
+
+    `credit` is what may have been sent up to now and `taken` what has been asked for, both counted from the start, so a
+    ticket (the value of `taken` after a take) is served as soon as `credit` reaches it: first come, first served, and
+    a change of rate applies to those who already wait.
+    """
+
+    def __init__(self, rate_bps: int | None, now: float) -> None:
+        self._rate = _checked(rate_bps)
+        self._at = now
+        self._credit = 0.0
+        self._taken = 0
+
+    @property
+    def rate_bps(self) -> int | None:
+        """The present rate."""
+        return self._rate
+
+    def set_rate(self, rate_bps: int | None, now: float) -> None:
+        """Change the rate from now on; what was earned stays earned. Raises ValueError unless positive or None."""
+        checked = _checked(rate_bps)
+        self._advance(now)
+        self._rate = checked
+
+    def take(self, size: int, now: float) -> int:
+        """Ask for `size` bytes; the answer is a ticket for `wait_s`."""
+        self._advance(now)
+        self._taken += size
+        return self._taken
+
+    def wait_s(self, ticket: int, now: float) -> float:
+        """Seconds from `now` until the ticket is served at the present rate; 0.0 when it is."""
+        self._advance(now)
+        if self._rate is None:
+            return 0.0
+        return max(0.0, (ticket - self._credit) / self._rate)
+
+    def _advance(self, now: float) -> None:
+        elapsed = max(0.0, now - self._at)
+        self._at = max(now, self._at)
+        if self._rate is None:
+            self._credit = float(self._taken)
+        else:
+            self._credit = min(self._credit + elapsed * self._rate, self._taken + self._rate * BURST_S)
+
+
+class Pacer:
+    """A TokenBucket that is waited for. One serves a stage, one the node's whole link."""
+
+    def __init__(self, rate_bps: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._bucket = TokenBucket(rate_bps, clock())
+        self._changed = asyncio.Event()
+
+    @property
+    def rate_bps(self) -> int | None:
+        """The present rate in bytes per second, None for unlimited."""
+        return self._bucket.rate_bps
+
+    def set_rate(self, rate_bps: int | None) -> None:
+        """Change the rate; those who wait are re-timed at once."""
+        self._bucket.set_rate(rate_bps, self._clock())
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def pay(self, size: int) -> None:
+        """Return when `size` bytes may be asked for. Waits at most size / rate behind those who came earlier."""
+        ticket = self._bucket.take(size, self._clock())
+        while (wait := self._bucket.wait_s(ticket, self._clock())) > 0.0:
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait)
+            except TimeoutError:
+                continue
+
+
+def piece_bytes(*rates_bps: int | None) -> int:
+    """How much to ask for at once: 50 ms worth of the slowest rate, within 64 KiB and 8 MiB."""
+    limits = [rate for rate in rates_bps if rate is not None]
+    if not limits:
+        return _PIECE_MOST
+    return max(_PIECE_LEAST, min(_PIECE_MOST, int(min(limits) * _PIECE_S)))
+
+
+def _checked(rate_bps: int | None) -> int | None:
+    if rate_bps is not None and rate_bps <= 0:
+        raise ValueError(f"a rate is positive bytes per second, or None for unlimited; got {rate_bps}")
+    return rate_bps

@@ -1,0 +1,159 @@
+"""Reading byte ranges from where a model lives: local directory, HTTP(S), S3, GCS, Azure; all through obstore.
+
+obstore's own retries are off: a read that breaks is resumed here, at the byte where it broke, which obstore cannot.
+Credentials come from the node's environment (AWS_*, GOOGLE_*, AZURE_*), never from the effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import (
+    BaseError,
+    InvalidPathError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnknownConfigurationKeyError,
+)
+from obstore.store import from_url
+
+_STREAM_CHUNK = 1024 * 1024
+
+
+class SourceError(Exception):
+    """The source cannot give these bytes; the message names the file and says what to do."""
+
+
+class _Broken(Exception):
+    """The read broke off; what is missing may be asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a read that brings no byte is tried, and the pauses between (seconds: doubling, bounded)."""
+
+    tries: int = 8
+    first_pause_s: float = 0.1
+    longest_pause_s: float = 3.0
+    idle_timeout_s: float = 30.0
+
+    def pause_s(self, failures: int) -> float:
+        """Pause after this many failures in a row (1 or more)."""
+        return float(min(self.longest_pause_s, self.first_pause_s * 2 ** (failures - 1)))
+
+
+class Source:
+    """A directory (or prefix) of files at a URL."""
+
+    def __init__(self, url: str, retry: RetryPolicy) -> None:
+        """Raises SourceError when no store can be made for the URL."""
+        self.url = url
+        self._retry = retry
+        self._local = url.startswith("file:")
+        options: dict[str, Any] = {}
+        if not self._local:
+            client: dict[str, Any] = {"connect_timeout": "5s", "timeout": "15m"}
+            if urlsplit(url).scheme == "http":
+                client["allow_http"] = True
+            options = {"client_options": client, "retry_config": {"max_retries": 0}}
+        try:
+            self._store = from_url(url, **options)
+        except (BaseError, OSError, ValueError) as error:
+            raise SourceError(f"cannot open the source {url}: {_first_line(error)}") from error
+
+    async def read(self, file: str, begin: int, end: int) -> AsyncGenerator[memoryview, None]:
+        """Yield exactly the bytes `[begin, end)` of a file, in order, in pieces; broken reads are resumed.
+
+        Raises SourceError when the file is missing, forbidden or too short, or when reads keep failing.
+        """
+        at, failures = begin, 0
+        while at < end:
+            before = at
+            try:
+                async with aclosing(self._read_once(file, at, end)) as pieces:
+                    async for piece in pieces:
+                        at += piece.nbytes
+                        yield piece
+                if at < end:
+                    raise _Broken(f"the body ended after {at - before} of {end - before} bytes")
+            except _Broken as error:
+                failures = 1 if at > before else failures + 1
+                await self._check_size(file, end)
+                if failures >= self._retry.tries:
+                    raise SourceError(
+                        f"{self.url}/{file} failed {failures} times in a row: {error}. Check the source, then start "
+                        "again."
+                    ) from error
+                await asyncio.sleep(self._retry.pause_s(failures))
+
+    async def _read_once(self, file: str, begin: int, end: int) -> AsyncGenerator[memoryview, None]:
+        """One request, never more bytes than asked for. Raises SourceError or _Broken."""
+        idle = self._retry.idle_timeout_s
+        try:
+            if self._local:
+                # For files one call is six times as fast as a stream (measured), and they do not break half-way.
+                async with asyncio.timeout(idle):
+                    data = await obstore.get_range_async(self._store, file, start=begin, end=end)
+                yield memoryview(data)
+                return
+            async with asyncio.timeout(idle):
+                answer = await obstore.get_async(self._store, file, options={"range": (begin, end)})
+            if answer.range[0] != begin:
+                raise SourceError(f"{self.url}/{file}: asked for byte {begin}, the server answered {answer.range[0]}.")
+            pieces, left = aiter(answer.stream(min_chunk_size=_STREAM_CHUNK)), end - begin
+            while left:
+                async with asyncio.timeout(idle):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                view = memoryview(piece)[:left]
+                left -= view.nbytes
+                yield view
+        except TimeoutError:
+            raise _Broken(f"no byte came for {idle:.0f} s") from None
+        except (BaseError, OSError) as error:
+            raise self._classified(file, error) from error
+
+    async def _check_size(self, file: str, at_least: int) -> None:
+        """After a broken read: raise SourceError when the file is gone or too short, else return."""
+        try:
+            async with asyncio.timeout(self._retry.idle_timeout_s):
+                size = (await obstore.head_async(self._store, file))["size"]
+        except TimeoutError:
+            return
+        except (BaseError, OSError) as error:
+            classified = self._classified(file, error)
+            if isinstance(classified, SourceError):
+                raise classified from error
+            return
+        if size < at_least:
+            raise SourceError(
+                f"{self.url}/{file} has {size} bytes where the manifest needs {at_least}: it is truncated or was "
+                "replaced. Restore the file, or register the model again."
+            )
+
+    def _classified(self, file: str, error: Exception) -> SourceError | _Broken:
+        where = f"{self.url}/{file}"
+        if isinstance(error, NotFoundError | FileNotFoundError):
+            return SourceError(f"{where} does not exist. Restore the file, or register the model again.")
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+            return SourceError(f"{where}: access denied. Give this node's environment credentials that may read it.")
+        if isinstance(error, NotSupportedError):
+            return SourceError(f"{where}: the server does not serve byte ranges; use one that does.")
+        if isinstance(error, InvalidPathError | UnknownConfigurationKeyError):
+            return SourceError(f"{where}: {_first_line(error)}")
+        return _Broken(_first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    """obstore adds a debug dump after the first line, and a signed URL's query may hold a token: cut both."""
+    return re.sub(r"\?\S+", "?...", str(error).split("\n", 1)[0])[:300]
