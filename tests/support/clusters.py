@@ -1,8 +1,10 @@
 """Models and clusters for the orchestrator's tests, and hypothesis strategies that make them."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
-from orchestrator.types import ClusterState, DeviceState, Fetch, ModelSpec, NodeState, Profile, layer_group
+from orchestrator.types import ClusterState, DeviceState, Fetch, ModelSpec, NodeState, PlanRequest, Profile, layer_group
 
 GB = 10**9
 GBIT = 125_000_000
@@ -89,7 +91,7 @@ def nodes(draw: st.DrawFn, name: str, *, roomy: bool) -> NodeState:
     """
     devices = []
     for index in range(draw(st.integers(1 if roomy else 0, 3))):
-        free = draw(st.integers(8000 if roomy else 0, 40_000))
+        free = draw(st.integers(5000 if roomy else 0, 40_000))
         kind = draw(st.sampled_from(["cuda", "cuda", "cpu"]))
         devices.append(DeviceState(name, index, kind, free + draw(st.integers(0, 10_000)), free))
     return NodeState(
@@ -109,3 +111,25 @@ def clusters(draw: st.DrawFn, *, roomy: bool = False) -> ClusterState:
     """Up to six nodes; `roomy` ones (at least two) take most models."""
     count = draw(st.integers(2 if roomy else 0, 6))
     return ClusterState(tuple(draw(nodes(f"n{i}", roomy=roomy)) for i in range(count)), NOW)
+
+
+@st.composite
+def bursts_and_splits(draw: st.DrawFn) -> tuple[PlanRequest, ClusterState]:
+    """A request whose SLO one link alone can hardly meet, on a cluster whose links can together."""
+    drawn = draw(models)
+    link_bps = draw(st.integers(500, 2000))
+    model = replace(
+        drawn,
+        layer_bytes=draw(st.lists(st.integers(200, 1000), min_size=4, max_size=10).map(tuple)),
+        max_stages=draw(st.integers(2, 4)),
+        slo_tpot_ms=None,
+        profile=replace(drawn.profile, runtime_floor_ms=0, plain_start_ms=0, per_stage_floor_ms=0, prefill_ms=None),
+    )
+    share = draw(st.sampled_from([30, 40, 60, 80, 120]))
+    alone_ms = model.weights_bytes * 1000 // link_bps
+    model = replace(model, slo_ttft_ms=model.profile.tail_ms + alone_ms * share // 100 + 1)
+    cluster = tuple(
+        replace(draw(nodes(f"n{i}", roomy=True)), link_bps=link_bps * draw(st.integers(1, 2)), cordoned=False)
+        for i in range(draw(st.integers(3, 6)))
+    )
+    return PlanRequest(model, draw(st.sampled_from([1, 1, 1, 2, 4]))), ClusterState(cluster, NOW)

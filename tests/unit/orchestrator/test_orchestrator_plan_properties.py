@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.clusters import clusters, models
+from support.clusters import bursts_and_splits, clusters, models
 
 from orchestrator import bandwidth, memory
 from orchestrator.explain import explain
@@ -23,6 +23,7 @@ from orchestrator.types import (
 )
 
 requests = st.builds(PlanRequest, model=models, instances=st.integers(1, 6), waited_ms=st.integers(0, 20_000))
+cases = bursts_and_splits() | st.tuples(requests, clusters(roomy=True))
 
 
 def planned(request: PlanRequest, cluster: ClusterState) -> Plan:
@@ -32,8 +33,9 @@ def planned(request: PlanRequest, cluster: ClusterState) -> Plan:
     return outcome
 
 
-@given(requests, clusters(roomy=True))
-def test_a_device_is_never_promised_more_than_it_has_free(request, cluster):
+@given(cases)
+def test_a_device_is_never_promised_more_than_it_has_free(case):
+    request, cluster = case
     outcome = planned(request, cluster)
     promised: Counter[tuple[str, int]] = Counter()
     for stage in outcome.stages:
@@ -44,8 +46,9 @@ def test_a_device_is_never_promised_more_than_it_has_free(request, cluster):
     assert all(promised[device] <= free[device] for device in promised)
 
 
-@given(requests, clusters(roomy=True))
-def test_stages_are_on_different_nodes_and_cover_every_layer(request, cluster):
+@given(cases)
+def test_stages_are_on_different_nodes_and_cover_every_layer(case):
+    request, cluster = case
     outcome = planned(request, cluster)
     assert len({stage.node for stage in outcome.stages}) == len(outcome.stages) == outcome.s
     assert [stage.rank for stage in outcome.stages] == list(range(outcome.s))
@@ -53,8 +56,9 @@ def test_stages_are_on_different_nodes_and_cover_every_layer(request, cluster):
     assert covered == list(range(request.model.layers))
 
 
-@given(requests, clusters(roomy=True))
-def test_every_full_stage_has_a_place_for_its_standalone_worker(request, cluster):
+@given(cases)
+def test_every_full_stage_has_a_place_for_its_standalone_worker(case):
+    request, cluster = case
     outcome = planned(request, cluster)
     full = [stage for stage in outcome.stages if stage.full]
     if outcome.s == 1:
@@ -74,8 +78,9 @@ def test_every_full_stage_has_a_place_for_its_standalone_worker(request, cluster
         assert available >= target.memory_bytes
 
 
-@given(requests, clusters(roomy=True))
-def test_no_stage_lands_on_a_cordoned_node_or_without_ports_and_kinds_are_not_mixed(request, cluster):
+@given(cases)
+def test_no_stage_lands_on_a_cordoned_node_or_without_ports_and_kinds_are_not_mixed(case):
+    request, cluster = case
     outcome = planned(request, cluster)
     by_name = {node.name: node for node in cluster.nodes}
     kinds = set()
@@ -87,8 +92,9 @@ def test_no_stage_lands_on_a_cordoned_node_or_without_ports_and_kinds_are_not_mi
     assert len(kinds) == 1
 
 
-@given(requests, clusters(roomy=True))
-def test_no_fetch_of_a_plan_makes_an_admitted_one_late(request, cluster):
+@given(cases)
+def test_no_fetch_of_a_plan_makes_an_admitted_one_late(case):
+    request, cluster = case
     outcome = planned(request, cluster)
     for stage in outcome.stages:
         node = next(node for node in cluster.nodes if node.name == stage.node)
@@ -100,8 +106,9 @@ def test_no_fetch_of_a_plan_makes_an_admitted_one_late(request, cluster):
         assert cluster.now_ms + admission.fetch_ms <= stage.deadline_ms
 
 
-@given(requests, clusters(roomy=True))
-def test_a_plan_meets_its_service_levels_or_says_that_it_does_not(request, cluster):
+@given(cases)
+def test_a_plan_meets_its_service_levels_or_says_that_it_does_not(case):
+    request, cluster = case
     outcome = planned(request, cluster)
     slow = outcome.predicted_ttft_ms >= request.model.slo_ttft_ms
     limit = request.model.slo_tpot_ms
@@ -150,9 +157,10 @@ def test_a_refusal_is_true(request, cluster):
 
 
 @settings(max_examples=50)
-@given(requests, clusters(roomy=True), st.integers(2, 10))
-def test_a_faster_link_never_needs_a_larger_pipeline_for_one_instance(request, cluster, factor):
+@given(cases, st.integers(2, 10))
+def test_a_faster_link_never_needs_a_larger_pipeline_for_one_instance(case, factor):
     """With idle links, s for one instance can only fall as the links get faster."""
+    request, cluster = case
     one = PlanRequest(request.model, 1, request.waited_ms)
     idle = ClusterState(
         tuple(replace(node, link_bps=node.link_bps, fetches=()) for node in cluster.nodes), cluster.now_ms
@@ -170,9 +178,10 @@ def test_a_faster_link_never_needs_a_larger_pipeline_for_one_instance(request, c
 
 
 @settings(max_examples=50)
-@given(requests, clusters(roomy=True))
-def test_no_smaller_pipeline_would_have_been_good_enough(request, cluster):
+@given(cases)
+def test_no_smaller_pipeline_would_have_been_good_enough(case):
     """For one instance the chosen size is the smallest one that meets the service levels."""
+    request, cluster = case
     one = PlanRequest(request.model, 1, request.waited_ms)
     outcome = planned(one, cluster)
     if outcome.degraded or outcome.s == 1:
