@@ -1,0 +1,1 @@
+"""The data plane: an OpenAI-compatible API in front of workers that may not be running yet."""

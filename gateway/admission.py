@@ -1,0 +1,177 @@
+"""Admits requests and settles attempts, each in one round trip to Redis, by the scripts under lua/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from math import ceil
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway import rediskeys
+from gateway.attempts import Attempt, FinalEvent
+from gateway.errors import ApiError, insufficient_quota, invalid_request, rate_limited, unavailable
+from gateway.snapshot import Key, Limits, Tenant
+
+# A slot outlives its gateway's last heartbeat (one a second) by this much.
+SLOT_LIFE_MS = 15_000
+# What one checkpoint script call carries at most, so that Redis is never blocked for long.
+CHECKPOINT_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What the rate-limit headers say; None: neither tenant nor key has that limit. `reset_ms` to the next minute."""
+
+    reset_ms: int
+    request_limit: int | None
+    requests_left: int | None
+    token_limit: int | None
+    tokens_left: int | None
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """OpenAI's `x-ratelimit-*` headers for the limits that exist."""
+        reset = f"{ceil(self.reset_ms / 1000)}s".encode()
+        out: list[tuple[bytes, bytes]] = []
+        for name, limit, left in (
+            (b"requests", self.request_limit, self.requests_left),
+            (b"tokens", self.token_limit, self.tokens_left),
+        ):
+            if limit is not None:
+                out.append((b"x-ratelimit-limit-" + name, str(limit).encode()))
+                out.append((b"x-ratelimit-remaining-" + name, str(left).encode()))
+                out.append((b"x-ratelimit-reset-" + name, reset))
+        return out
+
+
+class Admission:
+    """The scripts, bound to one Redis client whose commands all have a time limit."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        # register_script sends EVALSHA, and loads the script when Redis does not know it.
+        self._admit, self._release, self._replace, self._finish, self._checkpoint = (
+            redis.register_script(files("gateway").joinpath("lua", f"{name}.lua").read_text())
+            for name in ("admit", "release", "replace", "finish", "checkpoint")
+        )
+
+    async def admit(self, attempt: Attempt, key: Key, tenant: Tenant) -> Admitted:
+        """Checks limits and budget, reserves, and writes the attempt.
+
+        Raises `ApiError` 429 when a limit or the balance does not allow it, and RedisError when Redis does not answer:
+        then it is unknown whether the attempt was written, and the caller must release it.
+        """
+        account = attempt.account
+        answer: list[Any] = await self._admit(
+            keys=[
+                rediskeys.BALANCE,
+                rediskeys.RESERVED,
+                rediskeys.ATTEMPTS,
+                *account.slot_keys,
+                rediskeys.rate("tenant", tenant.tenant_id),
+                rediskeys.rate("key", key.key_id),
+            ],
+            args=[
+                attempt.attempt_id,
+                attempt.record(),
+                tenant.tenant_id,
+                attempt.reserved_nusd,
+                attempt.counted_tokens,
+                SLOT_LIFE_MS,
+                *_limit_args(tenant.limits),
+                *_limit_args(key.limits),
+            ],
+        )
+        verdict, scope = answer[0].decode(), answer[1].decode()
+        admitted = Admitted(answer[2], *(None if number < 0 else number for number in answer[4:8]))
+        if verdict != "ok":
+            raise _refusal(verdict, scope, admitted)
+        attempt.window = answer[3]
+        return admitted
+
+    async def release(self, attempt: Attempt) -> None:
+        """Gives everything back that `admit` took. Harmless when repeated."""
+        account = attempt.account
+        await self._release(
+            keys=[
+                rediskeys.RESERVED,
+                rediskeys.ATTEMPTS,
+                *account.slot_keys,
+                *account.token_keys(attempt.window),
+            ],
+            args=[attempt.attempt_id, account.tenant_id, attempt.counted_tokens],
+        )
+
+    async def replace(self, old: Attempt, new: Attempt) -> bool:
+        """Moves reservation and slots to the next attempt of the same request; False when the old one was settled."""
+        moved = await self._replace(
+            keys=[rediskeys.ATTEMPTS, *old.account.slot_keys], args=[old.attempt_id, new.attempt_id, new.record()]
+        )
+        return bool(moved)
+
+    async def finish(self, event: FinalEvent) -> None:
+        """Publishes a final event and frees what the attempt held beyond its cost."""
+        tenant, key = event.tenant_id, event.key_id
+        await self._finish(
+            keys=[
+                rediskeys.RESERVED,
+                rediskeys.ATTEMPTS,
+                rediskeys.USAGE,
+                rediskeys.slots("tenant", tenant),
+                rediskeys.slots("key", key),
+                rediskeys.rate_tokens("tenant", tenant, event.window),
+                rediskeys.rate_tokens("key", key, event.window),
+            ],
+            args=[event.attempt_id, orjson.dumps(event.body), tenant, event.surplus_tokens],
+        )
+
+    async def checkpoint(self, attempts: list[Attempt]) -> None:
+        """Writes the running usage of open attempts and keeps their slots alive."""
+        for start in range(0, len(attempts), CHECKPOINT_BATCH):
+            batch = attempts[start : start + CHECKPOINT_BATCH]
+            keys = [rediskeys.ATTEMPTS]
+            args: list[str | int | bytes] = [SLOT_LIFE_MS]
+            for attempt in batch:
+                keys.extend(attempt.account.slot_keys)
+                args.extend((attempt.attempt_id, attempt.record()))
+            await self._checkpoint(keys=keys, args=args)
+
+
+def redis_unavailable(error: RedisError) -> ApiError:
+    """503 for a request that cannot be admitted because Redis does not answer. Never lets it through unlimited."""
+    return unavailable(
+        f"Admission is not available: Redis does not answer ({type(error).__name__}). Try again shortly.",
+        code="admission_unavailable",
+    )
+
+
+def _limit_args(limits: Limits) -> list[int]:
+    return [-1 if limit is None else limit for limit in (limits.rpm, limits.tpm, limits.parallel)]
+
+
+def _refusal(verdict: str, scope: str, admitted: Admitted) -> ApiError:
+    wait_s = max(1, ceil(admitted.reset_ms / 1000))
+    if verdict == "requests":
+        error = rate_limited("requests", f"The {scope}'s limit of requests per minute is reached.", wait_s)
+    elif verdict == "tokens":
+        error = rate_limited("tokens", f"The {scope}'s limit of tokens per minute is reached.", wait_s)
+    elif verdict == "tokens_never":
+        error = invalid_request(
+            f"This request may use more tokens than the {scope}'s whole limit per minute. Lower max_tokens.",
+            "max_tokens",
+            "tokens_over_limit",
+        )
+    elif verdict == "parallel":
+        error = rate_limited("requests", f"The {scope}'s limit of parallel requests is reached.", 1)
+    elif verdict == "balance_unknown":
+        error = unavailable(
+            "No balances are loaded in Redis: the tenant was never topped up, or the registry is rebuilding Redis.",
+            code="balance_unknown",
+        )
+    else:
+        error = insufficient_quota()
+    error.headers = tuple(admitted.headers())
+    return error

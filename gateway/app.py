@@ -1,0 +1,197 @@
+"""The ASGI application: wires the parts together, picks the endpoint, and turns every failure into an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+import orjson
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import RedisError
+
+from gateway import metrics
+from gateway.admission import Admission
+from gateway.celery_message import CeleryHints
+from gateway.clock import now_ms
+from gateway.demand import Demand
+from gateway.errors import ApiError, internal, model_not_found, unavailable, unknown_path, wrong_method
+from gateway.hold import Hold
+from gateway.ids import new_id, request_id
+from gateway.inference import Inference, bearer
+from gateway.metering import Metering
+from gateway.parsing import Endpoint
+from gateway.readmodel import ReadModel
+from gateway.reply import ClientGone, Receive, Reply, Scope, Send
+from gateway.routes import RouteTable
+from gateway.settings import Settings, load_settings
+from gateway.snapshot import HoldLimits, Model, Snapshot
+from gateway.spool import Spool
+from gateway.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+REDIS_TIMEOUT_S = 2.0
+REDIS_CONNECTIONS = 64
+FAREWELL_SECONDS = 3.0
+_NO_SNAPSHOT_LIMITS = HoldLimits(0, 0, 0.0)
+_INFERENCE = {endpoint.value: endpoint for endpoint in Endpoint}
+
+
+class Gateway:
+    """One gateway process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.gateway_id = f"{new_id('gw_')}-{os.getpid()}"
+        self._settings = settings
+        # Every command has a bound: a silent Redis is an unreachable Redis.
+        pool = BlockingConnectionPool.from_url(
+            settings.redis_url,
+            max_connections=REDIS_CONNECTIONS,
+            timeout=REDIS_TIMEOUT_S,
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+        )
+        self._redis = Redis.from_pool(pool)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._routes = RouteTable(time.monotonic)
+        self._hold = Hold(self._routes, self._hold_limits)
+        self._read_model = ReadModel(self._redis, self._routes, self._hold.wake_all)
+        self._upstream = Upstream(settings)
+        admission = Admission(self._redis)
+        hints = CeleryHints(self._redis)
+        self._spool = Spool(settings.spool_dir, self.gateway_id)
+        self._metering = Metering(admission, self._spool, hints)
+        self._demand = Demand(self._redis, self.gateway_id, self._routes, self._hold, self._metering, hints)
+        self._inference = Inference(
+            settings,
+            self.gateway_id,
+            self._snapshot,
+            admission,
+            self._metering,
+            self._hold,
+            self._demand,
+            self._upstream,
+        )
+
+    async def start(self) -> None:
+        """Opens the connection pool, takes over old spools, and starts the background tasks."""
+        await self._upstream.open()
+        self._metering.adopt()
+        for work in (
+            self._read_model.follow_forever(),
+            self._metering.publish_forever(),
+            self._demand.pulse_forever(),
+        ):
+            self._tasks.append(asyncio.create_task(work))
+
+    async def stop(self) -> None:
+        """Publishes what is left (the spool keeps what Redis does not take), and closes everything."""
+        await self._metering.drain(FAREWELL_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        try:
+            await self._demand.farewell()
+        except RedisError as error:
+            log.warning("could not say farewell to Redis (%s)", type(error).__name__)
+        self._spool.close()
+        await self._upstream.close()
+        await self._redis.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        endpoint = _INFERENCE.get(path)
+        sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        reply = Reply(send, request_id(sent_id), anthropic=endpoint is Endpoint.MESSAGES)
+        try:
+            if endpoint is not None:
+                if scope["method"] != "POST":
+                    raise wrong_method(scope["method"], path, "POST")
+                await self._inference.handle(scope, receive, reply, endpoint)
+            else:
+                await self._look_up(scope, reply, path)
+        except ClientGone:
+            return
+        except ApiError as error:
+            await reply.fail(error)
+        except Exception:
+            log.exception("request %s failed", reply.request_id)
+            await reply.fail(internal(reply.request_id))
+        finally:
+            if reply.started:
+                metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
+
+    async def _look_up(self, scope: Scope, reply: Reply, path: str) -> None:
+        """The endpoints that only read."""
+        known = path in ("/v1/models", "/health", "/ready", "/metrics") or path.startswith("/v1/models/")
+        if not known:
+            raise unknown_path(path)
+        if scope["method"] not in ("GET", "HEAD"):
+            raise wrong_method(scope["method"], path, "GET")
+        if path == "/health":
+            await reply.json(200, b'{"status":"ok"}')
+        elif path == "/ready":
+            self._snapshot()
+            if not self._read_model.connected:
+                raise unavailable("Redis does not answer.", "redis_unavailable")
+            await reply.json(200, b'{"status":"ready"}')
+        elif path == "/metrics":
+            await reply.whole(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+        else:
+            await self._models(scope, reply, path)
+
+    async def _models(self, scope: Scope, reply: Reply, path: str) -> None:
+        snapshot = self._snapshot()
+        key, _ = snapshot.authenticate(bearer(scope), self._settings.key_pepper, now_ms())
+        visible = snapshot.visible_models(key)
+        if path == "/v1/models":
+            body = {"object": "list", "data": [_model_object(name, model) for name, model in visible]}
+            await reply.json(200, orjson.dumps(body))
+            return
+        wanted = path.removeprefix("/v1/models/")
+        for name, model in visible:
+            if name == wanted:
+                await reply.json(200, orjson.dumps(_model_object(name, model)))
+                return
+        raise model_not_found(wanted)
+
+    def _snapshot(self) -> Snapshot:
+        """The read model. Raises `ApiError` 503 before the first one was read."""
+        if self._read_model.snapshot is None:
+            raise unavailable("The gateway has not read its keys and models from Redis yet.", "not_ready")
+        return self._read_model.snapshot
+
+    def _hold_limits(self) -> HoldLimits:
+        snapshot = self._read_model.snapshot
+        return _NO_SNAPSHOT_LIMITS if snapshot is None else snapshot.hold
+
+
+def _model_object(name: str, model: Model) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": model.created_at_ms // 1000, "owned_by": "hydrant"}
+
+
+def create_app() -> Gateway:
+    """uvicorn's factory: one gateway from the environment."""
+    return Gateway(load_settings())

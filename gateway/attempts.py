@@ -1,0 +1,168 @@
+"""One try of a request on a worker, and the usage it has so far. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from gateway import rediskeys
+from gateway.clock import now_ms
+from gateway.ids import new_id
+from gateway.snapshot import Price
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, by the engine's count."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def cost_nusd(self, price: Price) -> int:
+        """Nano-dollars: uncached prompt, cached prompt and completion tokens at their prices, and the request's."""
+        return (
+            (self.prompt_tokens - self.cached_tokens) * price.input_nusd
+            + self.cached_tokens * price.cached_input_nusd
+            + self.completion_tokens * price.output_nusd
+            + price.request_nusd
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What stays the same over all attempts of one request."""
+
+    request_id: str
+    tenant_id: str
+    key_id: str
+    model: str
+    model_id: str
+    price: Price
+    lane: str
+    endpoint: str
+    stream: bool
+    gateway_id: str
+
+    @property
+    def slot_keys(self) -> tuple[str, str]:
+        """The Redis keys of the parallel slots: tenant's, key's."""
+        return rediskeys.slots("tenant", self.tenant_id), rediskeys.slots("key", self.key_id)
+
+    def token_keys(self, window: int) -> tuple[str, str]:
+        """The Redis keys of the tokens counted in minute `window`: tenant's, key's."""
+        return rediskeys.rate_tokens("tenant", self.tenant_id, window), rediskeys.rate_tokens(
+            "key", self.key_id, window
+        )
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An open attempt. `reserved_nusd` is held against the balance; `counted_tokens` against minute `window`."""
+
+    account: Account
+    reserved_nusd: int
+    counted_tokens: int
+    started_at_ms: int
+    window: int = 0
+    attempt_id: str = field(default_factory=lambda: new_id("att_"))
+    group_id: str | None = None
+    cold_start_id: str | None = None
+    first_token_at_ms: int | None = None
+    held_ms: int = 0
+    usage: Usage = Usage()
+
+    @property
+    def dispatched(self) -> bool:
+        """Whether it was given to a worker."""
+        return self.group_id is not None
+
+    def successor(self) -> Attempt:
+        """The attempt that takes over this one's reservation, for another worker."""
+        return Attempt(
+            self.account, self.reserved_nusd, self.counted_tokens, now_ms(), self.window, held_ms=self.held_ms
+        )
+
+    def deliver(self, usage: Usage) -> None:
+        """Notes that the client has been sent everything up to this usage."""
+        if self.first_token_at_ms is None and usage.completion_tokens:
+            self.first_token_at_ms = now_ms()
+        self.usage = usage
+
+    def record(self) -> bytes:
+        """The open attempt as JSON, for `hyd:attempts`."""
+        return orjson.dumps(self._fields())
+
+    def final(self, outcome: str) -> FinalEvent:
+        """The final event. Nothing delivered costs nothing; what is reserved from now on is what it cost."""
+        delivered = outcome == "ok" or self.usage.completion_tokens > 0
+        usage = self.usage if delivered else Usage()
+        cost = usage.cost_nusd(self.account.price) if delivered else 0
+        event = self._fields() | {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "reserved_nusd": min(cost, self.reserved_nusd),
+            "outcome": outcome,
+            "ended_at_ms": now_ms(),
+        }
+        return FinalEvent(
+            attempt_id=self.attempt_id,
+            tenant_id=self.account.tenant_id,
+            key_id=self.account.key_id,
+            window=self.window,
+            surplus_tokens=self.counted_tokens - usage.prompt_tokens - usage.completion_tokens,
+            body=event,
+        )
+
+    def _fields(self) -> dict[str, Any]:
+        account = self.account
+        return {
+            "attempt_id": self.attempt_id,
+            "request_id": account.request_id,
+            "tenant_id": account.tenant_id,
+            "key_id": account.key_id,
+            "model": account.model,
+            "model_id": account.model_id,
+            "price_id": account.price.price_id,
+            "group_id": self.group_id,
+            "cold_start_id": self.cold_start_id,
+            "gateway_id": account.gateway_id,
+            "lane": account.lane,
+            "endpoint": account.endpoint,
+            "stream": account.stream,
+            "prompt_tokens": self.usage.prompt_tokens,
+            "cached_tokens": self.usage.cached_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "reserved_nusd": self.reserved_nusd,
+            "started_at_ms": self.started_at_ms,
+            "first_token_at_ms": self.first_token_at_ms,
+            "held_ms": self.held_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FinalEvent:
+    """A final event and what its publication needs. `surplus_tokens` were counted against the minute and not used."""
+
+    attempt_id: str
+    tenant_id: str
+    key_id: str
+    window: int
+    surplus_tokens: int
+    body: dict[str, Any]
+
+    def to_line(self) -> bytes:
+        """One line of the spool."""
+        return orjson.dumps({"event": self.body, "window": self.window, "surplus_tokens": self.surplus_tokens}) + b"\n"
+
+    @staticmethod
+    def from_line(line: bytes) -> FinalEvent:
+        """Reads a spool line. Raises ValueError (orjson's, too) or KeyError for a torn one."""
+        raw = orjson.loads(line)
+        body = raw["event"]
+        return FinalEvent(
+            body["attempt_id"], body["tenant_id"], body["key_id"], raw["window"], raw["surplus_tokens"], body
+        )

@@ -1,0 +1,109 @@
+"""Tells the controller what is wanted and that this gateway lives (docs/interfaces.md, sections 1 and 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway import metrics, rediskeys
+from gateway.celery_message import CeleryHints
+from gateway.clock import now_ms
+from gateway.hold import Hold
+from gateway.metering import Metering
+from gateway.routes import RouteTable
+
+log = logging.getLogger(__name__)
+
+PULSE_SECONDS = 1.0
+
+
+class Demand:
+    """Writes activity, heartbeat and checkpoints once a second, and a model's first need at once."""
+
+    def __init__(
+        self, redis: Redis, gateway_id: str, routes: RouteTable, hold: Hold, metering: Metering, hints: CeleryHints
+    ) -> None:
+        self._redis = redis
+        self._gateway_id = gateway_id
+        self._routes = routes
+        self._hold = hold
+        self._metering = metering
+        self._hints = hints
+        self._last_request_ms: dict[str, int] = {}
+        self._touched: set[str] = set()
+        self._announcements: set[asyncio.Task[None]] = set()
+
+    def touched(self, model: str) -> None:
+        """A request for this model arrived, or ended."""
+        self._last_request_ms[model] = now_ms()
+        self._touched.add(model)
+
+    def first_waiter(self, model: str) -> None:
+        """Somebody began to wait for this model while nobody else did: tell the controller now, in the background."""
+        task = asyncio.create_task(self._announce(model))
+        self._announcements.add(task)
+        task.add_done_callback(self._announcements.discard)
+
+    async def pulse_forever(self) -> None:
+        """Repeats the heartbeat, the activity and the checkpoints every `PULSE_SECONDS`."""
+        while True:
+            try:
+                await self._heartbeat()
+                await self._write_activity()
+                await self._metering.checkpoint()
+            except RedisError as error:
+                log.warning("the pulse did not reach Redis (%s)", type(error).__name__)
+            metrics.HELD.set(self._hold.count)
+            metrics.UNPUBLISHED.set(self._metering.unpublished)
+            await asyncio.sleep(PULSE_SECONDS)
+
+    async def farewell(self) -> None:
+        """Takes this gateway's entries away: it stops in order and has no requests any more. Raises RedisError."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for model in self._last_request_ms:
+                pipe.hdel(rediskeys.activity(model), self._gateway_id)
+            pipe.hdel(rediskeys.GATEWAYS, self._gateway_id)
+            await pipe.execute()
+
+    async def _announce(self, model: str) -> None:
+        try:
+            await self._write_activity()
+            await self._hints.send("control", "control.scale", [model])
+        except RedisError as error:
+            # The next pulse writes the same demand, and beat makes the controller read it.
+            log.warning("demand for %s did not reach Redis yet (%s)", model, type(error).__name__)
+
+    async def _heartbeat(self) -> None:
+        beat = orjson.dumps({"at_ms": now_ms(), "routes_version": self._routes.version})
+        await self._redis.hset(rediskeys.GATEWAYS, self._gateway_id, beat)
+
+    async def _write_activity(self) -> None:
+        """Writes every model that has requests, and once more each that has just lost its last one."""
+        due = self._hold.models() | self._routes.models_in_flight() | self._touched
+        if not due:
+            return
+        self._touched = set()
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for model in due:
+                pipe.hset(rediskeys.activity(model), self._gateway_id, self._activity(model))
+            pipe.sadd(rediskeys.ACTIVITY_MODELS, *due)
+            await pipe.execute()
+
+    def _activity(self, model: str) -> bytes:
+        waiting, oldest_at_ms = self._hold.waiting(model)
+        groups = self._routes.running(model)
+        return orjson.dumps(
+            {
+                "at_ms": now_ms(),
+                "waiting": waiting,
+                "oldest_at_ms": oldest_at_ms,
+                "running": sum(groups.values()),
+                "last_request_at_ms": self._last_request_ms.get(model, 0),
+                "groups": groups,
+                "routes_version": self._routes.version,
+            }
+        )

@@ -1,0 +1,171 @@
+"""Every error a client can see, in OpenAI's and in Anthropic's shape.
+
+ApiError
+  400 invalid_request   401 invalid_api_key   403 not_permitted   404 model_not_found, unknown_path
+  405 wrong_method      413 body_too_large    429 rate_limited, insufficient_quota
+  500 internal          502 worker_failed     503 unavailable     504 hold_timed_out
+"""
+
+from __future__ import annotations
+
+import orjson
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class ApiError(Exception):
+    """An answer other than success. `retry_after_s` becomes the Retry-After header."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type_: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type_
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.headers = headers
+
+    def openai_body(self) -> bytes:
+        """`{"error": {message, type, param, code}}`, as OpenAI sends it."""
+        return orjson.dumps(
+            {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        )
+
+    def anthropic_body(self) -> bytes:
+        """`{"type": "error", "error": {type, message}}`, as Anthropic sends it."""
+        return orjson.dumps(
+            {
+                "type": "error",
+                "error": {"type": _ANTHROPIC_TYPES.get(self.status, "api_error"), "message": self.message},
+            }
+        )
+
+
+def invalid_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the body cannot be used; `param` names the field."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def invalid_api_key() -> ApiError:
+    """401: one message for a missing, unknown, revoked or expired key, so that nothing can be probed."""
+    return ApiError(
+        401,
+        "The API key is missing, unknown, expired or revoked. Send `Authorization: Bearer hyd-...` with a live key.",
+        code="invalid_api_key",
+    )
+
+
+def not_permitted(model: str) -> ApiError:
+    """403: the key is good, the model is not on its list."""
+    return ApiError(
+        403,
+        f"This API key may not use the model `{model}`. Ask the key's owner to add it to the key's models.",
+        type_="permission_error",
+        code="model_not_permitted",
+        param="model",
+    )
+
+
+def model_not_found(model: str) -> ApiError:
+    """404: no model or alias has this name."""
+    return ApiError(
+        404,
+        f"The model `{model}` does not exist. GET /v1/models lists the models this key may use.",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def model_disabled(model: str) -> ApiError:
+    """404: the model is registered and switched off."""
+    return ApiError(
+        404, f"The model `{model}` is disabled. An operator can enable it again.", code="model_disabled", param="model"
+    )
+
+
+def unknown_path(path: str) -> ApiError:
+    """404: no endpoint has this path."""
+    return ApiError(404, f"There is no endpoint `{path}` here.", code="unknown_url")
+
+
+def wrong_method(method: str, path: str, allowed: str) -> ApiError:
+    """405: the endpoint exists for another method."""
+    return ApiError(
+        405,
+        f"`{path}` takes {allowed}, not {method}.",
+        code="method_not_allowed",
+        headers=((b"allow", allowed.encode()),),
+    )
+
+
+def body_too_large(limit_bytes: int) -> ApiError:
+    """413: more bytes than the gateway reads."""
+    return ApiError(413, f"The request body is larger than {limit_bytes} bytes.", code="request_too_large")
+
+
+def rate_limited(kind: str, message: str, retry_after_s: int) -> ApiError:
+    """429: a limit per minute or of parallel requests; `kind` is "requests" or "tokens"."""
+    return ApiError(429, message, type_=kind, code="rate_limit_exceeded", retry_after_s=retry_after_s)
+
+
+def insufficient_quota() -> ApiError:
+    """429: the balance, less what running requests may still cost, does not cover this request."""
+    return ApiError(
+        429,
+        "The balance does not cover what this request may cost (its prompt and max_tokens). "
+        "Top up the tenant, wait for running requests to end, or lower max_tokens.",
+        type_="insufficient_quota",
+        code="insufficient_quota",
+    )
+
+
+def worker_failed(message: str) -> ApiError:
+    """502: the worker failed and no other could take the request."""
+    return ApiError(502, message, type_="server_error", code="worker_failed", retry_after_s=2)
+
+
+def unavailable(message: str, code: str = "service_unavailable", retry_after_s: int = 2) -> ApiError:
+    """503: not now; try again after `retry_after_s` seconds."""
+    return ApiError(503, message, type_="server_error", code=code, retry_after_s=retry_after_s)
+
+
+def hold_timed_out(model: str, waited_s: float) -> ApiError:
+    """504: the model was not ready before the hold's deadline."""
+    return ApiError(
+        504,
+        f"The model `{model}` was not ready within {waited_s:.0f} s. It may still be starting: try again.",
+        type_="server_error",
+        code="hold_timeout",
+        retry_after_s=5,
+    )
+
+
+def internal(request_id: str) -> ApiError:
+    """500: a defect of the gateway; the log has the traceback under this request id."""
+    return ApiError(
+        500,
+        f"The gateway failed on this request. Its log says why, under request id {request_id}.",
+        type_="server_error",
+        code="internal_error",
+    )

@@ -1,0 +1,162 @@
+"""Requests that wait for a worker: bounded, in arrival order within a tenant, turn by turn between tenants.
+
+Held requests are woken by three things only: a change of the routes, the end of a request that had a worker's place,
+and a worker being tried again after it could not be reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.errors import ApiError, unavailable
+from gateway.routes import BAD_SECONDS, ColdStart, Route, RouteTable
+from gateway.snapshot import HoldLimits
+
+RETRY_AFTER_FAILURE_S = 10
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """One held request. `ready` gets a route, or the `ApiError` that ends the wait."""
+
+    model: str
+    tenant_id: str
+    size_bytes: int
+    arrived_at_ms: int
+    claimed: bool = False
+    ready: asyncio.Future[Route] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def claim(self) -> Route:
+        """The route, once `ready` is done; it is now the caller's to give back. Raises the `ApiError` of the wait."""
+        route = self.ready.result()
+        self.claimed = True
+        return route
+
+
+class Hold:
+    """All held requests of this process. Everything here runs on one event loop and awaits nothing."""
+
+    def __init__(self, routes: RouteTable, limits: Callable[[], HoldLimits]) -> None:
+        self._routes = routes
+        self._limits = limits
+        self._queues: dict[str, OrderedDict[str, deque[Waiter]]] = {}
+        self._per_tenant: dict[str, int] = {}
+        self.count = 0
+        self.bytes = 0
+
+    def take(self, model: str) -> Route | None:
+        """A route right now, unless others wait for this model already."""
+        return None if model in self._queues else self._routes.take(model)
+
+    def enter(self, waiter: Waiter) -> None:
+        """Puts a request in line. Raises `ApiError` when the hold is full and this tenant has its share of it."""
+        limits = self._limits()
+        while self.count >= limits.max_requests or self.bytes + waiter.size_bytes > limits.max_bytes:
+            self._make_room(waiter.tenant_id)
+        tenants = self._queues.setdefault(waiter.model, OrderedDict())
+        tenants.setdefault(waiter.tenant_id, deque()).append(waiter)
+        self.count += 1
+        self.bytes += waiter.size_bytes
+        self._per_tenant[waiter.tenant_id] = self._per_tenant.get(waiter.tenant_id, 0) + 1
+
+    def leave(self, waiter: Waiter) -> None:
+        """Takes a request out of line, whatever became of it: given up, refused, or given a route it did not use."""
+        if not waiter.ready.done():
+            self._remove(waiter)
+        elif waiter.ready.exception() is None and not waiter.claimed:
+            self.give_back(waiter.ready.result())
+
+    def give_back(self, route: Route) -> None:
+        """Frees a route's place for whoever is next."""
+        self._routes.give_back(route)
+        self.wake(route.model)
+
+    def mark_bad(self, route: Route) -> None:
+        """Passes a worker over for a while, then lets the line try it again."""
+        self._routes.mark_bad(route)
+        asyncio.get_running_loop().call_later(BAD_SECONDS + 0.01, self.wake, route.model)
+
+    def wake(self, model: str) -> None:
+        """Hands out routes while there are any; ends the waits that a failed cold start has made pointless."""
+        tenants = self._queues.get(model)
+        while tenants:
+            route = self._routes.take(model)
+            if route is None:
+                break
+            tenant_id, queue = next(iter(tenants.items()))
+            waiter = queue[0]
+            tenants.move_to_end(tenant_id)
+            self._remove(waiter)
+            waiter.ready.set_result(route)
+        failure = self._routes.cold_start(model)
+        if failure is not None and failure.state == "failed" and model in self._queues:
+            self._fail(model, failure)
+
+    def wake_all(self) -> None:
+        """The routes have changed."""
+        for model in list(self._queues):
+            self.wake(model)
+
+    def waiting(self, model: str) -> tuple[int, int | None]:
+        """How many wait for a model, and since when the first does (ms since the epoch)."""
+        waiters = [waiter for queue in self._queues.get(model, {}).values() for waiter in queue]
+        return len(waiters), min((waiter.arrived_at_ms for waiter in waiters), default=None)
+
+    def models(self) -> set[str]:
+        """Models that somebody waits for."""
+        return set(self._queues)
+
+    def _fail(self, model: str, failure: ColdStart) -> None:
+        for queue in list(self._queues[model].values()):
+            for waiter in list(queue):
+                if (failure.failed_at_ms or 0) > waiter.arrived_at_ms:
+                    self._remove(waiter)
+                    waiter.ready.set_exception(start_failed(model, failure))
+
+    def _make_room(self, newcomer: str) -> None:
+        """Sends the newest waiter of the tenant with most away, if that is fairer than refusing the newcomer."""
+        greediest = max(self._per_tenant, key=self._per_tenant.__getitem__, default=None)
+        if greediest is None or self._per_tenant[greediest] <= self._per_tenant.get(newcomer, 0) + 1:
+            raise unavailable("Too many requests wait for models to start. Try again shortly.", "hold_full", 5)
+        newest = max(
+            (queue[-1] for tenants in self._queues.values() if (queue := tenants.get(greediest))),
+            key=lambda waiter: waiter.arrived_at_ms,
+        )
+        self._remove(newest)
+        newest.ready.set_exception(displaced())
+
+    def _remove(self, waiter: Waiter) -> None:
+        tenants = self._queues[waiter.model]
+        queue = tenants[waiter.tenant_id]
+        queue.remove(waiter)
+        if not queue:
+            del tenants[waiter.tenant_id]
+        if not tenants:
+            del self._queues[waiter.model]
+        self.count -= 1
+        self.bytes -= waiter.size_bytes
+        self._per_tenant[waiter.tenant_id] -= 1
+        if not self._per_tenant[waiter.tenant_id]:
+            del self._per_tenant[waiter.tenant_id]
+
+
+def displaced() -> ApiError:
+    """429: the hold is full, and this tenant has more in it than others."""
+    return ApiError(
+        429,
+        "The line of waiting requests is full and most of it is yours: the newest gave way to another tenant's.",
+        type_="requests",
+        code="rate_limit_exceeded",
+        retry_after_s=5,
+    )
+
+
+def start_failed(model: str, failure: ColdStart) -> ApiError:
+    """503: the model's cold start failed while the request waited."""
+    reason = failure.error or "no reason was given"
+    return unavailable(
+        f"The model `{model}` could not be started: {reason}", "model_start_failed", RETRY_AFTER_FAILURE_S
+    )

@@ -1,0 +1,139 @@
+"""Every attempt ends in exactly one way: a final event in the usage stream, or a release. Neither can be lost.
+
+Ending an attempt never waits for Redis: the event goes to the spool first, and a publisher task repeats until Redis has
+it. A caller that wants slots and reservation to be free before it answers may wait a bounded time for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+
+from redis.exceptions import RedisError
+
+from gateway.admission import Admission
+from gateway.attempts import Attempt, FinalEvent
+from gateway.celery_message import CeleryHints
+from gateway.spool import Spool
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.5
+# How long an answer's last bytes may wait for the attempt's publication.
+SETTLE_SECONDS = 1.0
+PUBLISH_BATCH = 64
+
+
+class Metering:
+    """Open attempts, and the way from their end to the ledger."""
+
+    def __init__(self, admission: Admission, spool: Spool, hints: CeleryHints) -> None:
+        self._admission = admission
+        self._spool = spool
+        self._hints = hints
+        self._open: dict[str, Attempt] = {}
+        self._queue: deque[tuple[FinalEvent | Attempt, asyncio.Future[None]]] = deque()
+        self._work = asyncio.Event()
+
+    @property
+    def unpublished(self) -> int:
+        """Events and releases that Redis has not taken yet."""
+        return len(self._queue)
+
+    def open(self, attempt: Attempt) -> None:
+        """Starts to checkpoint an admitted attempt."""
+        self._open[attempt.attempt_id] = attempt
+
+    def finish(self, attempt: Attempt, outcome: str) -> asyncio.Future[None]:
+        """Ends a dispatched attempt: spooled when this returns; the future is done when Redis has it."""
+        self._open.pop(attempt.attempt_id, None)
+        event = attempt.final(outcome)
+        try:
+            self._spool.append(event)
+        except OSError as error:
+            # The event is still published from memory; only a death of this process before that would lose it.
+            log.error("the usage spool cannot be written (%s): free disk space under $HYDRANT_HOME", error)
+        return self._enqueue(event)
+
+    def release(self, attempt: Attempt) -> asyncio.Future[None]:
+        """Ends an attempt that cost nothing: whatever it held is given back."""
+        self._open.pop(attempt.attempt_id, None)
+        return self._enqueue(attempt)
+
+    async def settled(self, ending: asyncio.Future[None]) -> None:
+        """Waits until Redis has taken an ending, `SETTLE_SECONDS` at most (the publisher goes on by itself)."""
+        await asyncio.wait({ending}, timeout=SETTLE_SECONDS)
+
+    async def replace(self, attempt: Attempt) -> Attempt | None:
+        """Ends a failed attempt and opens its successor; None when it cannot be carried on. Raises RedisError."""
+        successor = attempt.successor()
+        if not await self._admission.replace(attempt, successor):
+            return None
+        attempt.reserved_nusd = 0
+        attempt.counted_tokens = 0
+        self.finish(attempt, "upstream_error")
+        self.open(successor)
+        return successor
+
+    async def checkpoint(self) -> None:
+        """Writes all open attempts' running usage. Raises RedisError."""
+        await self._admission.checkpoint(list(self._open.values()))
+
+    def adopt(self) -> None:
+        """Queues what earlier processes left in their spools."""
+        for event in self._spool.adopt():
+            self._enqueue(event)
+
+    async def publish_forever(self) -> None:
+        """Carries endings to Redis, in order, repeating what fails."""
+        while True:
+            await self._work.wait()
+            try:
+                await self._publish_batch()
+            except RedisError as error:
+                log.warning("Redis does not take endings (%s); %d wait", type(error).__name__, len(self._queue))
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def drain(self, seconds: float) -> None:
+        """Waits until nothing is unpublished, `seconds` at most; the spool keeps the rest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._queue:
+                    await asyncio.shield(self._queue[-1][1])
+
+    def _enqueue(self, ending: FinalEvent | Attempt) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((ending, done))
+        self._work.set()
+        return done
+
+    async def _publish_batch(self) -> None:
+        published = False
+        batch = [self._queue[position] for position in range(min(PUBLISH_BATCH, len(self._queue)))]
+        results = await asyncio.gather(*(self._publish(ending) for ending, _ in batch), return_exceptions=True)
+        failure: BaseException | None = None
+        for (ending, done), result in zip(batch, results, strict=True):
+            self._queue.popleft()
+            if result is not None:
+                failure = result
+                self._queue.append((ending, done))
+                continue
+            if isinstance(ending, FinalEvent):
+                self._spool.published(ending.attempt_id)
+                published = True
+            if not done.done():
+                done.set_result(None)
+        if not self._queue:
+            self._work.clear()
+        if published:
+            await self._hints.send("ledger", "ledger.drain", [])
+        if failure is not None:
+            raise failure
+
+    async def _publish(self, ending: FinalEvent | Attempt) -> None:
+        if isinstance(ending, FinalEvent):
+            await self._admission.finish(ending)
+        else:
+            await self._admission.release(ending)

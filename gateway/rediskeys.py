@@ -1,0 +1,34 @@
+"""Names of the Redis keys that the gateway uses (docs/interfaces.md, section 1)."""
+
+SNAPSHOT = "hyd:snapshot"
+SNAPSHOT_CHANGED = "hyd:snapshot:changed"
+ROUTES = "hyd:routes"
+ROUTES_VERSION = "hyd:routes:version"
+ROUTES_CHANGED = "hyd:routes:changed"
+COLDSTART = "hyd:coldstart"
+BALANCE = "hyd:balance"
+RESERVED = "hyd:reserved"
+ATTEMPTS = "hyd:attempts"
+USAGE = "hyd:usage"
+GATEWAYS = "hyd:gateways"
+ACTIVITY_MODELS = "hyd:activity:models"
+
+
+def slots(scope: str, id_: str) -> str:
+    """Parallel slots of a tenant or key."""
+    return f"hyd:slots:{scope}:{id_}"
+
+
+def rate(scope: str, id_: str) -> str:
+    """Prefix of the per-minute counters of a tenant or key."""
+    return f"hyd:rate:{scope}:{id_}"
+
+
+def rate_tokens(scope: str, id_: str, window: int) -> str:
+    """Tokens that a tenant or key used in minute `window` (minutes since the epoch)."""
+    return f"hyd:rate:{scope}:{id_}:t:{window}"
+
+
+def activity(model: str) -> str:
+    """Demand for a model, a field a gateway."""
+    return f"hyd:activity:{model}"

@@ -1,0 +1,147 @@
+"""The answer to one HTTP request over ASGI: started once, ended once, and an error said in the way still possible."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gateway.errors import ApiError, body_too_large, invalid_request
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+PING = b": waiting\n\n"
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had sent its whole request."""
+
+
+class Reply:
+    """Sends one answer. `anthropic` picks the shape of errors."""
+
+    def __init__(self, send: Send, request_id: str, *, anthropic: bool = False) -> None:
+        self.started = False
+        self.ended = False
+        self.status = 0
+        self.request_id = request_id
+        self.headers: Headers = []
+        self._send = send
+        self._anthropic = anthropic
+        self._since = time.perf_counter()
+
+    async def json(self, status: int, body: bytes, headers: Headers | None = None) -> None:
+        """A whole JSON answer."""
+        await self.whole(status, [JSON, *(headers or [])], body)
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer with its own content type."""
+        await self._start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        await self._body(body, more=False)
+
+    async def start_stream(self) -> None:
+        """Headers of an event stream, unless they were sent already (with a ping)."""
+        if not self.started:
+            await self._start(200, [EVENT_STREAM, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")])
+
+    async def ping(self) -> None:
+        """A comment that keeps a waiting stream's connection alive."""
+        await self.start_stream()
+        await self._body(PING, more=True)
+
+    async def stream(self, data: bytes) -> None:
+        """Some events of a stream."""
+        await self.start_stream()
+        await self._body(data, more=True)
+
+    async def end_stream(self, data: bytes) -> None:
+        """The last events of a stream."""
+        await self.start_stream()
+        await self._body(data, more=False)
+
+    async def fail(self, error: ApiError) -> None:
+        """An error: a whole answer, or the last event of a stream that has begun."""
+        if self.ended:
+            return
+        body = error.anthropic_body() if self._anthropic else error.openai_body()
+        if self.started:
+            frame = b"event: error\ndata: " if self._anthropic else b"data: "
+            await self._body(frame + body + b"\n\n", more=False)
+            return
+        headers = [JSON, *error.headers]
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", str(error.retry_after_s).encode()))
+        await self.whole(error.status, headers, body)
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        self.started, self.status = True, status
+        elapsed_ms = int((time.perf_counter() - self._since) * 1000)
+        names = {name for name, _ in headers}
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"x-request-id", self.request_id.encode()),
+                    (b"openai-processing-ms", str(elapsed_ms).encode()),
+                    *headers,
+                    *((name, value) for name, value in self.headers if name not in names),
+                ],
+            }
+        )
+
+    async def _body(self, data: bytes, *, more: bool) -> None:
+        self.ended = not more
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
+    """The request's body. Raises `ApiError` 413 or 400 (not sent in time), and `ClientGone`."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > limit_bytes:
+            raise body_too_large(limit_bytes)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit_bytes:
+                    raise body_too_large(limit_bytes)
+                parts.append(part)
+                if not message.get("more_body"):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError:
+        raise invalid_request(f"The request body did not arrive within {timeout_s:.0f} s.") from None
+
+
+async def until_disconnect(receive: Receive, work: Awaitable[None]) -> bool:
+    """Runs `work` until it ends or the client leaves, whichever is first; True when the client left."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return False
+        return True
+    finally:
+        gone.cancel()
+        task.cancel()
+        await asyncio.wait({task, gone})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue

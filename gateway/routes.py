@@ -1,0 +1,123 @@
+"""Which workers serve which model, and which of them a request should take. No I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+# How long a worker that could not be reached is passed over by this process. Never set by an answer of the worker.
+BAD_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A group that takes requests for `model` (docs/interfaces.md, section 3). `capacity` None: unlimited."""
+
+    model: str
+    group_id: str
+    url: str
+    api_key: str
+    state: str
+    cold_start_id: str | None
+    prefer: int
+    capacity: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """The controller's word on a starting model, or on its last failure."""
+
+    cold_start_id: str
+    state: str
+    eta_ms: int | None
+    error: str | None
+    failed_at_ms: int | None
+
+
+class RouteTable:
+    """The routes as last read, and what this process knows of them: requests in flight, recent lost connections."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.version = 0
+        self._clock = clock
+        self._routes: dict[str, list[Route]] = {}
+        self._cold_starts: dict[str, ColdStart] = {}
+        self._in_flight: Counter[tuple[str, str]] = Counter()
+        self._bad_until: dict[str, float] = {}
+
+    def replace(self, version: int, routes: dict[str, list[Route]], cold_starts: dict[str, ColdStart]) -> None:
+        """Takes over what was read from Redis."""
+        self.version, self._routes, self._cold_starts = version, routes, cold_starts
+        now = self._clock()
+        self._bad_until = {group: until for group, until in self._bad_until.items() if until > now}
+
+    def take(self, model: str) -> Route | None:
+        """The best route with room, counted as in flight: highest `prefer`, then least loaded. None: there is none."""
+        now = self._clock()
+        best: Route | None = None
+        best_rank = (0, 0)
+        for route in self._routes.get(model, ()):
+            load = self._in_flight[model, route.group_id]
+            if self._bad_until.get(route.group_id, 0.0) > now:
+                continue
+            if route.capacity is not None and load >= route.capacity:
+                continue
+            rank = (route.prefer, -load)
+            if best is None or rank > best_rank:
+                best, best_rank = route, rank
+        if best is not None:
+            self._in_flight[model, best.group_id] += 1
+        return best
+
+    def give_back(self, route: Route) -> None:
+        """The request that took this route is over."""
+        key = (route.model, route.group_id)
+        self._in_flight[key] -= 1
+        if not self._in_flight[key]:
+            del self._in_flight[key]
+
+    def mark_bad(self, route: Route) -> None:
+        """Passes a worker over for `BAD_SECONDS`: it could not be reached, or broke off."""
+        self._bad_until[route.group_id] = self._clock() + BAD_SECONDS
+
+    def cold_start(self, model: str) -> ColdStart | None:
+        """What is known of the model's start."""
+        return self._cold_starts.get(model)
+
+    def running(self, model: str) -> dict[str, int]:
+        """Requests in flight, by group."""
+        return {group: count for (name, group), count in self._in_flight.items() if name == model}
+
+    def models_in_flight(self) -> set[str]:
+        """Models that have a request in flight."""
+        return {name for name, _ in self._in_flight}
+
+
+def parse_routes(model: str, document: bytes) -> list[Route]:
+    """Reads one field of `hyd:routes`. Raises ValueError, KeyError or TypeError."""
+    entries: list[dict[str, Any]] = orjson.loads(document)
+    return [
+        Route(
+            model=model,
+            group_id=entry["group_id"],
+            url=entry["url"].rstrip("/"),
+            api_key=entry["api_key"],
+            state=entry["state"],
+            cold_start_id=entry.get("cold_start_id"),
+            prefer=entry["prefer"],
+            capacity=entry.get("capacity"),
+        )
+        for entry in entries
+    ]
+
+
+def parse_cold_start(document: bytes) -> ColdStart:
+    """Reads one field of `hyd:coldstart`. Raises ValueError, KeyError or TypeError."""
+    entry: dict[str, Any] = orjson.loads(document)
+    return ColdStart(
+        entry["cold_start_id"], entry["state"], entry.get("eta_ms"), entry.get("error"), entry.get("failed_at_ms")
+    )

@@ -1,0 +1,74 @@
+"""What the gateway is told by its environment (docs/interfaces.md, section 8)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SettingsError(Exception):
+    """A variable is missing or has a value that cannot be used; the message names it and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Immutable settings of one gateway process. Durations are seconds, sizes are bytes."""
+
+    home: Path
+    redis_url: str
+    key_pepper: bytes
+    hosted_url: str
+    hosted_secret: str
+    host: str = "127.0.0.1"
+    port: int = 8400
+    workers: int = 1
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_answer_bytes: int = 64 * 1024 * 1024
+    body_timeout_s: float = 60.0
+    connect_timeout_s: float = 2.0
+    stall_timeout_s: float = 600.0
+    drain_timeout_s: int = 30
+    first_ping_s: float = 1.0
+    ping_every_s: float = 5.0
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where this machine's gateways keep usage events that Redis has not taken yet."""
+        return self.home / "spool"
+
+
+def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Reads the environment. Raises `SettingsError` when a secret is missing or a number is not one."""
+    home = Path(environ.get("HYDRANT_HOME") or Path.home() / ".local/state/hydrant")
+    hosted_port = _integer(environ, "HYDRANT_HOSTED_PORT", 8402)
+    return Settings(
+        home=home,
+        redis_url=environ.get("REDIS_URL") or f"unix://{home}/redis.sock",
+        key_pepper=_secret(environ, "HYDRANT_KEY_PEPPER").encode(),
+        hosted_url=f"http://127.0.0.1:{hosted_port}",
+        hosted_secret=_secret(environ, "HYDRANT_HOSTED_SECRET"),
+        host=environ.get("HYDRANT_GATEWAY_HOST") or "127.0.0.1",
+        port=_integer(environ, "HYDRANT_GATEWAY_PORT", 8400),
+        workers=_integer(environ, "HYDRANT_GATEWAY_WORKERS", 1),
+        max_body_bytes=_integer(environ, "HYDRANT_MAX_BODY_BYTES", 8 * 1024 * 1024),
+        stall_timeout_s=_integer(environ, "HYDRANT_STALL_TIMEOUT_S", 600),
+        drain_timeout_s=_integer(environ, "HYDRANT_DRAIN_TIMEOUT_S", 30),
+    )
+
+
+def _secret(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "")
+    if not value:
+        raise SettingsError(
+            f"{name} is not set. `hydrant up` sets it from $HYDRANT_HOME/secrets.json; export the same value here."
+        )
+    return value
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise SettingsError(f"{name} must be a positive whole number, not {text!r}.")
+    return int(text)

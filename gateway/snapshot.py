@@ -1,0 +1,182 @@
+"""The registry's read model (docs/interfaces.md, section 2), and how a request finds its key and model in it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway import errors
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Requests and tokens per minute, and requests at a time; None is unlimited."""
+
+    rpm: int | None
+    tpm: int | None
+    parallel: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who pays. `salt` keeps its prefix cache entries apart from other tenants'."""
+
+    tenant_id: str
+    name: str
+    enabled: bool
+    limits: Limits
+    salt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A live API key. `models` holds names, or "*" for all."""
+
+    key_id: str
+    tenant_id: str
+    models: frozenset[str]
+    expires_at_ms: int | None
+    limits: Limits
+    sse_ping: bool
+
+    def permits(self, *names: str) -> bool:
+        """Whether one of the names (a model's own, or the alias it was asked by) is on the key's list."""
+        return "*" in self.models or not self.models.isdisjoint(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Nano-dollars per token, and per request."""
+
+    price_id: str
+    input_nusd: int
+    cached_input_nusd: int
+    output_nusd: int
+    request_nusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A registered model. `context_length` and `default_max_tokens` are tokens."""
+
+    name: str
+    model_id: str
+    enabled: bool
+    lane: str
+    context_length: int
+    default_max_tokens: int
+    embedding: bool
+    created_at_ms: int
+    price: Price
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLimits:
+    """How much one gateway process holds, and how long (seconds)."""
+
+    max_requests: int
+    max_bytes: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One version of the read model."""
+
+    version: int
+    keys: dict[str, Key]
+    tenants: dict[str, Tenant]
+    models: dict[str, Model]
+    aliases: dict[str, str]
+    hold: HoldLimits
+
+    def authenticate(self, api_key: str, pepper: bytes, at_ms: int) -> tuple[Key, Tenant]:
+        """The key's record and tenant. Raises `ApiError` 401 for a key that is not live at `at_ms`."""
+        key = self.keys.get(hash_key(api_key, pepper))
+        if key is None or (key.expires_at_ms is not None and key.expires_at_ms <= at_ms):
+            raise errors.invalid_api_key()
+        tenant = self.tenants.get(key.tenant_id)
+        if tenant is None or not tenant.enabled:
+            raise errors.invalid_api_key()
+        return key, tenant
+
+    def resolve(self, name: str, key: Key) -> Model:
+        """The model behind a name or alias. Raises `ApiError` 404 (unknown, disabled) or 403 (not on its list)."""
+        model = self.models.get(self.aliases.get(name, name))
+        if model is None:
+            raise errors.model_not_found(name)
+        if not key.permits(name, model.name):
+            raise errors.not_permitted(name)
+        if not model.enabled:
+            raise errors.model_disabled(name)
+        return model
+
+    def visible_models(self, key: Key) -> list[tuple[str, Model]]:
+        """(name, model) of each enabled model and alias that the key may use, by name."""
+        named = {name: model for name, model in self.models.items() if key.permits(name)}
+        for alias, target in self.aliases.items():
+            if target in self.models and key.permits(alias, target):
+                named[alias] = self.models[target]
+        return sorted((name, model) for name, model in named.items() if model.enabled)
+
+
+def hash_key(api_key: str, pepper: bytes) -> str:
+    """Hex HMAC-SHA-256 of an API key, as the registry stores it."""
+    return hmac.new(pepper, api_key.encode(), hashlib.sha256).hexdigest()
+
+
+def parse_snapshot(document: bytes) -> Snapshot:
+    """Reads the JSON document. Raises ValueError, KeyError or TypeError when it is not one of section 2."""
+    raw: dict[str, Any] = orjson.loads(document)
+    return Snapshot(
+        version=raw["version"],
+        keys={digest: _key(entry) for digest, entry in raw["keys"].items()},
+        tenants={tenant_id: _tenant(tenant_id, entry) for tenant_id, entry in raw["tenants"].items()},
+        models={name: _model(name, entry) for name, entry in raw["models"].items()},
+        aliases=dict(raw["aliases"]),
+        hold=HoldLimits(raw["hold"]["max_requests"], raw["hold"]["max_bytes"], raw["hold"]["deadline_s"]),
+    )
+
+
+def _limits(entry: dict[str, Any]) -> Limits:
+    return Limits(entry["rpm"], entry["tpm"], entry["parallel"])
+
+
+def _key(entry: dict[str, Any]) -> Key:
+    return Key(
+        key_id=entry["key_id"],
+        tenant_id=entry["tenant_id"],
+        models=frozenset(entry["models"]),
+        expires_at_ms=entry["expires_at_ms"],
+        limits=_limits(entry),
+        sse_ping=entry["sse_ping"],
+    )
+
+
+def _tenant(tenant_id: str, entry: dict[str, Any]) -> Tenant:
+    return Tenant(tenant_id, entry["name"], entry["enabled"], _limits(entry), entry["salt"])
+
+
+def _model(name: str, entry: dict[str, Any]) -> Model:
+    price = entry["price"]
+    return Model(
+        name=name,
+        model_id=entry["model_id"],
+        enabled=entry["enabled"],
+        lane=entry["lane"],
+        context_length=entry["context_length"],
+        default_max_tokens=entry["default_max_tokens"],
+        embedding=entry["embedding"],
+        created_at_ms=entry["created_at_ms"],
+        price=Price(
+            price["price_id"],
+            price["input_nusd"],
+            price["cached_input_nusd"],
+            price["output_nusd"],
+            price["request_nusd"],
+        ),
+    )

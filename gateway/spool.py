@@ -1,0 +1,86 @@
+"""Final usage events on local disk until Redis has taken them.
+
+One file a gateway process, named by its gateway id and locked while the process lives; a process that starts adopts the
+files whose lock is free. A line is appended before the client gets the last bytes of its answer, and written to the
+kernel at once: it survives any death of the process. It is not fsynced: only the loss of the whole machine within the
+moment until Redis (whose AOF is fsynced each second) has the event could lose it, and a sync a request would cost more
+than everything else the gateway does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from gateway.attempts import FinalEvent
+
+log = logging.getLogger(__name__)
+
+
+class Spool:
+    """Appends events and forgets them when they are published. The file is emptied whenever nothing is outstanding."""
+
+    def __init__(self, directory: Path, gateway_id: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._path = directory / f"{gateway_id}.jsonl"
+        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._outstanding: set[str] = set()
+
+    @property
+    def outstanding(self) -> int:
+        """How many events wait for Redis."""
+        return len(self._outstanding)
+
+    def append(self, event: FinalEvent) -> None:
+        """Writes one event. Raises OSError when the disk refuses."""
+        self._outstanding.add(event.attempt_id)
+        os.write(self._file, event.to_line())
+
+    def published(self, attempt_id: str) -> None:
+        """Forgets an event that the stream has."""
+        self._outstanding.discard(attempt_id)
+        if not self._outstanding:
+            os.ftruncate(self._file, 0)
+
+    def adopt(self) -> list[FinalEvent]:
+        """Takes over the events of processes that are gone, into this spool."""
+        adopted: list[FinalEvent] = []
+        for path in sorted(self._directory.glob("*.jsonl")):
+            if path == self._path:
+                continue
+            try:
+                file = os.open(path, os.O_RDWR)
+            except FileNotFoundError:  # another starting gateway adopted it
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # its process lives
+                os.close(file)
+                continue
+            for event in _read(path):
+                self.append(event)
+                adopted.append(event)
+            path.unlink(missing_ok=True)
+            os.close(file)
+        return adopted
+
+    def close(self) -> None:
+        """Unlocks the file, and removes it when nothing is left in it."""
+        if not self._outstanding:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def _read(path: Path) -> list[FinalEvent]:
+    events = []
+    for line in path.read_bytes().splitlines():
+        try:
+            events.append(FinalEvent.from_line(line))
+        except (ValueError, KeyError, TypeError):
+            # A process killed inside its write leaves half a line: that attempt is settled from its last checkpoint.
+            log.warning("a torn line in %s is left to the ledger's sweep", path)
+    return events

@@ -1,0 +1,213 @@
+"""A small worker that speaks SGLang's wire format, for tests of what stands in front of it. Not part of the product.
+
+It answers with the words "one two three ..." up to `max_tokens`, and writes its chunks exactly as SGLang 0.5.23 does:
+plain chat deltas without a `usage` key unless running usage was asked for, everything else with `"usage":null`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from aiohttp import web
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+PROMPT_TOKENS = 7
+
+
+class FakeWorker:
+    """One HTTP server on a free port. Behaviour is set by attributes; what happened is in `requests` and `aborted`."""
+
+    def __init__(self, api_key: str = "worker-key") -> None:
+        self.api_key = api_key
+        self.requests: list[dict[str, Any]] = []
+        self.aborted = 0
+        self.completed = 0
+        self.active = 0
+        self.most_active = 0
+        # Seconds before the first token and between tokens.
+        self.first_token_delay = 0.0
+        self.token_delay = 0.0
+        # Break the connection off after this many token chunks (0: before any), None: never.
+        self.die_after: int | None = None
+        # Answer with this status and body instead.
+        self.refuse: tuple[int, dict[str, Any]] | None = None
+        # Waits for this before it answers.
+        self.gate: asyncio.Event | None = None
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> FakeWorker:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._completions)
+        # SGLang's generation stops when its client leaves: the handler must be cancelled.
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, chat=True)
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, chat=False)
+
+    async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
+        if request.headers.get("authorization") != f"Bearer {self.api_key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        body = await request.json()
+        self.requests.append(body)
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            if self.refuse is not None:
+                return web.json_response(self.refuse[1], status=self.refuse[0])
+            await asyncio.sleep(self.first_token_delay)
+            answer = await (self._stream if body.get("stream") else self._plain)(request, body, chat)
+            self.completed += 1
+            return answer
+        except (asyncio.CancelledError, ConnectionResetError):
+            self.aborted += 1
+            raise
+        finally:
+            self.active -= 1
+
+    async def _plain(self, request: web.Request, body: dict[str, Any], chat: bool) -> web.StreamResponse:
+        words = _words(body)
+        if self.die_after is not None:
+            _break_off(request)
+        await asyncio.sleep(self.token_delay * len(words))
+        text = " ".join(words)
+        content = (
+            {"message": {"role": "assistant", "content": text, "reasoning_content": None}} if chat else {"text": text}
+        )
+        choices = [
+            {"index": index, **content, "logprobs": None, "finish_reason": "length", "matched_stop": None}
+            for index in range(body.get("n") or 1)
+        ]
+        document = {
+            "id": "answer-1",
+            "object": "chat.completion" if chat else "text_completion",
+            "created": 1700000000,
+            "model": body["model"],
+            "choices": choices,
+            "usage": usage(len(words) * len(choices)),
+            "metadata": {"weight_version": "default"},
+        }
+        return web.json_response(document)
+
+    async def _stream(self, request: web.Request, body: dict[str, Any], chat: bool) -> web.StreamResponse:
+        options = body.get("stream_options") or {}
+        running, final = options.get("continuous_usage_stats"), options.get("include_usage")
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        words = _words(body)
+        sent = 0
+        answers = range(body.get("n") or 1)
+        if chat:
+            for index in answers:
+                await response.write(
+                    chat_chunk(body["model"], index, {"reasoning_content": None, "role": "assistant", "content": ""})
+                )
+        for count, word in enumerate(words, 1):
+            for index in answers:
+                if self.die_after is not None and sent >= self.die_after:
+                    _break_off(request)
+                shown = usage(count) if running else None
+                text = word if count == 1 else " " + word
+                if chat:
+                    await response.write(
+                        chat_chunk(body["model"], index, {"reasoning_content": None, "content": text}, usage=shown)
+                    )
+                else:
+                    reason = "length" if count == len(words) else None
+                    await response.write(text_chunk(body["model"], index, text, reason, usage=shown))
+                sent += 1
+            await asyncio.sleep(self.token_delay)
+        if chat:
+            for index in answers:
+                await response.write(chat_chunk(body["model"], index, {"reasoning_content": None}, reason="length"))
+        if final:
+            await response.write(usage_chunk(body["model"], chat, usage(len(words) * len(answers))))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+def usage(completion_tokens: int) -> dict[str, Any]:
+    """SGLang's usage object, without a cache report."""
+    return {
+        "prompt_tokens": PROMPT_TOKENS,
+        "total_tokens": PROMPT_TOKENS + completion_tokens,
+        "completion_tokens": completion_tokens,
+        "prompt_tokens_details": None,
+        "reasoning_tokens": 0,
+        "completion_tokens_details": None,
+    }
+
+
+def chat_chunk(
+    model: str, index: int, delta: dict[str, Any], *, reason: str | None = None, usage: dict[str, Any] | None = None
+) -> bytes:
+    """A plain chat delta as SGLang's msgspec encoder writes it."""
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason, "matched_stop": None}
+    chunk = {
+        "id": "answer-1",
+        "object": "chat.completion.chunk",
+        "created": 1700000000,
+        "model": model,
+        "choices": [choice],
+    }
+    return _event(chunk | ({"usage": usage} if usage else {}))
+
+
+def text_chunk(model: str, index: int, text: str, reason: str | None, *, usage: dict[str, Any] | None = None) -> bytes:
+    """A completion chunk as SGLang's pydantic model writes it."""
+    choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason, "matched_stop": None}
+    return _event(
+        {
+            "id": "answer-1",
+            "object": "text_completion",
+            "created": 1700000000,
+            "model": model,
+            "choices": [choice],
+            "usage": usage,
+        }
+    )
+
+
+def usage_chunk(model: str, chat: bool, usage: dict[str, Any]) -> bytes:
+    """The last chunk of a stream that asked for usage."""
+    kind = "chat.completion.chunk" if chat else "text_completion"
+    return _event(
+        {"id": "answer-1", "object": kind, "created": 1700000000, "model": model, "choices": [], "usage": usage}
+    )
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+
+
+def _words(body: dict[str, Any]) -> list[str]:
+    return [WORDS[position % len(WORDS)] for position in range(body["max_tokens"])]
+
+
+def _break_off(request: web.Request) -> None:
+    """Ends the connection as a killed process does."""
+    assert request.transport is not None
+    request.transport.abort()
+    raise ConnectionResetError
