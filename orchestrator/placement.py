@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
 
 from orchestrator import bandwidth, memory, predict
 from orchestrator.partition import Part
@@ -98,7 +97,8 @@ class Placer:
             offering = {offer.node.name for offer in ready}
             need = _Need(self._model, parts, rank, full=full, drain_first=drain_first)
             made = (_offer(need, site, self._now_ms) for site in self._sites if site.node.name not in offering)
-            self._offers[key] = ready + [offer for offer in made if offer is not None]
+            found = ready + [offer for offer in made if offer is not None]
+            self._offers[key] = sorted(found, key=lambda offer: offer.rank_key)
         return self._offers[key]
 
 
@@ -155,12 +155,12 @@ def ports_needed(s: int, rank: int, *, full: bool) -> int:
 
 
 def _assign(table: Sequence[Sequence[Offer]]) -> tuple[Offer, ...] | None:
-    """The best assignment of one node to each stage, or None.
+    """The best assignment of one node to each stage, whose offers come best first, or None.
 
     With s stages the s best offers of each suffice: in any assignment that uses a worse one, one of those s is free.
     So at most 4^4 combinations are looked at, however many nodes there are.
     """
-    shortlist = [nsmallest(len(table), offers, key=lambda offer: offer.rank_key) for offers in table]
+    shortlist = [offers[: len(table)] for offers in table]
     best: tuple[int, int, int, tuple[str, ...]] | None = None
     chosen: tuple[Offer, ...] | None = None
 

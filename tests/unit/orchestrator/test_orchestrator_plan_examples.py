@@ -256,17 +256,13 @@ def test_a_node_that_can_hold_both_is_preferred_to_one_that_must_drain_first():
 
 
 def test_what_the_node_already_holds_is_not_fetched_for_the_standalone_worker():
-    cluster = ClusterState(
-        (
-            a_node("a", held=ALL_GROUPS - {layer_group(11), layer_group(0)}, gbps=0.5),
-            a_node("b", gbps=0.5),
-            a_node("c", gbps=0.5),
-        ),
-        NOW,
-    )
-    outcome = planned(replace(a_model(13, slo_ttft_ms=20_000), max_stages=4), cluster)
-    if outcome.s > 1:
-        assert target_of(outcome).fetch_bytes <= 2 * a_model().layer_bytes[0]
+    late_layers = frozenset(layer_group(i) for i in range(8, 12))
+    cluster = ClusterState((a_node("a", held=late_layers), a_node("b", free_gb=(10,))), NOW)
+    model = a_model(slo_ttft_ms=6300)
+    outcome = planned(model, cluster)
+    assert (outcome.s, target_of(outcome).node) == (2, "a")
+    # Its own stage brings layers 0 to 5 and it holds 8 to 11: layers 6 and 7 are missing.
+    assert target_of(outcome).fetch_bytes == 2 * model.layer_bytes[0]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.clusters import bursts_and_splits, clusters, models
@@ -14,6 +15,7 @@ from orchestrator.plan import plan
 from orchestrator.types import (
     ClusterState,
     ConsolidationMode,
+    NodeState,
     NoPlan,
     NoPlanReason,
     Plan,
@@ -125,6 +127,28 @@ def test_a_plan_meets_its_service_levels_or_says_that_it_does_not(case):
 def test_the_same_question_has_the_same_answer_in_any_order_of_nodes(request, cluster):
     again = ClusterState(tuple(reversed(cluster.nodes)), cluster.now_ms)
     assert plan(request, cluster) == plan(request, again)
+
+
+@settings(max_examples=50)
+@given(bursts_and_splits(), st.integers(5, 8))
+def test_looking_at_a_few_of_many_like_nodes_changes_nothing(case, copies):
+    request, cluster = case
+    many = ClusterState(
+        tuple(_copy(node, f"{node.name}-{i}") for node in cluster.nodes for i in range(copies)), cluster.now_ms
+    )
+    shortened = plan(request, many)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.plan.distinct", lambda sites, limit: sites)
+        assert plan(request, many) == shortened
+
+
+def _copy(node: NodeState, name: str) -> NodeState:
+    return replace(
+        node,
+        name=name,
+        devices=tuple(replace(device, node=name) for device in node.devices),
+        fetches=tuple(replace(fetch, node=name) for fetch in node.fetches),
+    )
 
 
 @given(requests, clusters())
