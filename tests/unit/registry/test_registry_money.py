@@ -1,0 +1,58 @@
+"""Money is exact: no float, no rounding."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.errors import InvalidError
+from registry.ops.money import format_dollars, format_price_per_million, parse_dollars, parse_price_per_million
+
+
+@pytest.mark.parametrize(
+    ("text", "nusd"),
+    [
+        ("12.50", 12_500_000_000),
+        ("$12.5", 12_500_000_000),
+        ("0.000000001", 1),
+        ("-3", -3_000_000_000),
+        ("1_000", 1_000_000_000_000),
+        ("0.1", 100_000_000),
+        (" 7 ", 7_000_000_000),
+    ],
+)
+def test_dollars_become_nano_dollars_exactly(text: str, nusd: int) -> None:
+    assert parse_dollars(text) == nusd
+
+
+@pytest.mark.parametrize("text", ["", "abc", "1,5", "NaN", "Infinity", "1e30", "0.0000000001", "1.2.3", "--1", "0x10"])
+def test_what_is_no_exact_amount_is_refused_by_name(text: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        parse_dollars(text, "budget")
+    assert caught.value.field == "budget"
+    assert "budget" in caught.value.message
+
+
+@given(st.integers(-(2**61), 2**61))
+def test_formatting_and_parsing_are_inverse(nusd: int) -> None:
+    text = format_dollars(nusd)
+    assert "e" not in text.lower()
+    assert parse_dollars(text) == nusd
+
+
+def test_dollars_show_cents_and_no_more_digits_than_needed() -> None:
+    assert [format_dollars(value) for value in (0, 1, -20, 1_500_000_000, -12_340_000_000)] == [
+        "0.00",
+        "0.000000001",
+        "-0.00000002",
+        "1.50",
+        "-12.34",
+    ]
+
+
+def test_prices_are_given_per_million_tokens() -> None:
+    assert parse_price_per_million("0.02") == 20
+    assert format_price_per_million(20) == "0.02"
+    with pytest.raises(InvalidError, match="multiple"):
+        parse_price_per_million("0.0001")
+    with pytest.raises(InvalidError, match="negative"):
+        parse_price_per_million("-1")

@@ -1,0 +1,79 @@
+"""Settings from the environment, and the secrets file."""
+
+import json
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from registry.errors import InvalidError
+from registry.settings import SECRET_NAMES, load_secrets, load_settings
+
+VARIABLES = ("DATABASE_URL", "REDIS_URL", "HYDRANT_KEY_PEPPER", "HYDRANT_GATEWAY_PORT")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HYDRANT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_defaults_lie_under_the_home_directory(home: Path) -> None:
+    settings = load_settings()
+    assert settings.database_url.get_secret_value() == f"sqlite:///{home}/hydrant.db"
+    assert settings.redis_url.get_secret_value() == f"unix://{home}/redis.sock"
+    assert (settings.gateway_port, settings.admin_port, settings.hosted_port) == (8400, 8401, 8402)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+def test_the_environment_wins_and_nothing_secret_shows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@db/hydrant")
+    monkeypatch.setenv("HYDRANT_KEY_PEPPER", "pepper-of-the-environment")
+    settings = load_settings()
+    assert settings.key_pepper.get_secret_value() == "pepper-of-the-environment"
+    shown = repr(settings) + str(settings) + settings.model_dump_json()
+    kept = json.loads((home / "secrets.json").read_text())
+    for secret in ("hunter2", "pepper-of-the-environment", kept["flask_secret"], kept["hosted_secret"]):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("value", ["http", "0", "65536"])
+def test_a_bad_variable_is_named(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("HYDRANT_GATEWAY_PORT", value)
+    with pytest.raises(InvalidError, match="HYDRANT_GATEWAY_PORT"):
+        load_settings()
+
+
+def test_secrets_are_made_once_for_their_owner_only(home: Path) -> None:
+    first, second = load_settings(), load_settings()
+    assert first.key_pepper == second.key_pepper
+    assert stat.S_IMODE((home / "secrets.json").stat().st_mode) == 0o600
+    assert len(first.key_pepper.get_secret_value()) == 64
+    assert [path.name for path in home.iterdir()] == ["secrets.json"]
+
+
+def test_processes_that_start_together_agree_on_the_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.json"
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: load_secrets(path), range(64)))
+    assert all(one == found[0] for one in found)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["secrets.json"]
+
+
+def test_an_open_or_damaged_secrets_file_is_refused_without_showing_it(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.json"
+    secret = load_secrets(path)["key_pepper"]
+    path.chmod(0o644)
+    with pytest.raises(InvalidError, match="chmod 600"):
+        load_secrets(path)
+    path.chmod(0o600)
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(InvalidError, match="backup") as caught:
+        load_secrets(path)
+    assert secret not in str(caught.value)
+    path.write_text(json.dumps(dict.fromkeys(SECRET_NAMES[1:], "x")))
+    with pytest.raises(InvalidError, match="key_pepper"):
+        load_secrets(path)
