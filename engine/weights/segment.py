@@ -163,8 +163,8 @@ class Segment:
 
     @property
     def evictable(self) -> bool:
-        """Whether nobody uses or fills it."""
-        return not self.pins and not self.fetching
+        """Whether nobody uses or fills it. (A fetch that has landed everything may still be winding up.)"""
+        return not self.pins and not (self.fetching and self.progress.landed_count() < self.progress.count)
 
     def remove(self, reason: str) -> None:
         """Give its memory back. Readers that still wait are told `reason`; those that mapped it keep their bytes."""

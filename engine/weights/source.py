@@ -26,7 +26,7 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
-_STREAM_CHUNK = 1024 * 1024
+_STREAM_CHUNK = 256 * 1024
 
 
 class SourceError(Exception):

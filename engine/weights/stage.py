@@ -46,7 +46,8 @@ class StageWeights:
         self.pacer = Pacer(request.rate_bps)
         self.places: dict[Key, tuple[Segment, int]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
-        self._waiting: set[Key] = set()
+        # All of them until the plan says otherwise: a stage without a plan must never count as verified.
+        self._waiting: set[Key] = {tensor.key for tensor in request.tensors}
         self._files_settled = asyncio.Event()
         self._settled = asyncio.Event()
         self._notified_at = 0.0

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
 import re
 import struct
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from engine.weights import load_spec
+from engine.weights.spec import Prefetch
 
 
 @dataclass
@@ -42,6 +47,10 @@ class Model:
             "config_overrides": {},
             "rate_bps": None,
         } | changes
+
+    def request(self, stage_id: str, names: Sequence[str] | None = None, **changes: Any) -> Prefetch:
+        """The effect, parsed."""
+        return Prefetch.from_json(self.effect(stage_id, names, **changes))
 
 
 def write_model(folder: Path, sizes: Sequence[int], per_file: int = 4, seed: int = 1) -> Model:
@@ -80,11 +89,30 @@ def write_model(folder: Path, sizes: Sequence[int], per_file: int = 4, seed: int
     return model
 
 
+def read_back(load_spec_path: Path) -> dict[str, bytes]:
+    """The bytes that an engine would see for each name of a verified stage."""
+    found = {}
+    for entry in load_spec.read(load_spec_path):
+        with Path(entry.segment).open("rb") as file:
+            file.seek(entry.offset)
+            found[entry.name] = file.read(entry.nbytes)
+    return found
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until the condition holds; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        await asyncio.sleep(0.005)
+
+
 class RangeServer:
     """Serves a directory on 127.0.0.1 with byte ranges. `sent` counts body bytes by file.
 
-    `hold` (an Event) makes weight bodies wait after `hold_after` bytes in all; `break_every` cuts each body after that
-    many bytes (until `breaks` cuts were made); `status` answers weight requests with an error instead.
+    `hold_after` makes weight bodies wait, after that many bytes in all, for `released` (and then breaks them off when
+    `cut_held`); `break_every` cuts each body after that many bytes, `breaks` times in all; `status` answers weight
+    requests with an error instead.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,6 +120,7 @@ class RangeServer:
         self.requests: list[tuple[str, int, int]] = []
         self.hold_after: int | None = None
         self.released = threading.Event()
+        self.cut_held = False
         self.break_every: int | None = None
         self.breaks = 0
         self.status: int | None = None
@@ -159,13 +188,16 @@ class RangeServer:
             piece = data[at : min(at + 16384, limit)]
             if weights and self.hold_after is not None and self._total >= self.hold_after:
                 self.released.wait(30)
+                if self.cut_held:
+                    limit = at
+                    break
+            with self._lock:
+                self.sent[name] = self.sent.get(name, 0) + len(piece)
+                self._total += len(piece) if weights else 0
             try:
                 handler.wfile.write(piece)
             except OSError:
                 return
-            with self._lock:
-                self.sent[name] = self.sent.get(name, 0) + len(piece)
-                self._total += len(piece) if weights else 0
         if limit < len(data):
             handler.close_connection = True
             handler.connection.close()
