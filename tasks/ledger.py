@@ -33,7 +33,7 @@ for _, id in ipairs(ARGV) do
   if raw then
     redis.call('HDEL', KEYS[1], id)
     local attempt = cjson.decode(raw)
-    local left = redis.call('HINCRBY', KEYS[2], attempt.tenant_id, -attempt.reserved_nusd)
+    local left = redis.call('HINCRBY', KEYS[2], attempt.tenant_id, string.format('%.0f', 0 - attempt.reserved_nusd))
     if left <= 0 then redis.call('HDEL', KEYS[2], attempt.tenant_id) end
   end
 end
@@ -92,8 +92,10 @@ def settle_lost(here: Runtime) -> int:
     lost = [
         {**attempt, "outcome": "gateway_lost", "ended_at_ms": now}
         for attempt in map(orjson.loads, attempts.values())
-        # The heartbeat of a gateway that has only just started may not be there yet.
-        if attempt["gateway_id"] not in alive and now - attempt["started_at_ms"] > GATEWAY_DEAD_MS
+        # With an outcome, its final event is in the stream. And the heartbeat of a new gateway may not be there yet.
+        if attempt.get("outcome") is None
+        and attempt["gateway_id"] not in alive
+        and now - attempt["started_at_ms"] > GATEWAY_DEAD_MS
     ]
     if lost:
         log.warning("settling attempts of lost gateways from their last checkpoint", attempts=len(lost))

@@ -1,0 +1,69 @@
+"""Lines that say what is going on: each with the seconds since the start, and one every few seconds while waiting."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
+SILENCE_S = 3.0
+"""Nobody watches a silent terminal for longer than this."""
+
+
+class TimedOut(Exception):
+    """Something that was waited for did not come; the message says what, and what to look at."""
+
+
+class Progress:
+    """Prints to `out`, one line an event."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._began = time.monotonic()
+
+    def elapsed_s(self) -> float:
+        """Seconds since this was made."""
+        return time.monotonic() - self._began
+
+    def say(self, text: str = "") -> None:
+        """One or more lines, the first with the time."""
+        first, *rest = text.splitlines() or [""]
+        print(f"[{self.elapsed_s():5.1f}s] {first}" if first else "", file=self._out, flush=True)
+        for line in rest:
+            print(f"         {line}", file=self._out, flush=True)
+
+    def wait_for(self, what: str, found: Callable[[], T | None], *, within_s: float, hint: str) -> T:
+        """Ask `found` until it returns something, saying every few seconds that this still waits for `what`.
+
+        Raises TimedOut after `within_s` seconds, with `hint` as what to look at.
+        """
+        began = said = time.monotonic()
+        while True:
+            result = found()
+            if result is not None:
+                return result
+            now = time.monotonic()
+            if now - began > within_s:
+                raise TimedOut(f"{what}: not there after {within_s:.0f} s. {hint}")
+            if now - said > SILENCE_S:
+                self.say(f"  ... waiting for {what}")
+                said = now
+            time.sleep(0.1)
+
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Say every few seconds that `what` goes on, while the block runs."""
+        ended = Event()
+
+        def tick() -> None:
+            while not ended.wait(SILENCE_S):
+                self.say(f"  ... {what}")
+
+        thread = Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

@@ -1,0 +1,99 @@
+"""What a first start puts into an empty database: the schema, an owner, a demo tenant with a key, and a small real model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+from sqlalchemy import select
+
+from cli.progress import Progress
+from registry.db import SessionFactory, make_engine, make_session_factory, session_scope
+from registry.ids import now_ms
+from registry.migrate import upgrade
+from registry.models import AdminUser, Model, Tenant
+from registry.ops.admins import create_admin
+from registry.ops.keys import create_key
+from registry.ops.models import register_model
+from registry.ops.money import top_up
+from registry.ops.tenants import create_tenant
+from registry.publish import rebuild_redis_if_lost
+from registry.settings import Settings
+from registry.sources import inspect_source
+
+ACTOR = "hydrant up"
+OWNER = "owner@localhost"
+MODEL_NAME = "smollm2-135m"
+MODEL_DIR = Path.home() / ".cache/hydrant/models/SmolLM2-135M-Instruct"
+BUDGET_NUSD = 5_000_000_000
+
+# Measured on two cores of a small virtual machine, where SGLang's own start takes seconds (docs/performance.md).
+CPU_PROFILE = {
+    "tpot_ms": 90,
+    "prefill_ms": 400,
+    "runtime_floor_ms": 6_500,
+    "per_stage_floor_ms": 2_000,
+    "tail_ms": 2_500,
+    "plain_start_ms": 12_000,
+    "hop_ms": 5,
+}
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """What seeding made; a secret is None when it was made by an earlier start, and is then shown no more."""
+
+    api_key: str | None
+    owner_password: str | None
+
+
+def open_database(settings: Settings) -> SessionFactory:
+    """The database of these settings, at this version's schema."""
+    engine = make_engine(settings.database_url.get_secret_value())
+    upgrade(engine)
+    return make_session_factory(engine)
+
+
+def seed(
+    sessions: SessionFactory, settings: Settings, progress: Progress, *, slo_ttft_ms: int, keep_alive_s: int
+) -> Seeded:
+    """Fill in what is missing. What a person has changed since stays as it is."""
+    with session_scope(sessions) as session:
+        known = session.scalar(select(Model.id).where(Model.name == MODEL_NAME)) is not None
+    if not known:
+        progress.say(f"registering {MODEL_NAME}: reading {MODEL_DIR} and recording a digest of every tensor")
+        # Before any transaction: reading takes a second or two, and nobody should wait for a lock meanwhile.
+        manifest = inspect_source(str(MODEL_DIR))
+    password = key = None
+    with session_scope(sessions) as session:
+        if not known:
+            model = register_model(
+                session,
+                ACTOR,
+                name=MODEL_NAME,
+                source=str(MODEL_DIR),
+                manifest=manifest,
+                input_nusd=20,
+                cached_input_nusd=10,
+                output_nusd=80,
+                # float32 on a CPU: greedy answers are then the same token for token, however the model is split.
+                settings={"dtype": "float32", "context_length": 2048},
+                default_max_tokens=256,
+                slo_ttft_ms=slo_ttft_ms,
+                keep_alive_s=keep_alive_s,
+            )
+            model.profile = dict(CPU_PROFILE)
+        if session.scalar(select(Tenant.id).where(Tenant.name == "demo")) is None:
+            tenant = create_tenant(session, ACTOR, name="demo")
+            top_up(session, ACTOR, tenant.id, BUDGET_NUSD, "demo budget")
+            _, key = create_key(
+                session, ACTOR, settings.key_pepper.get_secret_value(), tenant_id=tenant.id, name="demo key"
+            )
+        if session.scalar(select(AdminUser.id).limit(1)) is None:
+            _, password = create_admin(session, ACTOR, email=OWNER, role="owner")
+    return Seeded(api_key=key, owner_password=password)
+
+
+def publish(sessions: SessionFactory, redis: Redis) -> None:
+    """Give the gateways what SQL says, once Redis is there."""
+    with sessions() as session:
+        rebuild_redis_if_lost(session, redis, now_ms())
