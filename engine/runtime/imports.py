@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import multiprocessing.context
-import os
 import sys
 import threading
 
@@ -24,9 +23,10 @@ NOT_BEFORE_FORK = ("prometheus_client",)
 def import_engine() -> None:
     """Import SGLang and apply Hydrant's hooks. About 6 s on two cores; leaves the process single-threaded.
 
+    The environment of engine.runtime.environment must be set already.
+
     Raises RuntimeError if an import started a thread or loaded something that a fork must load itself.
     """
-    prepare_environment()
     from engine.sglang_plugin import torchvision_shim
 
     torchvision_shim.install()
@@ -41,15 +41,6 @@ def import_engine() -> None:
     early = [name for name in NOT_BEFORE_FORK if name in sys.modules]
     if early:
         raise RuntimeError(f"{', '.join(early)} must not be imported before the fork")
-
-
-def prepare_environment() -> None:
-    """Set what torch and SGLang read while they are imported. Values already set win."""
-    # Asking NVML instead of CUDA keeps the parent free of a CUDA context, which no fork could use.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Nothing here may look for models anywhere but in the directory it was given.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def fork_instead_of_spawn() -> None:

@@ -29,6 +29,9 @@ def register() -> None:
     around, after = HookType.AROUND, HookType.AFTER
     register_hook = HookRegistry.register
     register_hook("sglang.srt.model_loader.loader.DefaultModelLoader._get_weights_iterator", read_weights, around)
+    register_hook("sglang.srt.utils.hf_transformers.tokenizer.get_tokenizer", load_tokenizer_once, around)
+    register_hook("sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes", load_tokenizer_first, around)
+    register_hook("sglang.srt.managers.load_snapshot.shm_path_for", keep_in_own_directory, after)
     register_hook("sglang.srt.entrypoints.http_server._freeze_gc_after_server_warmup", first_rank_is_up, around)
     register_hook("sglang.srt.entrypoints.engine.launch_dummy_health_check_server", later_rank_is_up, after)
     register_hook("sglang.srt.entrypoints.engine._server_args_for_logging", without_secrets, after)
@@ -45,6 +48,43 @@ def read_weights(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Ite
     signals.emit("load_start")
     yield from reader.iterate(Path(load_spec))
     signals.emit("load_end")
+
+
+_tokenizers: dict[str, Any] = {}
+
+
+def load_tokenizer_once(original: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
+    """The tokenizer of the directory `name`, loaded on the first call and kept."""
+    if name not in _tokenizers:
+        _tokenizers[name] = original(name, *args, **kwargs)
+    return _tokenizers[name]
+
+
+def load_tokenizer_first(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Load the tokenizer before the stage's other processes are forked.
+
+    They inherit it; otherwise all three load it at the same time, on the cores of one device.
+    """
+    if os.environ.get(signals.EVENTS_VARIABLE):
+        from sglang.srt.runtime_context import get_model, get_serving
+        from sglang.srt.utils.hf_transformers import tokenizer
+
+        serving, model = get_serving(), get_model()
+        tokenizer.get_tokenizer(
+            serving.tokenizer_path,
+            tokenizer_mode=serving.tokenizer_mode,
+            trust_remote_code=model.trust_remote_code,
+            revision=model.revision,
+            tokenizer_backend=serving.tokenizer_backend,
+        )
+    return original(*args, **kwargs)
+
+
+def keep_in_own_directory(path: str, *args: Any, **kwargs: Any) -> str:
+    """Where SGLang shares its load figures: the stage's temporary directory, which is swept, not /dev/shm, which is not."""
+    if not os.environ.get(signals.EVENTS_VARIABLE):
+        return path
+    return str(Path(os.environ["TMPDIR"]) / Path(path).name)
 
 
 def first_rank_is_up(original: Callable[..., Any], server_args: Any, *args: Any, **kwargs: Any) -> Any:
