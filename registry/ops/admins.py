@@ -49,9 +49,9 @@ def create_admin(
 
 def authenticate(session: Session, email: str, password: str) -> AdminUser | None:
     """The account, if the password is right and the account is not disabled; None otherwise, after the same work."""
-    user = session.scalar(select(AdminUser).where(AdminUser.email == email.strip().lower()))
-    if len(password) > MAX_PASSWORD_LENGTH:
+    if len(password) > MAX_PASSWORD_LENGTH or not _storable(password) or not _storable(email):
         return None
+    user = session.scalar(select(AdminUser).where(AdminUser.email == email.strip().lower()))
     try:
         _HASHER.verify(user.password_hash if user is not None else _NOBODY, password)
     except (VerificationError, InvalidHashError):
@@ -143,7 +143,14 @@ def _email(value: str) -> str:
 def _hash(password: str | None) -> str:
     if password is None or not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise InvalidError(f"password must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters", "password")
+    if not _storable(password):
+        raise InvalidError("password holds characters that are not text", "password")
     return _HASHER.hash(password)
+
+
+def _storable(value: str) -> bool:
+    """Whether databases and hashes take this text: no NUL, no half of a surrogate pair."""
+    return "\x00" not in value and value.encode(errors="replace").decode() == value
 
 
 def _role(role: str) -> str:

@@ -5,7 +5,7 @@ import re
 from registry.errors import InvalidError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,119}")
-MAX_AMOUNT = 2**62  # well inside a signed 64-bit column
+MAX_AMOUNT = 10**18  # nano-dollars: a thousand million dollars; a sum of nine still fits a signed 64-bit integer
 
 
 def text(field: str, value: object, *, limit: int = 120) -> str:

@@ -15,11 +15,13 @@ from sqlalchemy.orm import Session
 from registry.errors import NotFoundError
 from registry.ids import now_ms
 from registry.models import Base, LedgerEntry, Price, RejectedUsage, Tenant, Usage
-from registry.ops import audit
+from registry.ops import audit, checks
 
 _Tokens = Annotated[int, Field(ge=0, le=10**9)]
 _Time = Annotated[int, Field(ge=0, le=2**53)]
-_Id = Annotated[str, Field(min_length=1, max_length=40)]
+# Postgres stores no NUL character. Lone surrogates, which no database stores, are no text to pydantic either.
+_Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+_Id = Annotated[_Text, Field(min_length=1, max_length=40)]
 # Rows per INSERT: SQLite before 3.32 took at most 999 variables, and Postgres takes 65535; a usage row has 21.
 _ROWS_PER_INSERT = 40
 _Row = TypeVar("_Row", bound=Mapping[str, Any])
@@ -31,17 +33,17 @@ class UsageEvent(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
     attempt_id: _Id
-    request_id: Annotated[str, Field(max_length=128)]
+    request_id: Annotated[_Text, Field(max_length=128)]
     tenant_id: _Id
     key_id: _Id
-    model: Annotated[str, Field(max_length=120)]
+    model: Annotated[_Text, Field(max_length=120)]
     model_id: _Id
     price_id: _Id
-    group_id: Annotated[str, Field(max_length=40)] | None = None
-    cold_start_id: Annotated[str, Field(max_length=40)] | None = None
-    gateway_id: Annotated[str, Field(max_length=40)]
-    lane: Annotated[str, Field(max_length=16)]
-    endpoint: Annotated[str, Field(max_length=60)]
+    group_id: Annotated[_Text, Field(max_length=40)] | None = None
+    cold_start_id: Annotated[_Text, Field(max_length=40)] | None = None
+    gateway_id: Annotated[_Text, Field(max_length=40)]
+    lane: Annotated[_Text, Field(max_length=16)]
+    endpoint: Annotated[_Text, Field(max_length=60)]
     stream: bool
     prompt_tokens: _Tokens
     cached_tokens: _Tokens
@@ -125,7 +127,12 @@ def settle(session: Session, events: Iterable[Any]) -> Settlement:
             event = originals[attempt_id]
             rejected[_digest(event)] = (event, f"{named} does not exist")
             continue
-        costs[attempt_id] = cost_nusd(usage, price)
+        cost = cost_nusd(usage, price)
+        if cost > checks.MAX_AMOUNT:
+            event = originals[attempt_id]
+            rejected[_digest(event)] = (event, f"cost: {cost} nano-dollars are more than an amount may be")
+            continue
+        costs[attempt_id] = cost
         result.tenant_ids.add(usage.tenant_id)
 
     inserted = _insert_usage(session, [_usage_row(parsed[attempt_id], cost) for attempt_id, cost in costs.items()])

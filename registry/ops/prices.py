@@ -10,7 +10,7 @@ from registry.ids import new_id, now_ms
 from registry.models import Model, Price
 from registry.ops import audit, checks
 
-# No request can cost more than an amount of money may be: a million tokens at the largest price stays below 2**62.
+# $1000 a token: a million tokens at this price are the largest amount that the ledger takes.
 MAX_PRICE_NUSD = 10**12
 
 

@@ -1,0 +1,79 @@
+"""Sessions: writers queue, readers do not wait, foreign keys hold."""
+
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
+from support.registry_rows import add_tenant
+
+from registry.db import SessionFactory, make_engine, make_session_factory, read_scope, session_scope
+from registry.errors import InvalidError
+from registry.models import Alias, Base, Tenant
+
+
+def test_a_block_that_raises_changes_nothing(session_factory: SessionFactory) -> None:
+    def add_and_fail() -> None:
+        with session_scope(session_factory) as session:
+            add_tenant(session)
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        add_and_fail()
+    with read_scope(session_factory) as session:
+        assert session.scalars(select(Tenant)).all() == []
+
+
+def test_a_read_scope_keeps_no_change(session_factory: SessionFactory) -> None:
+    with session_scope(session_factory) as session:
+        tenant = add_tenant(session)
+    with read_scope(session_factory) as session:
+        found = session.get_one(Tenant, tenant.id)
+        found.name = "changed"
+    with read_scope(session_factory) as session:
+        assert session.get_one(Tenant, tenant.id).name == "acme"
+
+
+def test_foreign_keys_hold(session_factory: SessionFactory) -> None:
+    with pytest.raises(IntegrityError), session_scope(session_factory) as session:
+        session.add(Alias(name="a", model_id="mod_missing"))
+
+
+def test_a_reader_does_not_wait_for_a_writer(session_factory: SessionFactory) -> None:
+    writing, done = Event(), Event()
+
+    def write() -> None:
+        with session_scope(session_factory) as session:
+            add_tenant(session)
+            writing.set()
+            assert done.wait(30)
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        assert writing.wait(30)
+        with read_scope(session_factory) as session:
+            assert session.scalars(select(Tenant)).all() == []
+    finally:
+        done.set()
+        writer.join(30)
+    with read_scope(session_factory) as session:
+        assert len(session.scalars(select(Tenant)).all()) == 1
+
+
+def test_sqlite_uses_wal_and_syncs_every_commit(tmp_path: Path) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path}/hydrant.db")
+    Base.metadata.create_all(engine)
+    with make_session_factory(engine)() as session:
+        assert session.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert session.scalar(text("PRAGMA synchronous")) == 2
+        assert session.scalar(text("PRAGMA foreign_keys")) == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["", "hydrant.db", "mysql://root:hunter2@db/x", "sqlite://", "sqlite:///:memory:"])
+def test_other_databases_are_refused_without_showing_the_password(url: str) -> None:
+    with pytest.raises(InvalidError, match="DATABASE_URL") as caught:
+        make_engine(url)
+    assert "hunter2" not in str(caught.value)

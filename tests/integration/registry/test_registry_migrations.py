@@ -1,0 +1,77 @@
+"""Migrations make exactly the models' schema, on both databases, and can be undone."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+from sqlalchemy.engine.interfaces import ReflectedIndex
+
+from registry import migrate
+from registry.db import make_engine
+from registry.errors import ConflictError
+from registry.models import Base
+
+
+def test_up_makes_the_models_schema_and_down_leaves_nothing(empty_engine: Engine) -> None:
+    migrate.upgrade(empty_engine)
+    with empty_engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+    assert set(inspect(empty_engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
+    migrate.require_current(empty_engine)
+
+    migrate.downgrade(empty_engine, "base")
+    assert inspect(empty_engine).get_table_names() == ["alembic_version"]
+    migrate.upgrade(empty_engine)
+    migrate.require_current(empty_engine)
+
+
+def test_constraints_and_partial_indexes_are_the_models_own(empty_engine: Engine) -> None:
+    """What autogenerate does not compare: checks, and the conditions of indexes."""
+    migrate.upgrade(empty_engine)
+    migrated = _constraints(empty_engine)
+    migrate.downgrade(empty_engine, "base")
+    Base.metadata.create_all(empty_engine)
+    assert migrated == _constraints(empty_engine)
+
+
+def _constraints(engine: Engine) -> dict[str, object]:
+    inspector = inspect(engine)
+    return {
+        table: (
+            sorted((str(check["name"]), check["sqltext"]) for check in inspector.get_check_constraints(table)),
+            sorted(_index(index) for index in inspector.get_indexes(table)),
+            sorted(str(key["name"]) for key in inspector.get_foreign_keys(table)),
+        )
+        for table in Base.metadata.tables
+    }
+
+
+def _index(index: ReflectedIndex) -> str:
+    condition = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+    return f"{index['name']} {index['column_names']} {index['unique']} {condition}"
+
+
+def test_processes_that_start_together_migrate_once(empty_engine: Engine) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: migrate.upgrade(empty_engine), range(4)))
+    migrate.require_current(empty_engine)
+
+
+def test_a_database_without_the_schema_says_what_to_run(empty_engine: Engine) -> None:
+    with pytest.raises(ConflictError, match="alembic upgrade head"):
+        migrate.require_current(empty_engine)
+
+
+def test_a_migration_that_breaks_a_reference_is_rolled_back(tmp_path: Path) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path}/hydrant.db")
+    migrate.upgrade(engine)
+    with pytest.raises(ConflictError, match="break a reference"), migrate.migrating(engine) as connection:
+        connection.execute(text("INSERT INTO aliases (name, model_id) VALUES ('a', 'mod_missing')"))
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM aliases")).scalar() == 0
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+    engine.dispose()
