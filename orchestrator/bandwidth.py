@@ -19,37 +19,39 @@ BACKGROUND_SLACK = 4
 class Admission:
     """May a fetch start, and what would become of it.
 
-    fetch_ms        its predicted duration beside the fetches running now.
+    admitted        whether it may start now.
+    fetch_ms        its predicted duration beside the fetches running now; 0 on a link that is down.
     rate_bps        its equal share when it starts.
-    harmed          key of the fetch that would miss its deadline because of it; None when it may start.
-    retry_after_ms  when the harmed fetch will be done; 0 when it may start.
+    harmed          key of the fetch that would miss its deadline because of it.
+    retry_after_ms  when that fetch will be done; None when waiting does not help (the link is down) or is not needed.
     """
 
+    admitted: bool
     fetch_ms: int
     rate_bps: int
     harmed: str | None = None
-    retry_after_ms: int = 0
+    retry_after_ms: int | None = None
 
 
-def assess(link_bps: int, fetches: Sequence[Fetch], size_bytes: int, now_ms: int) -> Admission | None:
-    """Whether `size_bytes` more may be fetched over this link now; None when the link is down (0 B/s).
+def assess(link_bps: int, fetches: Sequence[Fetch], size_bytes: int, now_ms: int) -> Admission:
+    """Whether `size_bytes` more may be fetched over this link now.
 
-    Nothing to fetch is always admitted. Whether the newcomer itself is in time, the caller judges by `fetch_ms`.
+    Nothing to fetch is always admitted; a link of 0 B/s admits nothing else. Whether the newcomer itself is in time,
+    the caller judges by `fetch_ms`.
     """
     if size_bytes == 0:
-        return Admission(0, 0)
+        return Admission(True, 0, 0)
     if link_bps == 0:
-        return None
+        return Admission(False, 0, 0)
     active = [fetch for fetch in fetches if fetch.remaining_bytes > 0]
     rate = link_bps // (len(active) + 1)
-    moved = size_bytes + sum(min(fetch.remaining_bytes, size_bytes) for fetch in active)
-    duration = _ms(moved, link_bps)
+    duration = _ms(size_bytes + sum(min(fetch.remaining_bytes, size_bytes) for fetch in active), link_bps)
     for fetch in active:
         alone = _moved_until(fetch, active)
         budget = (fetch.deadline_ms - now_ms) * link_bps
         if alone * 1000 <= budget < (alone + min(size_bytes, fetch.remaining_bytes)) * 1000:
-            return Admission(duration, rate, fetch.key, _ms(alone, link_bps))
-    return Admission(duration, rate)
+            return Admission(False, duration, rate, fetch.key, _ms(alone, link_bps))
+    return Admission(True, duration, rate)
 
 
 def finish_ms(link_bps: int, fetches: Sequence[Fetch]) -> dict[str, int]:
@@ -70,18 +72,18 @@ def late(link_bps: int, fetches: Sequence[Fetch], now_ms: int) -> tuple[str, ...
 
 def reserve(
     link_bps: int, fetches: Sequence[Fetch], key: str, node: str, size_bytes: int, now_ms: int, *, slack: int
-) -> Fetch | Admission | None:
+) -> Fetch | Admission:
     """A fetch without a service-level deadline: it gets `slack` times its predicted duration as one.
 
-    Returns the fetch to enter into the ledger; the refusing Admission when it would make another late; None when the
-    link is down. ValueError when `key` is in the ledger already or slack is below 1.
+    Returns the fetch to enter into the ledger, or the Admission that refuses it. ValueError when `key` is in the ledger
+    already or slack is below 1.
     """
     if slack < 1:
         raise ValueError(f"slack: expected at least 1, got {slack}")
     if any(fetch.key == key for fetch in fetches):
         raise ValueError(f"key: the fetch {key!r} is in the ledger already")
     admission = assess(link_bps, fetches, size_bytes, now_ms)
-    if admission is None or admission.harmed is not None:
+    if not admission.admitted:
         return admission
     return Fetch(key, node, size_bytes, now_ms + slack * admission.fetch_ms)
 

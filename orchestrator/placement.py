@@ -132,7 +132,7 @@ def _offer(need: _Need, site: Site, now_ms: int) -> Offer | None:
     blocked = None
     if node.free_ports < need.ports:
         blocked = Verdict.NO_PORTS
-    elif admission is None or admission.harmed is not None:
+    elif not admission.admitted:
         blocked = Verdict.LINKS_BUSY
     return Offer(
         node=node,
@@ -140,9 +140,9 @@ def _offer(need: _Need, site: Site, now_ms: int) -> Offer | None:
         full=need.full,
         fetch_bytes=missing,
         held_bytes=need.part.size_bytes - missing,
-        fetch_ms=admission.fetch_ms if admission else 0,
+        fetch_ms=admission.fetch_ms,
         floor_ms=need.floor_ms[node.warm],
-        rate_bps=admission.rate_bps if admission else 0,
+        rate_bps=admission.rate_bps,
         blocked=blocked,
     )
 

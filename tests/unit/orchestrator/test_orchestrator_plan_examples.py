@@ -71,6 +71,11 @@ def test_only_the_service_level_is_tighter_and_more_stages_are_needed():
     assert sizes == [1, 2, 3, 4]
 
 
+def test_the_service_level_is_a_bound_that_is_not_reached():
+    assert planned(a_model(slo_ttft_ms=5251), a_cluster()).s == 2
+    assert planned(a_model(slo_ttft_ms=5250), a_cluster()).s == 3
+
+
 def test_only_the_free_memory_shrinks_and_the_plan_moves():
     roomy = ClusterState(tuple(a_node(f"n{i}") for i in range(3)), NOW)
     tight = ClusterState((a_node("n0", free_gb=(10,)), *roomy.nodes[1:]), NOW)
