@@ -1,4 +1,4 @@
-"""`hydrant demo`: the whole path on a real model, told as it happens, and proof at the end that nothing was left behind."""
+"""`hydrant demo`: the whole path on a real model, told as it happens, and proof that nothing was left behind."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.client import NodedClient
 from sqlalchemy import select
 
 from cli import demo_report as report
@@ -19,13 +20,12 @@ from cli.leftovers import leftovers
 from cli.progress import Progress, TimedOut
 from cli.services import CannotStart
 from cli.up import Running, running
-from engine.client import NodedClient
 from orchestrator.explain import explain
 from orchestrator.plan import plan
 from orchestrator.types import Plan, PlanRequest
 from registry.db import read_scope
 from registry.ids import now_ms
-from registry.models import Group, Tenant, Usage
+from registry.models import Group, Usage
 from tasks.demand import Demand
 from tasks.state import load_state
 
@@ -194,7 +194,7 @@ def _ask_anthropic(it: Running, question: str, *, max_tokens: int) -> Answer:
         message = client.messages.create(
             model=seed.MODEL_NAME,
             max_tokens=max_tokens,
-            temperature=0,
+            extra_body={"temperature": 0},
             messages=[{"role": "user", "content": question}],
         )
         answer.first_token_s = time.monotonic() - began
@@ -304,10 +304,6 @@ def _settled(it: Running, progress: Progress, answers: list[Answer]) -> None:
 
     def settled() -> bool | None:
         with read_scope(it.sessions) as session:
-            tenant = session.scalars(select(Tenant.id).where(Tenant.name == "demo")).one()
-            return (
-                len(session.scalars(select(Usage.attempt_id).where(Usage.tenant_id == tenant)).all()) >= len(answers)
-                or None
-            )
+            return len(session.scalars(select(Usage.attempt_id)).all()) >= len(answers) or None
 
     progress.wait_for("the ledger", settled, within_s=20, hint="The ledger worker's log says more.")

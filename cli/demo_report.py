@@ -1,4 +1,4 @@
-"""The demo's closing report: answers, the plan beside what happened, the waterfall, and the bill beside the engines' word."""
+"""The demo's closing report: answers, the plan beside the outcome, the waterfall, the bill beside the engines' word."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -111,7 +111,7 @@ def _billed(sessions: SessionFactory) -> dict[str, dict[str, int]]:
                 func.sum(Usage.completion_tokens),
             ).group_by(Usage.group_id)
         ).all()
-    return {group: dict(zip(COUNTED, map(int, sums), strict=True)) for group, *sums in rows}
+    return {str(group): dict(zip(COUNTED, map(int, sums), strict=True)) for group, *sums in rows}
 
 
 def _counters(sessions: SessionFactory, counters: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a first start puts into an empty database: the schema, an owner, a demo tenant with a key, and a small real model."""
+"""What a first start puts into an empty database: schema, an owner, a demo tenant with a key, a small real model."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -124,7 +124,7 @@ def welcome(hydrant: Running) -> str:
         f"  OpenAI base URL   {hydrant.services.gateway_url}/v1   model: {seed.MODEL_NAME}",
         f"  API key           {hydrant.seeded.api_key or 'made by an earlier start; make another: hydrant key create'}",
         f"  admin UI          {hydrant.services.admin_url}   user: {seed.OWNER}",
-        f"  one-time password {hydrant.seeded.owner_password or 'used already; a new one: hydrant user reset-password'}",
+        f"  one-time password {hydrant.seeded.owner_password or 'used; a new one: hydrant user reset-password'}",
         f"  log               {hydrant.services.log}",
         "Ctrl-C stops everything.",
     ]
