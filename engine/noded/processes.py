@@ -1,0 +1,101 @@
+"""Engine processes as Linux shows them. A process is ours when its working directory lies under the node's stages.
+
+The working directory is the one mark that a fork keeps, that no engine changes, and that anyone may read without trusting
+a record: an environment variable set after a fork is not visible in /proc, and a process id alone is reused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_ZOMBIE = ("Z", "X")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process for certain: its id, and its start in clock ticks since boot, which tells a reused id apart."""
+
+    pid: int
+    start_ticks: int
+
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        return identify(self.pid) == self
+
+
+def identify(pid: int) -> Identity | None:
+    """The process with this id, None when there is none (a zombie is none)."""
+    stat = _stat(pid)
+    return None if stat is None else Identity(pid, int(stat[19]))
+
+
+def boot_id() -> str:
+    """Identity of this boot of the machine: process identities of another one mean nothing."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def under(directory: Path) -> dict[Path, list[int]]:
+    """Ids of all living processes that work in `directory` or below, by their working directory."""
+    found: dict[Path, list[int]] = {}
+    for pid in _pids():
+        try:
+            cwd = Path(os.readlink(_PROC / str(pid) / "cwd").removesuffix(" (deleted)"))
+        except OSError:
+            # Gone while we looked, a kernel thread, or another user's.
+            continue
+        if cwd.is_relative_to(directory) and _stat(pid) is not None:
+            found.setdefault(cwd, []).append(pid)
+    return found
+
+
+def in_directory(directory: Path) -> list[int]:
+    """Ids of all living processes that work in `directory`, sorted."""
+    return sorted(pid for pids in under(directory).values() for pid in pids)
+
+
+def leader(pids: Iterable[int]) -> Identity | None:
+    """The one of `pids` that leads their session, if it lives."""
+    for pid in pids:
+        stat = _stat(pid)
+        if stat is not None and int(stat[3]) == pid:
+            return Identity(pid, int(stat[19]))
+    return None
+
+
+def send(pids: Iterable[int], number: signal.Signals) -> None:
+    """Signal processes; one that has ended meanwhile needs none."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def shared_memory(pids: Iterable[int]) -> set[Path]:
+    """Files in /dev/shm that these processes have mapped or open."""
+    found: set[Path] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in (_PROC / str(pid) / "maps").read_text().splitlines():
+                name = line[73:].strip()
+                if name.startswith("/dev/shm/") and not name.endswith("(deleted)"):
+                    found.add(Path(name))
+    return found
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of /proc/PID/stat after the command, from `state` on (proc(5)); None for no process or a zombie."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()
+    return None if fields[0] in _ZOMBIE else fields
