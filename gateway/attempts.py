@@ -21,6 +21,14 @@ class Usage:
     cached_tokens: int = 0
     completion_tokens: int = 0
 
+    def totals(self) -> dict[str, int]:
+        """The three counts of OpenAI's `usage` object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
     def cost_nusd(self, price: Price) -> int:
         """Nano-dollars: uncached prompt, cached prompt and completion tokens at their prices, and the request's."""
         return (

@@ -305,7 +305,8 @@ class Inference:
                     break
         if not (reader.done and reader.finished):
             refuse_if_at_fault(reader.error, delivered=call.delivered)
-            raise UpstreamFailed("the stream ended without a finish reason", lost=reader.error is None)
+            lost = reader.error is None or worker_lost(reader.error)
+            raise UpstreamFailed("the stream ended without a finish reason", lost=lost)
         attempt = call.open_attempt
         self._deliver(call, reader.usage)
         call.attempt = None
@@ -352,3 +353,8 @@ def refuse_if_at_fault(error: object, *, delivered: bool) -> None:
     code, message = error.get("code"), error.get("message")
     if isinstance(code, int) and 400 <= code < 500 and isinstance(message, str):
         raise ApiError(code, message)
+
+
+def worker_lost(error: object) -> bool:
+    """Whether the hosted process says that the worker broke off."""
+    return isinstance(error, dict) and error.get("code") == "worker_lost"

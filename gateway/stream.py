@@ -18,6 +18,11 @@ _USAGE = b',"usage":'
 _MSGSPEC_DELTA = b'"delta":{"reasoning_content":'
 
 
+# The hosted process writes the engine's running usage in such comments before the events it belongs to, because litellm
+# drops it; clients never see them.
+USAGE_COMMENT = b": hydrant-usage "
+
+
 class OpenAIStream:
     """Follows one chat or completion stream of `choices` answers.
 
@@ -58,6 +63,9 @@ class OpenAIStream:
     def _event(self, event: bytes) -> bytes:
         start = event.find(b"data: ")
         if start < 0:
+            if event.startswith(USAGE_COMMENT):
+                self.usage = read_usage(orjson.loads(event[len(USAGE_COMMENT) :]))
+                return b""
             return event + b"\n\n"
         payload = event[start + 6 :]
         if payload == b"[DONE]":
@@ -108,10 +116,7 @@ class OpenAIStream:
 
 
 class AnthropicStream:
-    """Follows a Messages stream from the hosted process, which passes the engine's running usage in comments."""
-
-    # The hosted process writes one such comment before the events it belongs to; clients never see it.
-    USAGE_COMMENT = b": hydrant-usage "
+    """Follows a Messages stream from the hosted process."""
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -133,8 +138,8 @@ class AnthropicStream:
         return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
-        if event.startswith(self.USAGE_COMMENT):
-            self.usage = read_usage(orjson.loads(event[len(self.USAGE_COMMENT) :]))
+        if event.startswith(USAGE_COMMENT):
+            self.usage = read_usage(orjson.loads(event[len(USAGE_COMMENT) :]))
             return b""
         if event.startswith(b"event: error"):
             self.failed = True
@@ -153,6 +158,11 @@ def read_usage(usage: dict[str, Any]) -> Usage:
     return Usage(
         usage.get("prompt_tokens") or 0, details.get("cached_tokens") or 0, usage.get("completion_tokens") or 0
     )
+
+
+def usage_json(usage: Usage) -> bytes:
+    """The reverse of `read_usage`."""
+    return orjson.dumps(usage.totals() | {"prompt_tokens_details": {"cached_tokens": usage.cached_tokens}})
 
 
 def cut_usage(event: bytes) -> bytes:

@@ -1,0 +1,139 @@
+"""The hosted process' ASGI application: checks the shared secret, calls litellm, streams its answer back."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import Any
+
+import httpx
+import orjson
+
+from gateway.errors import ApiError, unknown_path
+from gateway.hosted.tap import Tap
+from gateway.hosted.translate import Translation, quiet_litellm
+from gateway.ids import new_id
+from gateway.parsing import Endpoint, InferenceRequest, parse_request
+from gateway.reply import ClientGone, Receive, Reply, Scope, Send, read_body, until_disconnect
+from gateway.stream import USAGE_COMMENT, OpenAIStream, usage_json
+
+log = logging.getLogger(__name__)
+
+_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
+
+
+class Hosted:
+    """Serves the gateway on loopback. `stall_timeout_s` bounds each wait for a worker's next bytes."""
+
+    def __init__(self, secret: str, max_body_bytes: int, stall_timeout_s: float) -> None:
+        self._secret = secret.encode()
+        self._max_body_bytes = max_body_bytes
+        self._stall_timeout_s = stall_timeout_s
+        self._transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None))
+        quiet_litellm()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        reply = Reply(send, new_id("hst_"))
+        try:
+            await self._http(scope, receive, reply)
+        except ClientGone:
+            return
+        except ApiError as error:
+            await reply.fail(error)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        await self._transport.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, reply: Reply) -> None:
+        if scope["path"] == "/health":
+            await reply.json(200, b'{"status":"ok"}')
+            return
+        endpoint = _ENDPOINTS.get(scope["path"])
+        if endpoint is None or scope["method"] != "POST":
+            raise unknown_path(scope["path"])
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if not hmac.compare_digest(headers.get(b"x-hydrant-secret", b""), self._secret):
+            raise ApiError(401, "This process serves the gateway only.", code="invalid_api_key")
+        raw = await read_body(scope, receive, self._max_body_bytes, self._stall_timeout_s)
+        salt = _take_salt(body := orjson.loads(raw))
+        request = parse_request(endpoint, orjson.dumps(body))
+        request.body["cache_salt"] = salt
+        url, key = headers[b"x-hydrant-upstream-url"].decode(), headers[b"x-hydrant-upstream-key"].decode()
+        await until_disconnect(receive, self._answer(request, url, key, reply))
+
+    async def _answer(self, request: InferenceRequest, url: str, key: str, reply: Reply) -> None:
+        reader = None
+        if request.stream:
+            reader = OpenAIStream(
+                choices=request.choices, prompts=request.prompts, wants_usage=False, wants_running_usage=False
+            )
+        tap = Tap(self._transport, reader)
+        client = tap.client(url, key, self._stall_timeout_s)
+        try:
+            translation = Translation(request.endpoint, request.body)
+            answer = await translation.call(client)
+            if reader is None:
+                usage = orjson.dumps(orjson.loads(bytes(tap.plain)).get("usage") or {})
+                await reply.json(200, translation.plain(answer), [(b"x-hydrant-usage", usage)])
+            else:
+                await _stream(translation, answer, tap, reader, reply)
+        except ApiError:
+            raise
+        except Exception as error:
+            # litellm raises its own and its libraries' errors alike; which side failed is known from the tap.
+            raise _failure(error, tap, key) from error
+        finally:
+            await tap.hang_up()
+
+
+async def _stream(translation: Translation, answer: Any, tap: Tap, reader: OpenAIStream, reply: Reply) -> None:
+    """Writes the events, the engine's usage before those it belongs to. Raises `ApiError` when the worker broke off."""
+    told = None
+    held: list[bytes] = []
+    async for event in translation.events(answer, tap):
+        if reader.failed or (tap.ended and not reader.finished):
+            raise ApiError(502, "The worker's stream ended without a finish reason.", code="worker_lost")
+        if reader.usage != told:
+            told = reader.usage
+            held.append(USAGE_COMMENT + usage_json(told) + b"\n\n")
+        held.append(event)
+        await reply.stream(b"".join(held))
+        held.clear()
+    await reply.end_stream(b"")
+
+
+def _failure(error: Exception, tap: Tap, key: str) -> ApiError:
+    """What the gateway is told: the worker's refusal, 502 for a lost worker, 400 for what has no translation."""
+    if tap.status is not None and tap.status != 200:
+        return ApiError(tap.status, _worker_message(bytes(tap.plain)))
+    if tap.called:
+        log.warning("a worker was lost: %s", type(error).__name__)
+        return ApiError(502, "The worker could not be reached, or broke off.", code="worker_lost")
+    message = str(error).replace(key, "...")
+    return ApiError(400, f"The request has no OpenAI form: {message[:500]}")
+
+
+def _worker_message(body: bytes) -> str:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "The worker refused the request."
+    message = document.get("message") if isinstance(document, dict) else None
+    return message if isinstance(message, str) else "The worker refused the request."
+
+
+def _take_salt(body: Any) -> str:
+    """The tenant's cache salt, which the gateway sets and no client may."""
+    if not isinstance(body, dict):
+        raise ApiError(400, "The body must be a JSON object.")
+    return str(body.pop("cache_salt", ""))

@@ -1,0 +1,75 @@
+"""Listens to the worker's own bytes below litellm.
+
+litellm drops running usage, estimates usage where it finds none, and invents a finish reason when a stream just ends.
+Bills and the word "finished" must come from the engine, so they are read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import openai
+
+from gateway.stream import OpenAIStream
+
+# A plain answer is kept whole for its usage; the gateway refuses larger ones anyway.
+MAX_PLAIN_BYTES = 64 * 1024 * 1024
+
+
+class Tap(httpx.AsyncBaseTransport):
+    """The transport of one call. `status` is None until the worker answered; `plain` is a whole answer or an error."""
+
+    def __init__(self, shared: httpx.AsyncBaseTransport, reader: OpenAIStream | None) -> None:
+        self.called = False
+        self.status: int | None = None
+        self.plain = bytearray()
+        self.ended = False
+        self.reader = reader
+        self._shared = shared
+        self._stream: _Listening | None = None
+
+    def client(self, url: str, api_key: str, timeout_s: float) -> openai.AsyncOpenAI:
+        """An OpenAI client that sends through this tap."""
+        http = httpx.AsyncClient(transport=self, trust_env=False, timeout=timeout_s)
+        return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, http_client=http)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """httpx's entry: sends the request and wraps the answer's body."""
+        self.called = True
+        response = await self._shared.handle_async_request(request)
+        self.status = response.status_code
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._stream = _Listening(self, response.stream)
+        return httpx.Response(
+            response.status_code, headers=response.headers, stream=self._stream, extensions=response.extensions
+        )
+
+    async def hang_up(self) -> None:
+        """Closes the connection to the worker, whatever litellm has done with it."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def heard(self, data: bytes) -> None:
+        """Takes a part of the worker's answer."""
+        if self.reader is not None and self.status == 200:
+            self.reader.feed(data)
+        elif len(self.plain) < MAX_PLAIN_BYTES:
+            self.plain += data
+
+
+class _Listening(httpx.AsyncByteStream):
+    """Passes a body on unchanged."""
+
+    def __init__(self, tap: Tap, stream: httpx.AsyncByteStream) -> None:
+        self._tap = tap
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._stream:
+            self._tap.heard(data)
+            yield data
+        self._tap.ended = True
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
