@@ -118,6 +118,8 @@ class Fetch:
                 growing.mapped.write(data[offset : offset + high - low], growing.begin + low)
                 offset += high - low
 
+        for growing, _, high in parts:
+            await growing.target.segment.room(growing.begin + high)
         await self._work(write, data.nbytes)
         self._on_bytes(data.nbytes)
         for growing, low, high in parts:

@@ -7,6 +7,7 @@ its two files alone. Which of its tensors are there is told by the sidecar (`pro
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.weights.progress import Progress, ProgressError
-from engine.weights.spec import DTYPE_BYTES, TensorSpec
+from engine.weights.spec import DTYPE_BYTES, Key, TensorSpec
 
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 64
+_RESERVE_STEP = 64 * 1024 * 1024
 _MAX_HEADER = 100 * 1024 * 1024
 _DIGEST_KEY = "sha256:"
 
@@ -43,7 +45,7 @@ class Slot:
         return self.end - self.begin
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> Key:
         """Identity of the content, as TensorSpec.key."""
         return (self.sha256, self.nbytes)
 
@@ -106,18 +108,20 @@ def read_layout(path: Path) -> Layout:
 class Segment:
     """One segment of a store: its files, its places, and who uses it. Changed from the event loop's thread only."""
 
-    def __init__(self, path: Path, layout: Layout, progress: Progress, last_used: float, allocated: bool) -> None:
+    def __init__(self, path: Path, layout: Layout, progress: Progress, last_used: float, made: bool) -> None:
         self.path = path
-        self.allocated = allocated
+        self.made = made
         self.layout = layout
         self.progress = progress
         self.last_used = last_used
         self.pins: set[object] = set()
         self.fetching = False
+        self._reserved = 0
+        self._grown = asyncio.Event()
 
     @classmethod
     def create(cls, folder: Path, layout: Layout, last_used: float) -> Segment:
-        """A new segment with its sidecar, for readers to wait on; `allocate` makes the file itself. Raises OSError."""
+        """A new segment with its sidecar, for readers to wait on; `make` makes the file itself. Raises OSError."""
         path = folder / f"{secrets.token_hex(8)}.safetensors"
         return cls(path, layout, Progress.create(path.with_suffix(".landed"), len(layout.slots)), last_used, False)
 
@@ -135,21 +139,45 @@ class Segment:
             raise SegmentError(f"{sidecar}: {progress.count} tensors, the segment has {len(layout.slots)}")
         return cls(path, layout, progress, path.stat().st_mtime, True)
 
-    def allocate(self) -> None:
-        """Make the file at its full size with its header, blocking. Raises OSError (ENOSPC) and then leaves no file.
+    def make(self) -> None:
+        """Make the file at its full size, if it is not there; nothing of it is reserved yet. Raises OSError."""
+        if not self.made:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(fd, self.layout.size)
+            finally:
+                os.close(fd)
+            self.made = True
 
-        Every page is reserved here: a shared memory that is full fails now and clearly, never later with SIGBUS.
+    def reserve_step(self) -> None:
+        """Reserve the next 64 MiB, blocking; the first step writes the header too. Raises OSError (ENOSPC).
+
+        A shared memory that is full fails here and clearly: a store to a page that cannot be had would be SIGBUS.
         """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        end = min(self.layout.size, self._reserved + _RESERVE_STEP)
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            os.posix_fallocate(fd, 0, self.layout.size)
-            os.pwrite(fd, self.layout.header, 0)
-        except OSError:
-            self.path.unlink()
-            raise
+            os.posix_fallocate(fd, self._reserved, end - self._reserved)
+            if self._reserved == 0:
+                os.pwrite(fd, self.layout.header, 0)
         finally:
             os.close(fd)
-        self.allocated = True
+        self._reserved = end
+
+    def announce_reserved(self) -> None:
+        """Wake those who wait for room; on the event loop's thread, unlike `reserve_step`."""
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    async def room(self, end: int) -> None:
+        """Wait until the file's first `end` bytes are reserved. Whoever reserves must cancel this when it fails."""
+        while self._reserved < end:
+            await self._grown.wait()
+
+    @property
+    def reserved(self) -> bool:
+        """Whether all of its memory is reserved."""
+        return self._reserved == self.layout.size
 
     @property
     def nbytes(self) -> int:

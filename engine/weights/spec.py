@@ -29,6 +29,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
 
 
+# Identity of a tensor's content: SHA-256 and size. The size is in it so that a wrong size can never borrow other bytes.
+Key = tuple[str, int]
+
+
 class SpecError(ValueError):
     """The effect is malformed; the message names the field and what is wrong with it."""
 
@@ -56,8 +60,8 @@ class TensorSpec:
         return self.end - self.begin
 
     @property
-    def key(self) -> tuple[str, int]:
-        """Identity of the content. The size belongs to it so that a wrong size can never borrow another's bytes."""
+    def key(self) -> Key:
+        """Identity of the content."""
         return (self.sha256, self.nbytes)
 
 

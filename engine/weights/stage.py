@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from engine.weights.pacing import Pacer
-from engine.weights.segment import Segment
-from engine.weights.spec import Prefetch
+from engine.weights.spec import Key, Prefetch
 
-Key = tuple[str, int]
 _NOTIFY_EVERY_S = 0.5
 
 
@@ -44,7 +42,6 @@ class StageWeights:
         self.marks: dict[str, int] = {"prefetch_start": _now_ms()}
         self.on_change: list[Callable[[StageWeights], None]] = []
         self.pacer = Pacer(request.rate_bps)
-        self.places: dict[Key, tuple[Segment, int]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         # All of them until the plan says otherwise: a stage without a plan must never count as verified.
         self._waiting: set[Key] = {tensor.key for tensor in request.tensors}

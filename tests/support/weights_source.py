@@ -110,21 +110,20 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 class RangeServer:
     """Serves a directory on 127.0.0.1 with byte ranges. `sent` counts body bytes by file.
 
-    `hold_after` makes weight bodies wait, after that many bytes in all, for `released` (and then breaks them off when
-    `cut_held`); `break_every` cuts each body after that many bytes, `breaks` times in all; `status` answers weight
+    `hold_after` makes the bodies of a file wait, after that many bytes each, for `released` (and then breaks them off
+    when `cut_held`); `break_every` cuts each body after that many bytes, `breaks` times in all; `status` answers weight
     requests with an error instead.
     """
 
     def __init__(self, folder: Path) -> None:
         self.sent: dict[str, int] = {}
         self.requests: list[tuple[str, int, int]] = []
-        self.hold_after: int | None = None
+        self.hold_after: dict[str, int] = {}
         self.released = threading.Event()
         self.cut_held = False
         self.break_every: int | None = None
         self.breaks = 0
         self.status: int | None = None
-        self._total = 0
         self._lock = threading.Lock()
         outer = self
 
@@ -186,14 +185,13 @@ class RangeServer:
             limit = self.break_every
         for at in range(0, limit, 16384):
             piece = data[at : min(at + 16384, limit)]
-            if weights and self.hold_after is not None and self._total >= self.hold_after:
+            if at >= self.hold_after.get(name, len(data)):
                 self.released.wait(30)
                 if self.cut_held:
                     limit = at
                     break
             with self._lock:
                 self.sent[name] = self.sent.get(name, 0) + len(piece)
-                self._total += len(piece) if weights else 0
             try:
                 handler.wfile.write(piece)
             except OSError:

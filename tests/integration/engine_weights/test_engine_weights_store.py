@@ -15,6 +15,8 @@ from engine.weights.store import StoreError
 
 FIRST, SECOND = [f"t{i:03d}" for i in range(6)], [f"t{i:03d}" for i in range(6, 12)]
 
+LAST_FILE = "model-00002.safetensors"
+
 
 def size_of(model, names=None):
     return sum(t["end"] - t["begin"] for t in model.tensors if names is None or t["name"] in names)
@@ -103,7 +105,7 @@ async def test_the_same_prefetch_again_changes_nothing(model, server, store):
 
 
 async def test_files_come_first_and_config_is_overridden(model, server, store):
-    server.hold_after = 0
+    server.hold_after = {LAST_FILE: 0}
     stage = store.prefetch(model.request("s1", source=server.url, config_overrides={"tie": False, "extra": [1]}))
     await stage.wait_files()
     assert not stage.verified
@@ -209,7 +211,7 @@ async def test_full_shared_memory_evicts_and_then_fails_clearly(tmp_path, make_s
 
 
 async def test_release_in_the_middle_stops_the_fetch(model, server, store, shm):
-    server.hold_after = 1_000_000
+    server.hold_after = {LAST_FILE: 800_000}
     stage = store.prefetch(model.request("s1", source=server.url))
     await until(lambda: stage.bytes_fetched > 0)
     waiter = asyncio.create_task(stage.wait_verified())
@@ -225,9 +227,9 @@ async def test_release_in_the_middle_stops_the_fetch(model, server, store, shm):
 
 
 async def test_a_stage_that_borrows_goes_on_when_the_fetcher_is_released(model, server, store):
-    server.hold_after = 1_500_000
+    server.hold_after = {LAST_FILE: 800_000}
     first = store.prefetch(model.request("s1", source=server.url))
-    await until(lambda: first.bytes_fetched > 0)
+    await until(lambda: first.bytes_fetched > 1_000_000)
     borrower = store.prefetch(model.request("s2", [*FIRST, "t010"], source=server.url))
     assert borrower.bytes_to_fetch == 0
     store.release("s1")
@@ -237,9 +239,9 @@ async def test_a_stage_that_borrows_goes_on_when_the_fetcher_is_released(model, 
 
 
 async def test_a_stage_that_borrows_goes_on_when_the_fetcher_fails(model, server, store):
-    server.hold_after = 1_000_000
+    server.hold_after = {LAST_FILE: 800_000}
     first = store.prefetch(model.request("s1", source=server.url))
-    await until(lambda: first.bytes_fetched > 0)
+    await until(lambda: first.bytes_fetched > 1_000_000)
     borrower = store.prefetch(model.request("s2"))
     assert borrower.bytes_to_fetch == 0
     server.status = 404
@@ -254,7 +256,7 @@ async def test_a_stage_that_borrows_goes_on_when_the_fetcher_fails(model, server
 
 async def test_an_incomplete_segment_is_dropped_when_nobody_continues_it(model, server, make_store, shm):
     store = await make_store(resume_window_s=0.05)
-    server.hold_after = 2_000_000
+    server.hold_after = {LAST_FILE: 800_000}
     stage = store.prefetch(model.request("s1", source=server.url))
     await until(lambda: len(store.held_digests()) > 0)
     (sidecar,) = (shm / "store" / "segments").glob("*.landed")
