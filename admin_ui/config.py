@@ -1,0 +1,58 @@
+"""What the admin UI is told at start."""
+
+import os
+from dataclasses import dataclass, field
+
+from registry.settings import Settings
+from registry.snapshot import HoldDoc
+
+DEFAULT_LOGIN_LIMITS = ("10 per minute", "100 per hour")
+
+
+@dataclass(frozen=True, slots=True)
+class AdminConfig:
+    """Settings of one app; secrets never show in its repr.
+
+    hold              bounds of a gateway's queue, published with the snapshot.
+    login_limits      failed sign-ins allowed from one address.
+    allow_plain_http  let people sign in over plain HTTP from other machines (a trusted network only).
+    trusted_proxies   how many reverse proxies in front of us set X-Forwarded-*; 0 ignores those headers.
+    """
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    key_pepper: str = field(repr=False)
+    flask_secret: str = field(repr=False)
+    hold: HoldDoc
+    gateway_port: int = 8400
+    login_limits: tuple[str, ...] = DEFAULT_LOGIN_LIMITS
+    allow_plain_http: bool = False
+    trusted_proxies: int = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "AdminConfig":
+        """The control plane's settings, plus the two that only this process reads (docs/operations.md)."""
+        return cls(
+            database_url=settings.database_url.get_secret_value(),
+            redis_url=settings.redis_url.get_secret_value(),
+            key_pepper=settings.key_pepper.get_secret_value(),
+            flask_secret=settings.flask_secret.get_secret_value(),
+            hold={
+                "max_requests": settings.hold_max_requests,
+                "max_bytes": settings.hold_max_bytes,
+                "deadline_s": settings.hold_deadline_s,
+            },
+            gateway_port=settings.gateway_port,
+            allow_plain_http=os.environ.get("HYDRANT_ADMIN_ALLOW_HTTP", "") == "1",
+            trusted_proxies=int(os.environ.get("HYDRANT_ADMIN_TRUSTED_PROXIES", "0")),
+        )
+
+
+def celery_broker_url(redis_url: str) -> str:
+    """`redis_url` as kombu spells it: unix sockets are `redis+socket://`."""
+    return "redis+socket://" + redis_url.removeprefix("unix://") if redis_url.startswith("unix://") else redis_url
+
+
+def limiter_storage_url(redis_url: str) -> str:
+    """`redis_url` as Flask-Limiter's storage spells it: unix sockets are `redis+unix://`."""
+    return "redis+" + redis_url if redis_url.startswith("unix://") else redis_url

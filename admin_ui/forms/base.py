@@ -1,0 +1,151 @@
+"""The base of every form, and fields for what people type here: money, prices, limits, sizes.
+
+Each custom field's `.data` is what the registry takes (integers in base units); what the person typed is kept for
+showing it again beside the error.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from flask_wtf import FlaskForm
+from wtforms import StringField
+from wtforms.validators import ValidationError
+
+from registry.errors import RegistryError
+from registry.ops.money import format_dollars, format_price_per_million, parse_dollars, parse_price_per_million
+
+MAX_TYPED_NUMBER = Decimal(10) ** 12
+
+
+class Form(FlaskForm):  # type: ignore[misc]
+    """A form with a CSRF token. Errors of the registry land beside the field that they name."""
+
+    def refuse(self, error: RegistryError) -> None:
+        """Shows `error` beside its field, or above the form when the form has no such field."""
+        if error.field in self._fields:
+            self._fields[error.field].errors = [*self._fields[error.field].errors, error.message]
+        else:
+            self.form_errors.append(error.message)
+
+
+class TypedNumberField(StringField):  # type: ignore[misc]
+    """A number in a unit that people use; `.data` is the integer in base units, or None when left empty."""
+
+    unit = ""
+    base_units = Decimal(1)
+    finer_than_base = "Enter a whole number."
+    data: Any
+
+    def __init__(self, label: str, validators: Any = None, *, placeholder: str = "", **kwargs: Any) -> None:
+        super().__init__(label, validators, **kwargs)
+        self.placeholder = placeholder
+        self.typed: str | None = None
+
+    def process_formdata(self, valuelist: list[str]) -> None:
+        self.typed = (valuelist[0] if valuelist else "").strip()
+        self.data = None
+        if self.typed:
+            self.data = self.parse(self.typed)
+
+    def parse(self, typed: str) -> int:
+        """The integer that `typed` means; ValueError with words for a person."""
+        try:
+            value = Decimal(typed.replace("_", ""))
+        except InvalidOperation:
+            raise ValueError("Enter a number, with a point for decimals: 1500 or 1.5.") from None
+        if not value.is_finite() or abs(value) > MAX_TYPED_NUMBER:
+            raise ValueError("This number is too large.")
+        scaled = value * self.base_units
+        if scaled != scaled.to_integral_value():
+            raise ValueError(self.finer_than_base)
+        return int(scaled)
+
+    def _value(self) -> str:
+        if self.typed is not None:
+            return self.typed
+        return "" if self.data is None else self.render(self.data)
+
+    def render(self, value: int) -> str:
+        """`value` as a person would type it."""
+        text = f"{Decimal(value) / self.base_units:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+class WholeNumberField(TypedNumberField):
+    """A whole number."""
+
+
+class SecondsField(TypedNumberField):
+    """Seconds; `.data` in milliseconds."""
+
+    unit = "s"
+    base_units = Decimal(1000)
+    finer_than_base = "At most three decimals: a millisecond is the finest."
+
+
+class MillisecondsField(TypedNumberField):
+    """Milliseconds."""
+
+    unit = "ms"
+
+
+class GigabytesField(TypedNumberField):
+    """Gigabytes (1e9 bytes); `.data` in bytes."""
+
+    unit = "GB"
+    base_units = Decimal(1_000_000_000)
+    finer_than_base = "At most nine decimals: a byte is the finest."
+
+
+class DollarsField(TypedNumberField):
+    """Dollars; `.data` in nano-dollars."""
+
+    unit = "$"
+
+    def parse(self, typed: str) -> int:
+        return _in_words(parse_dollars, typed, self.label.text)
+
+    def render(self, value: int) -> str:
+        return format_dollars(value)
+
+
+class PerMillionField(TypedNumberField):
+    """A price in dollars per million tokens; `.data` in nano-dollars per token."""
+
+    unit = "$ / M tokens"
+
+    def parse(self, typed: str) -> int:
+        return _in_words(parse_price_per_million, typed, self.label.text)
+
+    def render(self, value: int) -> str:
+        return format_price_per_million(value)
+
+
+def _in_words(parse: Callable[[str, str], int], typed: str, label: str) -> int:
+    try:
+        return parse(typed, label)
+    except RegistryError as error:
+        raise ValueError(error.message) from None
+
+
+class Required:
+    """The field must be filled in. (WTForms' own validators look at the typed text or at zero; this looks at None.)"""
+
+    field_flags = {"required": True}  # noqa: RUF012 - read by WTForms
+
+    def __call__(self, _form: Form, field: Any) -> None:
+        if field.data is None and not field.errors:
+            raise ValidationError("Fill this in.")
+
+
+class AtLeast:
+    """The number, in base units, must be at least this."""
+
+    def __init__(self, least: int, message: str) -> None:
+        self.least = least
+        self.message = message
+
+    def __call__(self, _form: Form, field: Any) -> None:
+        if field.data is not None and field.data < self.least:
+            raise ValidationError(self.message)

@@ -1,0 +1,64 @@
+"""API keys."""
+
+from typing import Any
+
+from wtforms import BooleanField, SelectField, SelectMultipleField, StringField
+from wtforms.validators import InputRequired, ValidationError
+from wtforms.widgets import CheckboxInput, ListWidget
+
+from admin_ui.forms.base import AtLeast, Form, WholeNumberField
+
+DAY_MS = 86_400_000
+LIFETIMES = {"": "Never", "7": "In 7 days", "30": "In 30 days", "90": "In 90 days", "365": "In a year"}
+OVERLAPS = {"0": "At once", "3600": "In an hour", "86400": "In a day", "604800": "In a week"}
+TENANT_LIMIT = "Leave empty for the tenant's own limit only."
+ONE = "At least 1, or empty."
+
+
+class CheckboxListField(SelectMultipleField):  # type: ignore[misc]
+    """Several of a few choices."""
+
+    widget = ListWidget(html_tag="ul", prefix_label=False)
+    option_widget = CheckboxInput()
+
+
+class KeyForm(Form):
+    """A new key: whose, for which models, until when."""
+
+    tenant_id = SelectField("Tenant")
+    name = StringField(
+        "Name",
+        [InputRequired("Give the key a name.")],
+        description="What uses it, for example “website chat”.",
+        render_kw={"maxlength": 120},
+    )
+    all_models = BooleanField("All models, also future ones", default=True)
+    models = CheckboxListField("Or only these models", render_kw={"class": "checks"})
+    expires = SelectField("Expires", choices=LIFETIMES)
+    rpm = WholeNumberField("Requests a minute", [AtLeast(1, ONE)], description=TENANT_LIMIT)
+    tpm = WholeNumberField("Tokens a minute", [AtLeast(1, ONE)], description=TENANT_LIMIT)
+    parallel = WholeNumberField("Requests at once", [AtLeast(1, ONE)], description=TENANT_LIMIT)
+    sse_ping = BooleanField(
+        "Send SSE comments while a stream waits for a cold start",
+        default=True,
+        description="Keeps clients and proxies from giving up. Switch off for a client that cannot skip comments.",
+    )
+
+    def validate_models(self, field: Any) -> None:
+        """Neither all nor any model would be a key for nothing."""
+        if not self.all_models.data and not field.data:
+            raise ValidationError("Tick at least one model, or “All models”.")
+
+    def permitted(self) -> list[str]:
+        """The models as the registry takes them."""
+        return ["*"] if self.all_models.data else list(self.models.data)
+
+    def expires_at_ms(self, now_ms: int) -> int | None:
+        """When the key ends; None for never."""
+        return now_ms + int(self.expires.data) * DAY_MS if self.expires.data else None
+
+
+class RotateForm(Form):
+    """How long the old key goes on working beside the new one."""
+
+    overlap_s = SelectField("The old key ends", choices=OVERLAPS)

@@ -1,0 +1,21 @@
+"""The audit log: who changed what, when."""
+
+from flask import Blueprint, render_template, request
+
+from admin_ui.database import db
+from admin_ui.permissions import Permission, permission
+from registry.ops import audit
+
+blueprint = Blueprint("audit", __name__, url_prefix="/audit")
+
+PAGE = 50
+
+
+@blueprint.get("")
+@permission(Permission.SEE)
+def index() -> str:
+    """Entries, newest first; of one subject with ?subject=."""
+    subject = request.args.get("subject") or None
+    entries = audit.list_entries(db(), subject=subject, before_id=request.args.get("before", type=int), limit=PAGE + 1)
+    before = entries[PAGE - 1].id if len(entries) > PAGE else None
+    return render_template("audit/index.html", entries=entries[:PAGE], before=before, subject=subject)
