@@ -47,8 +47,11 @@ class StageView:
 
     @property
     def alive(self) -> bool:
-        """Whether processes or device memory of this stage exist, as far as its node has said."""
-        return self.state not in (StageState.PLANNED, StageState.GONE, StageState.FAILED)
+        """Whether processes or device memory of this stage may exist.
+
+        Those of a planned one may: its effects are on their way until its node has taken a stop.
+        """
+        return self.state not in (StageState.GONE, StageState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class GroupView:
 class ModelView:
     """A model with its demand.
 
+    version          compared and swapped when a group of it is started.
     last_request_ms  when a request of it last ended or began on any gateway.
     failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment.
     avoid            nodes on which the last failed start broke.
@@ -109,6 +113,7 @@ class ModelView:
     failed_ms: int | None = None
     avoid: frozenset[str] = frozenset()
     held: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,7 @@ class ControlState:
     lost            nodes that have not reported for too long.
     draining        nodes that an operator wants emptied.
     routes_version  the routes version that every live gateway has seen; None with no gateway alive: nobody chooses.
+    gateways_known  False for a while after Redis has lost its memory: silence then does not mean that nothing runs.
     """
 
     now_ms: int
@@ -128,6 +134,7 @@ class ControlState:
     routes_version: int | None
     lost: frozenset[str] = frozenset()
     draining: frozenset[str] = frozenset()
+    gateways_known: bool = True
 
     def cluster_for(self, model: ModelView, *, without: frozenset[str] = frozenset()) -> ClusterState:
         """The cluster as the planner should see it for this model, leaving out the nodes `without`."""
@@ -153,12 +160,13 @@ class ControlState:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start a group as planned; `parent_id` names the pipeline that it will replace."""
+    """Start a group as planned, if its model is still at `version`; `parent_id` names the pipeline it will replace."""
 
     model: str
     plan: Plan
     cause: Cause
     parent_id: str | None = None
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)

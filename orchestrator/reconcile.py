@@ -5,9 +5,9 @@ a doubled one changes nothing. The controller applies what it returns and asks a
 one group is started in a pass, so that each plan sees the memory and links that the one before it took.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 
+from orchestrator.consolidation import heirs, missing, next_heir, targets, workers_to_come
 from orchestrator.control import (
     Cause,
     ControlState,
@@ -21,18 +21,11 @@ from orchestrator.control import (
     Stop,
     Wait,
 )
+from orchestrator.eviction import choose_victim
 from orchestrator.lifecycle import OVER, SERVING, GroupState
 from orchestrator.plan import plan
-from orchestrator.scaling import idle_since, instances_needed, may_evict, retry_at
-from orchestrator.types import (
-    ConsolidationMode,
-    ConsolidationTarget,
-    NoPlan,
-    NoPlanReason,
-    Plan,
-    PlanRequest,
-    StagePlan,
-)
+from orchestrator.scaling import idle_since, instances_needed, retry_at
+from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
 
 PROBE_TIMEOUT_MS = 15_000
 """A probe without an answer is asked again after this."""
@@ -42,8 +35,11 @@ def reconcile(state: ControlState) -> list[Decision]:
     """The decisions for now; an empty list means that nothing needs to change."""
     decisions: list[Decision] = []
     for group in state.groups:
-        decisions += _follow(state, group)
-    decisions += _start_one(state)
+        for decision in _follow(state, group):
+            if not (isinstance(decision, Start) and _starts(decisions)):
+                decisions.append(decision)
+    if not _starts(decisions):
+        decisions += _start_one(state, _ending(state, decisions))
     return decisions
 
 
@@ -52,6 +48,16 @@ def route_preference(group: GroupView) -> int | None:
     if group.state not in SERVING:
         return None
     return 2 if group.state is GroupState.STANDALONE else 1
+
+
+def _starts(decisions: Iterable[Decision]) -> bool:
+    return any(isinstance(decision, Start) for decision in decisions)
+
+
+def _ending(state: ControlState, decisions: Iterable[Decision]) -> list[GroupView]:
+    """The groups that these decisions end."""
+    ids = {d.group_id for d in decisions if isinstance(d, Move) and d.to in (*OVER, GroupState.DRAINING)}
+    return [group for group in state.groups if group.group_id in ids]
 
 
 # --- groups that exist ------------------------------------------------------------------------------------------------
@@ -76,7 +82,7 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
         yield Move(group.group_id, group.version, GroupState.STARTING)
     elif group.state is GroupState.STARTING:
         yield from _follow_starting(state, group)
-    elif group.state is GroupState.PIPELINE and _targets(group):
+    elif group.state is GroupState.PIPELINE and targets(group):
         yield Move(group.group_id, group.version, GroupState.CONSOLIDATING)
     elif group.state is GroupState.CONSOLIDATING:
         yield from _follow_consolidating(state, group)
@@ -142,75 +148,58 @@ def _follow_draining(state: ControlState, group: GroupView) -> Iterator[Decision
 
 def _unrouted(state: ControlState, group: GroupView) -> bool:
     """Whether no gateway can still choose the group: each has seen routes without it."""
-    if group.drain_version is None:
+    if group.drain_version is None or not state.gateways_known:
         return False
     return state.routes_version is None or state.routes_version >= group.drain_version
 
 
 def _end_idle(state: ControlState, group: GroupView) -> Iterator[Decision]:
     model = state.models[group.model]
-    if model.waiting or model.running or group.running or group.ready_ms is None:
+    if not state.gateways_known or model.waiting or model.running or group.running or group.ready_ms is None:
         return
-    serving = sum(1 for other in state.groups if other.model == group.model and other.state in SERVING)
-    warm = model.warm_until_ms is not None and state.now_ms < model.warm_until_ms
-    if serving <= max(model.min_replicas, 1 if warm else 0):
+    if state.now_ms - idle_since(group.ready_ms, model.last_request_ms) < model.keep_alive_ms:
         return
-    if state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= model.keep_alive_ms:
+    if group in _spare(state, model):
         yield Move(group.group_id, group.version, GroupState.DRAINING, "idle past its keep-alive")
+
+
+def _spare(state: ControlState, model: ModelView) -> list[GroupView]:
+    """Groups that may end without the model falling below what is kept of it: pipelines first, then the oldest."""
+    serving = [
+        group
+        for group in state.groups
+        if group.model == model.spec.name
+        and group.state in SERVING
+        and _broken(state, group) is None
+        and not _unwanted(state, group)
+    ]
+    serving.sort(key=lambda group: (group.state is GroupState.STANDALONE, group.created_ms, group.group_id))
+    warm = model.warm_until_ms is not None and state.now_ms < model.warm_until_ms
+    kept = max(model.min_replicas, 1 if warm else 0)
+    return serving[: max(0, len(serving) - kept)]
 
 
 # --- consolidation ----------------------------------------------------------------------------------------------------
 
 
-def _heirs(state: ControlState, group: GroupView) -> list[GroupView]:
-    return [other for other in state.groups if other.parent_id == group.group_id and other.state not in OVER]
-
-
-def _targets(group: GroupView) -> list[ConsolidationTarget]:
-    """Where standalone workers can grow while the pipeline serves; DRAIN_FIRST waits until it has ended by itself."""
-    if group.plan.consolidate is None:
-        return []
-    return [t for t in group.plan.consolidate.targets if t.mode is not ConsolidationMode.DRAIN_FIRST]
-
-
 def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Decision]:
-    heirs = _heirs(state, group)
-    taken = {heir.plan.stages[0].node for heir in heirs}
-    missing = [target for target in _targets(group) if target.node not in taken]
-    if missing:
-        # A standalone worker that failed is tried again after the back-off; the pipeline serves meanwhile.
-        model = state.models[group.model]
-        again = retry_at(model.failures, model.failed_ms)
-        if again is None or state.now_ms >= again:
-            yield Start(group.model, _standalone(group, missing[0], state.now_ms), Cause.CONSOLIDATION, group.group_id)
-        elif not heirs:
-            yield from _end_idle(state, group)
-    elif all(heir.state is GroupState.STANDALONE for heir in heirs):
-        yield Move(group.group_id, group.version, GroupState.DRAINING, "replaced by its standalone worker")
-
-
-def _standalone(group: GroupView, target: ConsolidationTarget, now_ms: int) -> Plan:
-    """The plan of the one worker that takes over from a pipeline on one of its own nodes."""
-    layers = sum(stage.layer_count for stage in group.plan.stages)
-    stage = StagePlan(
-        rank=0,
-        node=target.node,
-        device=target.device,
-        first_layer=0,
-        layer_count=layers,
-        reserved_bytes=target.memory_bytes,
-        full=True,
-        fetch_bytes=target.fetch_bytes,
-        deadline_ms=now_ms + 600_000,
-        rate_bps=0,
-    )
-    return replace(group.plan, s=1, w=1, stages=(stage,), consolidate=None, candidates=(), reasons=())
+    grown = heirs(state, group)
+    if grown and not missing(state, group):
+        if all(heir.state is GroupState.STANDALONE for heir in grown):
+            yield Move(group.group_id, group.version, GroupState.DRAINING, "replaced by its standalone worker")
+        return
+    ending = [] if grown else list(_end_idle(state, group))
+    start = next_heir(state, group)
+    if ending:
+        yield from ending
+    elif start is not None:
+        yield start
 
 
 # --- groups that are wanted -------------------------------------------------------------------------------------------
 
 
-def _start_one(state: ControlState) -> Iterator[Decision]:
+def _start_one(state: ControlState, ending: list[GroupView]) -> Iterator[Decision]:
     """At most one Start, for the model whose request has waited longest; models that cannot start get a Wait."""
     wanting = sorted(
         (model for model in state.models.values() if model.enabled),
@@ -227,28 +216,33 @@ def _start_one(state: ControlState) -> Iterator[Decision]:
             continue
         outcome = _plan(state, model, instances)
         if isinstance(outcome, Plan):
-            yield Start(model.spec.name, outcome, cause)
+            yield Start(model.spec.name, outcome, cause, version=model.version)
             return
-        room = _make_room(state, model, outcome)
+        room = _make_room(state, model, outcome, ending)
         if room is not None:
             yield room
+            ending = [*ending, *_ending(state, [room])]
         retry_ms = None if outcome.retry_after_ms is None else state.now_ms + outcome.retry_after_ms
         yield Wait(model.spec.name, outcome, retry_ms)
 
 
 def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
     """Why and how many more workers of this model are wanted; None when none is."""
-    mine = [g for g in state.groups if g.model == model.spec.name and g.parent_id is None]
-    starting = sum(1 for g in mine if g.state in (GroupState.PLANNED, GroupState.STARTING))
-    serving = sum(1 for g in state.groups if g.model == model.spec.name and g.state in SERVING)
+    serving = [group for group in state.groups if group.model == model.spec.name and group.state in SERVING]
+    starting = workers_to_come(state, model.spec.name)
     needed = instances_needed(
-        waiting=model.waiting, running=model.running, capacity=model.spec.capacity, serving=serving, starting=starting
+        waiting=model.waiting,
+        running=sum(group.running for group in serving),
+        capacity=model.spec.capacity,
+        serving=len(serving),
+        starting=starting,
     )
     if needed:
         return Cause.DEMAND, needed
-    if serving + starting < model.min_replicas:
-        return Cause.MIN_REPLICAS, model.min_replicas - serving - starting
-    if model.warm_until_ms is not None and state.now_ms < model.warm_until_ms and not serving + starting:
+    there = len(serving) + starting
+    if there < model.min_replicas:
+        return Cause.MIN_REPLICAS, model.min_replicas - there
+    if model.warm_until_ms is not None and state.now_ms < model.warm_until_ms and not there:
         return Cause.WARM, 1
     return None
 
@@ -263,22 +257,12 @@ def _plan(state: ControlState, model: ModelView, instances: int) -> Plan | NoPla
     return plan(request, state.cluster_for(model))
 
 
-def _make_room(state: ControlState, model: ModelView, outcome: NoPlan) -> Move | None:
-    """Drain the longest idle worker of another model, when memory is what is missing and nothing is draining yet."""
-    if outcome.reason is not NoPlanReason.NO_MEMORY or any(g.state is GroupState.DRAINING for g in state.groups):
+def _make_room(state: ControlState, model: ModelView, outcome: NoPlan, ending: Iterable[GroupView]) -> Move | None:
+    """Drain the longest idle worker of another model, when memory is what is missing."""
+    if outcome.reason is not NoPlanReason.NO_MEMORY or not state.gateways_known:
         return None
-    idle: list[tuple[int, GroupView]] = []
-    for group in state.groups:
-        other = state.models.get(group.model)
-        if other is None or group.model == model.spec.name or group.ready_ms is None:
-            continue
-        kept = max(
-            other.min_replicas, 1 if other.warm_until_ms is not None and state.now_ms < other.warm_until_ms else 0
-        )
-        serving = sum(1 for g in state.groups if g.model == group.model and g.state in SERVING)
-        if may_evict(group.state, running=group.running + other.running, waiting=other.waiting) and serving > kept:
-            idle.append((idle_since(group.ready_ms, other.last_request_ms), group))
-    if not idle:
+    spare = [group for other in state.models.values() for group in _spare(state, other)]
+    victim = choose_victim(state, model, spare, ending)
+    if victim is None:
         return None
-    _, group = min(idle, key=lambda item: (item[0], item[1].group_id))
-    return Move(group.group_id, group.version, GroupState.DRAINING, f"makes room for {model.spec.name}")
+    return Move(victim.group_id, victim.version, GroupState.DRAINING, f"makes room for {model.spec.name}")

@@ -1,0 +1,102 @@
+"""Turning a pipeline into standalone workers while it serves: which are missing, which may start, what is to come."""
+
+from dataclasses import replace
+
+from orchestrator import bandwidth
+from orchestrator.control import Cause, ControlState, GroupView, Start
+from orchestrator.lifecycle import OVER, SERVING, GroupState
+from orchestrator.scaling import retry_at
+from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, Plan, StagePlan
+
+
+def targets(group: GroupView) -> list[ConsolidationTarget]:
+    """Where standalone workers can grow while the pipeline serves; DRAIN_FIRST waits until it has ended by itself."""
+    if group.plan.consolidate is None:
+        return []
+    return [t for t in group.plan.consolidate.targets if t.mode is not ConsolidationMode.DRAIN_FIRST]
+
+
+def heirs(state: ControlState, group: GroupView) -> list[GroupView]:
+    """The standalone workers that grow, serve or drain in place of this pipeline."""
+    return [other for other in state.groups if other.parent_id == group.group_id and other.state not in OVER]
+
+
+def missing(state: ControlState, group: GroupView) -> list[ConsolidationTarget]:
+    """Targets of the pipeline without an heir."""
+    taken = {heir.plan.stages[0].node for heir in heirs(state, group)}
+    return [target for target in targets(group) if target.node not in taken]
+
+
+def next_heir(state: ControlState, group: GroupView) -> Start | None:
+    """The start of a missing standalone worker; None while there is none to start or nowhere to start one.
+
+    One that failed is tried again after the back-off, when its processes are gone; the pipeline serves meanwhile.
+    """
+    model = state.models[group.model]
+    again = retry_at(model.failures, model.failed_ms)
+    if again is not None and state.now_ms < again:
+        return None
+    for target in missing(state, group):
+        fetch = _admitted(state, group, target)
+        if fetch is not None:
+            plan = _standalone(group, target, fetch)
+            return Start(group.model, plan, Cause.CONSOLIDATION, group.group_id, model.version)
+    return None
+
+
+def workers_to_come(state: ControlState, model: str) -> int:
+    """How many workers more than now will serve this model when everything that has begun is complete."""
+    mine = [group for group in state.groups if group.model == model]
+    serving = {group.group_id for group in mine if group.state in SERVING}
+    count = 0
+    for group in mine:
+        starting = group.state in (GroupState.PLANNED, GroupState.STARTING)
+        if group.parent_id is not None:
+            # While its pipeline serves, an heir replaces it; without one it is a worker of its own.
+            count += starting and group.parent_id not in serving
+        elif starting:
+            count += max(1, len(targets(group)))
+        elif group.state is GroupState.PIPELINE:
+            count += max(0, len(targets(group)) - 1)
+        elif group.state is GroupState.CONSOLIDATING:
+            growing = sum(1 for heir in heirs(state, group) if heir.state is GroupState.STARTING)
+            wanted = 0 if state.models[model].failures else len(missing(state, group))
+            count += max(0, growing + wanted - 1)
+    return count
+
+
+def _admitted(state: ControlState, group: GroupView, target: ConsolidationTarget) -> Fetch | None:
+    """The background fetch of a standalone worker, if its node can take both now."""
+    node = next((node for node in state.nodes if node.name == target.node), None)
+    if node is None or node.cordoned or node.name in state.lost or node.free_ports < 1:
+        return None
+    leaving = (
+        stage.alive and stage.node == target.node
+        for other in state.groups
+        if other.parent_id == group.group_id and other.state in OVER
+        for stage in other.stages
+    )
+    if any(leaving):
+        return None
+    slack = bandwidth.BACKGROUND_SLACK
+    fetch = bandwidth.reserve(
+        node.link_bps, node.fetches, group.group_id, node.name, target.fetch_bytes, state.now_ms, slack=slack
+    )
+    return fetch if isinstance(fetch, Fetch) else None
+
+
+def _standalone(group: GroupView, target: ConsolidationTarget, fetch: Fetch) -> Plan:
+    """The plan of the one worker that takes over from a pipeline on one of its own nodes."""
+    stage = StagePlan(
+        rank=0,
+        node=target.node,
+        device=target.device,
+        first_layer=0,
+        layer_count=sum(stage.layer_count for stage in group.plan.stages),
+        reserved_bytes=target.memory_bytes,
+        full=True,
+        fetch_bytes=target.fetch_bytes,
+        deadline_ms=fetch.deadline_ms,
+        rate_bps=0,
+    )
+    return replace(group.plan, s=1, w=1, stages=(stage,), consolidate=None, candidates=(), reasons=())
