@@ -7,16 +7,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.client import NodedClient
+from engine.client import NodedClient, NodedError
 from sqlalchemy import select
 
 from cli import demo_report as report
 from cli import seed
-from cli.leftovers import leftovers
+from cli.leftovers import leftovers, shared_memory_files
 from cli.progress import Progress, TimedOut
 from cli.services import CannotStart
 from cli.up import Running, running
@@ -66,13 +67,14 @@ def demo() -> int:
     os.environ["HYDRANT_HOME"] = str(home)
     for name in ("DATABASE_URL", "REDIS_URL", "HYDRANT_KEY_PEPPER"):
         os.environ.pop(name, None)
+    shared_before = shared_memory_files()
     try:
         with running(
             progress, home=home, link_gbps=LINK_GBPS, slo_ttft_ms=SLO_TTFT_MS, keep_alive_s=KEEP_ALIVE_S
         ) as it:
             progress.say(f"ready: gateway {it.services.gateway_url}, admin UI {it.services.admin_url}")
             _tell(it, progress)
-        left = leftovers(home)
+        left = leftovers(home, it.services.nodes, shared_before)
         if left:
             raise DemoFailed("something was left behind:\n" + "\n".join(left))
     except (CannotStart, DemoFailed, TimedOut) as error:
@@ -232,7 +234,7 @@ def _require(answer: Answer) -> None:
 
 
 class Watch:
-    """Follows groups in SQL while a request is under way, prints what changes, keeps the engines' own token counters."""
+    """Follows groups in SQL while a request is under way, prints changes, keeps the engines' own token counters."""
 
     def __init__(self, it: Running, progress: Progress) -> None:
         self._it = it
@@ -269,9 +271,9 @@ class Watch:
         """Keep the last figures of each group that serves; a stopped engine can no longer be asked."""
         for group in self._groups():
             if group.state in ("pipeline", "consolidating", "standalone", "draining"):
-                counters = self._clients[group.stages[0].node_name].counters(group.id)
-                if counters is not None:
-                    self.counters[group.id] = counters
+                # An engine that is just ending answers no more; what it said before stays.
+                with suppress(NodedError):
+                    self.counters[group.id] = self._clients[group.stages[0].node_name].counters(group.id)
 
     def _groups(self) -> list[Group]:
         with read_scope(self._it.sessions) as session:
