@@ -184,7 +184,7 @@ def gpu_fraction(memory_bytes: int, free_bytes: int) -> float:
 
 def environment(shape: StageShape, place: StagePlace) -> dict[str, str]:
     """Variables of this stage alone, on top of engine.runtime.environment.node_environment."""
-    env = {"SGLANG_HOST_IP": place.host, "HYDRANT_RANK": str(shape.rank)}
+    env = {"SGLANG_HOST_IP": place.host}
     if place.interface is not None:
         env |= {"GLOO_SOCKET_IFNAME": place.interface, "NCCL_SOCKET_IFNAME": place.interface}
     if shape.world > 1:

@@ -142,7 +142,9 @@ def parse_config(content: dict[str, Any], environ: Mapping[str, str]) -> NodeCon
         devices=tuple(_device(_table(item, "device"), index) for index, item in enumerate(content.get("device", []))),
     )
     if len(os.fsencode(config.signal_socket)) > SOCKET_PATH_LIMIT:
-        raise ConfigError(f"{run_dir} is too long a path for unix sockets: set HYDRANT_HOME or run_dir to a shorter one")
+        raise ConfigError(
+            f"{run_dir} is too long a path for unix sockets: set HYDRANT_HOME or run_dir to a shorter one"
+        )
     return config
 
 

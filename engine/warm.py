@@ -1,24 +1,35 @@
-"""`python -m engine.warm --socket PATH`: one a node, in the engine environment, supervised by itself (see runtime.warm)."""
+"""`python -m engine.warm`: one a node, in the engine environment, supervised by itself (see engine.runtime.warm).
+
+Reads the same HYDRANT_NODE_CONFIG as the node's noded, for the socket's path and the kind of the devices.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
+from engine.node_config import ConfigError, NodeConfig, load_config
 from engine.runtime import warm
-from engine.runtime.environment import node_environment
+from engine.runtime.environment import DeviceKind, node_environment
 
 
-def main(argv: list[str] | None = None) -> int:
+def device_kind(config: NodeConfig) -> DeviceKind:
+    """Kind of the node's devices: as configured, or CUDA where the NVIDIA driver is."""
+    if config.devices:
+        return "cuda" if config.devices[0].kind == "cuda" else "cpu"
+    return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
+
+
+def main() -> int:
     """Command line entry."""
-    parser = argparse.ArgumentParser(prog="python -m engine.warm", description="Keeps SGLang imported; forks stages.")
-    parser.add_argument("--socket", type=lambda text: Path(text).absolute(), required=True, help="unix socket to serve at")
-    parser.add_argument("--kind", choices=("cpu", "cuda"), default="cpu", help="kind of this node's devices")
-    args = parser.parse_args(argv)
-    os.environ.update(node_environment(args.kind))
-    warm.serve(args.socket)
+    try:
+        config = load_config()
+    except ConfigError as error:
+        print(f"warm: {error}", file=sys.stderr)
+        return 1
+    os.environ.update(node_environment(device_kind(config)))
+    warm.serve(config.warm_socket)
     return 0
 
 

@@ -155,5 +155,7 @@ def _is_integer(value: object) -> bool:
 def _integer(obj: dict[str, Any], name: str, least: int, most: int = 2**63 - 1) -> int:
     value = obj.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise EffectError(f"{name}: expected an integer of at least {least}" + (f", at most {most}" * (most < 2**63 - 1)))
+        raise EffectError(
+            f"{name}: expected an integer of at least {least}" + (f", at most {most}" * (most < 2**63 - 1))
+        )
     return value

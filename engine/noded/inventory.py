@@ -1,0 +1,115 @@
+"""What devices this node has: NVIDIA GPUs through NVML, or CPU cores as a device of their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import psutil
+import pynvml
+
+from engine.node_config import ConfigError, DeviceConfig, NodeConfig
+from engine.runtime.environment import DeviceKind
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device. `memory_bytes` is what models may use; `cores` its engines are pinned to, empty for no pinning."""
+
+    index: int
+    kind: DeviceKind
+    name: str
+    memory_bytes: int
+    cores: tuple[int, ...]
+    gpu: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As the report shows it."""
+        return {
+            "index": self.index,
+            "kind": self.kind,
+            "name": self.name,
+            "memory_bytes": self.memory_bytes,
+            "cores": list(self.cores),
+        }
+
+
+def find_devices(config: NodeConfig) -> list[Device]:
+    """The node's devices, as configured or, without a configuration, as found. Raises ConfigError."""
+    configured = config.devices or tuple(_found())
+    devices = [_device(index, device) for index, device in enumerate(configured)]
+    if len({device.kind for device in devices}) > 1:
+        raise ConfigError(
+            "[[device]]: a node has either GPUs or CPU devices, not both: its warm runtime is made for one"
+        )
+    return devices
+
+
+def free_bytes(device: Device) -> int:
+    """Memory that is free on the device now."""
+    if device.gpu is None:
+        return min(device.memory_bytes, int(psutil.virtual_memory().available))
+    return _with_nvml(lambda: int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(device.gpu)).free))
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the network interface that carries `address`; None when no interface does (a NAT address)."""
+    try:
+        wanted = {info[4][0] for info in socket.getaddrinfo(address, None)}
+    except OSError:
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address in wanted for entry in addresses):
+            return name
+    return None
+
+
+def _found() -> list[DeviceConfig]:
+    """Every GPU; without any, one CPU device with all cores."""
+    try:
+        count = _with_nvml(lambda: int(pynvml.nvmlDeviceGetCount()))
+    except ConfigError:
+        count = 0
+    if count:
+        return [DeviceConfig("cuda", (), None, gpu) for gpu in range(count)]
+    return [DeviceConfig("cpu", tuple(sorted(os.sched_getaffinity(0))), None, None)]
+
+
+def _device(index: int, config: DeviceConfig) -> Device:
+    available = os.sched_getaffinity(0)
+    if missing := sorted(set(config.cores) - available):
+        raise ConfigError(
+            f"[[device]] number {index + 1}: core {missing[0]} is not one of this machine's {sorted(available)}"
+        )
+    if config.kind == "cpu":
+        memory = config.memory_bytes or int(psutil.virtual_memory().total)
+        cores = config.cores or tuple(sorted(available))
+        name = f"CPU, {len(cores)} core" + "s" * (len(cores) > 1)
+        return Device(index, "cpu", name, memory, cores, None)
+    gpu = cast(int, config.gpu)
+    name, total = _with_nvml(lambda: _gpu(gpu))
+    return Device(index, "cuda", name, min(config.memory_bytes or total, total), config.cores, gpu)
+
+
+def _gpu(gpu: int) -> tuple[str, int]:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(gpu)
+    return str(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+
+
+def _with_nvml(ask: Callable[[], T]) -> T:
+    try:
+        pynvml.nvmlInit()
+        try:
+            return ask()
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise ConfigError(
+            f"the NVIDIA driver does not answer ({error}); is it installed, and is the GPU there?"
+        ) from error

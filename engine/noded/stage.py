@@ -1,0 +1,251 @@
+"""One stage on this node: its weights, its processes, and what is known of both. State is derived, never set.
+
+fetching -> starting -> loading -> ready -> stopping -> gone, or failed(reason) from any
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.noded import processes
+from engine.noded.effects import Launch
+from engine.noded.log_tail import reason_from
+from engine.noded.processes import Identity
+from engine.noded.record import PREFETCH_FILE, StageRecord, launch_from, read_json, write_json
+from engine.runtime import stage as runtime
+from engine.weights.stage import StageWeights
+
+ENGINE_EVENTS = frozenset({"runtime", "load_start", "load_end", "ready"})
+EVENTS_FILE = "events"
+KILL_WAIT_S = 10.0
+"""How long killed processes may take to disappear; a process stuck in the kernel is reported, not waited for."""
+
+POLL_S = 0.02
+
+
+class Stage:
+    """A stage and its files. Everything happens on noded's event loop; `changed` is called when the report differs."""
+
+    def __init__(self, record: StageRecord, directory: Path, temp_root: Path, changed: Callable[[], None]) -> None:
+        self.record = record
+        self.directory = directory
+        # Short, whatever the stage id: SGLang makes unix sockets in it.
+        self.temp_dir = temp_root / hashlib.sha256(record.stage_id.encode()).hexdigest()[:10]
+        self.launch: Launch | None = launch_from(record)
+        self.weights: StageWeights | None = None
+        self.pids: list[int] = []
+        self.task: asyncio.Task[None] | None = None
+        self.ended: str | None = None
+        self.reason: str | None = None
+        self.engine_marks: dict[str, int] = {}
+        self._changed = changed
+        self._pidfd: int | None = None
+        self._shared_memory: set[Path] = set()
+        if record.launch is not None:
+            self.read_events()
+
+    @property
+    def stage_id(self) -> str:
+        """The stage's id, unique for ever."""
+        return self.record.stage_id
+
+    @property
+    def state(self) -> str:
+        """As the report names it."""
+        if self.ended is not None:
+            return self.ended
+        if self.record.stopping:
+            return "stopping"
+        if self.launch is None:
+            return "fetching"
+        if "ready" in self.engine_marks and self.weights is not None and self.weights.verified:
+            return "ready"
+        return "loading" if "load_start" in self.engine_marks else "starting"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the stage has not ended."""
+        return self.ended is None
+
+    @property
+    def log(self) -> Path:
+        """What its processes print."""
+        return self.directory / runtime.LOG_FILE
+
+    def pipeline(self) -> tuple[str, str] | None:
+        """What stages that must die together have in common; None for a stage that is a whole worker."""
+        if self.launch is None or self.launch.dist_address is None:
+            return None
+        return (self.launch.group_id, self.launch.dist_address)
+
+    def mark(self, name: str) -> None:
+        """Note that `name` happened now, unless it has before, and keep it."""
+        if name not in self.record.marks:
+            self.record.marks[name] = time.time_ns() // 1_000_000
+            self.save()
+
+    def save(self) -> None:
+        """Write the record."""
+        self.record.save(self.directory)
+
+    def save_prefetch(self, effect: dict[str, Any]) -> None:
+        """Keep the prefetch effect, to resume it after a restart."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_json(self.directory / PREFETCH_FILE, effect)
+
+    def saved_prefetch(self) -> dict[str, Any] | None:
+        """The prefetch effect that was kept."""
+        return read_json(self.directory / PREFETCH_FILE)
+
+    # --- its engine --------------------------------------------------------------------------------------------------
+
+    def prepare(self, argv: list[str], env: dict[str, str], cores: tuple[int, ...]) -> None:
+        """Write what the new process needs to become this stage, and make its directories."""
+        self.temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.temp_dir.stat().st_uid != os.getuid():
+            raise PermissionError(f"{self.temp_dir} belongs to another user; remove it")
+        metrics = self.temp_dir / "metrics"
+        metrics.mkdir(exist_ok=True)
+        env = {
+            **env,
+            "TMPDIR": str(self.temp_dir),
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            "HYDRANT_STAGE": self.stage_id,
+            "HYDRANT_STAGE_EVENTS": str(self.directory / EVENTS_FILE),
+        }
+        write_json(self.directory / runtime.STAGE_FILE, {"argv": argv, "env": env, "cores": list(cores)})
+
+    def give_model(self) -> None:
+        """Tell the engine where its model is, once the model's small files are here."""
+        path = self.directory / runtime.MODEL_FILE
+        if self.launch is not None and self.weights is not None and self.weights.files_ready and not path.exists():
+            paths = {"model_dir": str(self.weights.model_dir), "load_spec": str(self.weights.load_spec)}
+            write_json(path, paths)
+
+    def read_events(self) -> None:
+        """Read what the engine's processes have told so far."""
+        try:
+            lines = (self.directory / EVENTS_FILE).read_text().splitlines()
+        except OSError:
+            return
+        for line in lines:
+            try:
+                event = json.loads(line)
+                name, at_ms = event["event"], int(event["at_ms"])
+            except (ValueError, KeyError, TypeError):
+                # The last line may be half written; its datagram comes when it is whole.
+                continue
+            if name in ENGINE_EVENTS:
+                self.engine_marks.setdefault(name, at_ms)
+        self.refresh_processes()
+
+    def watch(self, identity: Identity, died: Callable[[Stage], None]) -> bool:
+        """Call `died` when the stage's first process ends. False if it has ended already."""
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except ProcessLookupError:
+            return False
+        if not identity.alive():
+            os.close(descriptor)
+            return False
+        self._pidfd = descriptor
+        asyncio.get_running_loop().add_reader(descriptor, self._first_died, died)
+        self.refresh_processes()
+        return True
+
+    def _first_died(self, died: Callable[[Stage], None]) -> None:
+        self.unwatch()
+        died(self)
+
+    def unwatch(self) -> None:
+        """Stop watching."""
+        if self._pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def refresh_processes(self) -> None:
+        """Look up the stage's processes and the shared memory that they would leave behind."""
+        self.pids = processes.in_directory(self.directory)
+        self._shared_memory |= {
+            path
+            for path in processes.shared_memory(self.pids)
+            if self.weights is None or not path.is_relative_to(self.weights.folder.parent.parent)
+        }
+
+    # --- its end -----------------------------------------------------------------------------------------------------
+
+    async def terminate(self, grace_s: float) -> None:
+        """End all processes of the stage: SIGTERM, `grace_s` seconds, SIGKILL. Those still starting are killed at once."""
+        self.unwatch()
+        self.refresh_processes()
+        if grace_s > 0 and self.pids and "ready" in self.engine_marks:
+            processes.send(self.pids, signal.SIGTERM)
+            await self._until_gone(grace_s)
+        deadline = time.monotonic() + KILL_WAIT_S
+        # Repeated: a process may have forked another between the look and the kill.
+        while (pids := processes.in_directory(self.directory)) and time.monotonic() < deadline:
+            processes.send(pids, signal.SIGKILL)
+            await asyncio.sleep(POLL_S)
+        self.pids = pids
+
+    async def _until_gone(self, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
+        while processes.in_directory(self.directory) and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+
+    def finish(self, ended: str, reason: str | None, logs: Path) -> None:
+        """The stage is over and has no process: keep its log, remove everything else."""
+        self.ended, self.reason = ended, reason
+        self.mark("stopped")
+        for path in self._shared_memory:
+            path.unlink(missing_ok=True)
+        if self.log.exists():
+            logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.log.replace(logs / f"{self.stage_id}.log")
+        shutil.rmtree(self.temp_dir, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self._changed()
+
+    def death_reason(self) -> str:
+        """Why its engine ended by itself."""
+        secrets = () if self.launch is None else (self.launch.api_key,)
+        when = "while serving" if "ready" in self.engine_marks else "while starting"
+        return f"the engine ended {when}: {reason_from(self.log, secrets)}"
+
+    # --- its place in the report -------------------------------------------------------------------------------------
+
+    def as_json(self, url_host: str) -> dict[str, Any]:
+        """As the report shows it."""
+        weights, launch = self.weights, self.launch
+        marks = {**self.record.marks, **self.engine_marks}
+        if weights is not None:
+            marks |= weights.marks
+        marks.pop("ready", None)
+        if "ready" in self.engine_marks and "prefetch_end" in marks:
+            marks["ready"] = max(self.engine_marks["ready"], marks["prefetch_end"])
+        serves = launch is not None and launch.rank == 0
+        return {
+            "stage_id": self.stage_id,
+            "group_id": self.record.group_id,
+            "version": self.record.version,
+            "state": self.state,
+            "reason": self.reason,
+            "pids": self.pids if self.alive else [],
+            "port": None if launch is None else launch.port,
+            "url": f"http://{url_host}:{launch.port}" if launch is not None and serves else None,
+            "bytes_total": 0 if weights is None else weights.bytes_total,
+            "bytes_to_fetch": 0 if weights is None else weights.bytes_to_fetch,
+            "bytes_fetched": 0 if weights is None else weights.bytes_fetched,
+            "verified": weights is not None and weights.verified,
+            "marks": marks,
+        }
