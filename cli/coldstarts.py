@@ -1,0 +1,140 @@
+"""`hydrant coldstart`: starts of models from zero, predicted and real, each drawn from SQL alone."""
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.command import Group, reporting
+from cli.console import Console, fields, table
+from cli.errors import Failure
+from cli.units import moment, seconds
+from cli.waterfall import Row, draw
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from registry.models import ColdStart
+    from registry.ops.coldstarts import Waterfall
+
+_NOT_DRAWN = frozenset({"stopped"})
+"""Happens long after the start, and would squeeze everything else into one column."""
+
+
+@click.group(cls=Group, examples=["hydrant coldstart list", "hydrant coldstart show qwen3-8b    its latest one"])
+def coldstart() -> None:
+    """Cold starts: what the plan predicted, what happened, and where the time went."""
+
+
+@coldstart.command("list", examples=["hydrant coldstart list", "hydrant coldstart list --model qwen3-8b --limit 10"])
+@click.option("--model", help="Only this model's.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
+@reporting
+def list_(console: Console, model: str | None, limit: int) -> None:
+    """The latest cold starts."""
+    from cli.workspace import Workspace
+    from registry.ops import coldstarts, models
+
+    with Workspace(console) as here, here.read() as session:
+        model_id = models.resolve_name(session, model).id if model is not None else None
+        documents = [_document(row) for row in coldstarts.list_cold_starts(session, model_id=model_id, limit=limit)]
+    rows = [
+        (
+            d["cold_start_id"],
+            moment(d["requested_at_ms"]),
+            d["model"],
+            d["cause"],
+            d["stages"],
+            seconds(d["predicted_ttft_ms"]),
+            seconds(d["ready_after_ms"]),
+            seconds(d["first_token_after_ms"]),
+            d["state"],
+        )
+        for d in documents
+    ]
+    headings = ("ID", "ASKED FOR (UTC)", "MODEL", "CAUSE", "STAGES", "PREDICTED", "READY", "FIRST TOKEN", "STATE")
+    none = ["no cold start yet; the first request for a model makes one, and so does: hydrant model warm NAME"]
+    console.show({"cold_starts": documents}, table(headings, rows, right="000011110") if rows else none)
+
+
+@coldstart.command(examples=["hydrant coldstart show cst_01h...", "hydrant coldstart show qwen3-8b --width 120"])
+@click.argument("which")
+@click.option("--width", type=click.IntRange(40, 400), help="Columns of the drawing; the terminal's if absent.")
+@reporting
+def show(console: Console, which: str, width: int | None) -> None:
+    """One cold start as a waterfall. WHICH is an id (cst_...) or a model, whose latest one is shown."""
+    from cli.workspace import Workspace
+    from registry.ops.coldstarts import waterfall
+
+    with Workspace(console) as here, here.read() as session:
+        found = waterfall(session, _find(session, which))
+        document = _document(found.cold_start)
+    lines = fields(
+        [
+            ("cold start", document["cold_start_id"]),
+            ("model", document["model"]),
+            ("cause", document["cause"]),
+            ("asked for (UTC)", moment(document["requested_at_ms"])),
+            ("plan", f"s={document['stages']}, first token predicted after {seconds(document['predicted_ttft_ms'])}"),
+            ("ready after", seconds(document["ready_after_ms"])),
+            ("first token after", seconds(document["first_token_after_ms"])),
+            ("state", document["state"]),
+            *([("reason", document["reason"])] if document["reason"] else []),
+        ]
+    )
+    drawing = draw(drawable(found), width or shutil.get_terminal_size().columns)
+    bars = [
+        {"stage_id": row.stage_id, "label": row.label, "step": row.step, "start_ms": row.start_ms, "end_ms": row.end_ms}
+        for row in found.rows
+    ]
+    console.show({"cold_start": document, "waterfall": bars}, [*lines, "", *(drawing or ["nothing has happened yet"])])
+
+
+def drawable(found: "Waterfall") -> list[Row]:
+    """A cold start's rows as `cli.waterfall.draw` takes them; what has not ended and never will is a moment."""
+    over = found.cold_start.ready_at_ms is not None or found.cold_start.failed_at_ms is not None
+    rows: dict[str, tuple[str, list[tuple[str, int, int | None]]]] = {}
+    for bar in found.rows:
+        if bar.step not in _NOT_DRAWN:
+            end = bar.start_ms if bar.end_ms is None and over else bar.end_ms
+            rows.setdefault(bar.stage_id, (bar.label, []))[1].append((bar.step, bar.start_ms, end))
+    return list(rows.values())
+
+
+def _find(session: "Session", which: str) -> str:
+    from registry.ops import coldstarts, models
+
+    if which.startswith("cst_"):
+        return which
+    row = models.resolve_name(session, which)
+    latest = coldstarts.list_cold_starts(session, model_id=row.id, limit=1)
+    if not latest:
+        raise Failure(f"{row.name} was never started; start it: hydrant model warm {row.name}", "which")
+    return latest[0].id
+
+
+def _document(row: "ColdStart") -> dict[str, Any]:
+    if row.failed_at_ms is not None:
+        state = "failed"
+    elif row.ready_at_ms is not None:
+        state = "ready"
+    else:
+        state = "starting"
+
+    def after(at_ms: int | None) -> int | None:
+        return None if at_ms is None else at_ms - row.requested_at_ms
+
+    return {
+        "cold_start_id": row.id,
+        "model": row.model.name,
+        "cause": row.cause,
+        "state": state,
+        "stages": len(row.plan.get("stages", ())),
+        "requested_at_ms": row.requested_at_ms,
+        "predicted_ttft_ms": row.predicted_ttft_ms,
+        "ready_after_ms": after(row.ready_at_ms),
+        "first_token_after_ms": after(row.first_token_at_ms),
+        "failed_after_ms": after(row.failed_at_ms),
+        "reason": row.reason,
+        "plan": row.plan,
+    }

@@ -1,0 +1,35 @@
+"""How a command ends when it cannot do what was asked: exit status and one line (or one JSON document) that helps."""
+
+from registry.errors import RegistryError
+
+
+class Failure(Exception):
+    """What a person must change before the command can succeed. `field` names the argument or setting at fault."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+def expected(error: Exception) -> Failure | None:
+    """The failure that `error` means to a person; None for a defect of this program, which deserves a traceback."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, RegistryError):
+        return Failure(error.message, error.field)
+    if isinstance(error, OSError) and error.filename is not None:
+        return Failure(f"{error.filename}: {error.strerror}; correct the path or its permissions")
+    return _of_database(error)
+
+
+def _of_database(error: Exception) -> Failure | None:
+    # Imported here: `hydrant --help` must not wait for SQLAlchemy.
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    if isinstance(error, OperationalError | InterfaceError):
+        reason = (str(error.orig).strip().splitlines() or ["no reason given"])[0]
+        return Failure(
+            f"the database did not do its part: {reason}; check DATABASE_URL and that the server runs", "DATABASE_URL"
+        )
+    return None

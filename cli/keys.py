@@ -1,0 +1,192 @@
+"""`hydrant key`: API keys. A key is printed once, when it is made, and stored nowhere."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.command import Group, reporting
+from cli.console import Console, table
+from cli.errors import Failure
+from cli.params import DURATION, LIMIT, MOMENT, or_none
+from cli.units import moment
+from registry.ids import now_ms
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from registry.models import ApiKey
+
+PREFIX_LENGTH = 8
+
+
+@click.group(
+    cls=Group,
+    examples=[
+        "hydrant key create acme --name laptop",
+        "hydrant key rotate 4f7q2z8k --overlap 24h",
+        "hydrant key revoke 4f7q2z8k          the part of the key after hyd-",
+    ],
+)
+def key() -> None:
+    """API keys of tenants. A key is named by its id (key_...) or by its public prefix, the part after hyd-."""
+
+
+@key.command(
+    examples=[
+        "hydrant key create acme --name laptop",
+        "hydrant key create acme --name ci --model qwen3-8b --expires-in 30d --rpm 60",
+        "export OPENAI_API_KEY=$(hydrant key create acme --name shell --json | jq -r .plaintext)",
+    ]
+)
+@click.argument("tenant")
+@click.option("--name", required=True, help="What it is for; people tell keys apart by it.")
+@click.option("--model", "models", multiple=True, help="A model it may use; repeat for more. Default: all models.")
+@click.option("--expires-at", type=MOMENT, help="When it ends, for example 2027-01-31 (UTC).")
+@click.option("--expires-in", type=DURATION, help="When it ends, from now: 24h, 30d.")
+@click.option("--rpm", type=LIMIT, help="Requests a minute with this key, or none.")
+@click.option("--tpm", type=LIMIT, help="Tokens a minute with this key, or none.")
+@click.option("--parallel", type=LIMIT, help="Requests at once with this key, or none.")
+@click.option("--sse-ping/--no-sse-ping", default=True, help="Keep held streams awake with SSE comments.")
+@reporting
+def create(
+    console: Console,
+    tenant: str,
+    name: str,
+    models: tuple[str, ...],
+    expires_at: int | None,
+    expires_in: int | None,
+    sse_ping: bool,
+    **limits: int | str | None,
+) -> None:
+    """Make a key for TENANT and print it. This is the only time that it can be seen."""
+    from cli.workspace import Workspace
+    from registry.ops import keys, tenants
+
+    if expires_at is not None and expires_in is not None:
+        raise click.UsageError("give --expires-at or --expires-in, not both")
+    given = {field: or_none(value) for field, value in limits.items() if value is not None}
+    ends = now_ms() + expires_in if expires_in is not None else expires_at
+    with Workspace(console) as here:
+        pepper = here.settings.key_pepper.get_secret_value()
+        row, plaintext = here.change(
+            lambda session, actor: keys.create_key(
+                session,
+                actor,
+                pepper,
+                tenant_id=tenants.find_tenant(session, tenant).id,
+                name=name,
+                models=models or ("*",),
+                expires_at_ms=ends,
+                sse_ping=sse_ping,
+                **given,
+            )
+        )
+    _show_once(console, row, plaintext)
+
+
+@key.command("list", examples=["hydrant key list", "hydrant key list --tenant acme --all"])
+@click.option("--tenant", help="Only this tenant's.")
+@click.option("--all", "everything", is_flag=True, help="Revoked and expired ones too.")
+@reporting
+def list_(console: Console, tenant: str | None, everything: bool) -> None:
+    """Keys, the newest first: what they may do and when they end; never the keys themselves."""
+    from cli.workspace import Workspace
+    from registry.ops import keys, tenants
+
+    with Workspace(console) as here, here.read() as session:
+        names = {row.id: row.name for row in tenants.list_tenants(session)}
+        tenant_id = tenants.find_tenant(session, tenant).id if tenant is not None else None
+        found = [_document(row) for row in keys.list_keys(session, tenant_id)]
+    shown = [d for d in found if everything or d["state"] == "live"]
+    rows = [
+        (
+            d["key_id"],
+            d["prefix"],
+            names[d["tenant_id"]],
+            d["name"],
+            " ".join(d["models"]),
+            d["state"],
+            moment(d["expires_at_ms"]),
+        )
+        for d in shown
+    ]
+    lines = table(("ID", "PREFIX", "TENANT", "NAME", "MODELS", "STATE", "EXPIRES (UTC)"), rows)
+    console.show({"keys": shown}, lines if rows else ["no key; make one: hydrant key create TENANT --name NAME"])
+
+
+@key.command(examples=["hydrant key rotate key_01h...", "hydrant key rotate 4f7q2z8k --overlap 24h"])
+@click.argument("key")
+@click.option("--overlap", type=DURATION, default="0s", help="How long the old key goes on working: 15m, 24h.")
+@reporting
+def rotate(console: Console, key: str, overlap: int) -> None:
+    """Replace a key by a new one with the same name, models and limits, and print that."""
+    from cli.workspace import Workspace
+    from registry.ops import keys
+
+    with Workspace(console) as here:
+        pepper = here.settings.key_pepper.get_secret_value()
+        row, plaintext = here.change(
+            lambda session, actor: keys.rotate_key(
+                session, actor, pepper, _find(session, key).id, overlap_s=overlap // 1000
+            )
+        )
+    _show_once(console, row, plaintext)
+
+
+@key.command(examples=["hydrant key revoke key_01h...", "hydrant key revoke 4f7q2z8k"])
+@click.argument("key")
+@reporting
+def revoke(console: Console, key: str) -> None:
+    """End a key for ever: within a second no gateway takes it. Revoking again changes nothing."""
+    from cli.workspace import Workspace
+    from registry.ops import keys
+
+    with Workspace(console) as here:
+        row = here.change(lambda session, actor: keys.revoke_key(session, actor, _find(session, key).id))
+    console.show({"key": _document(row)}, [f"revoked {row.name} ({row.id}, prefix {row.prefix})"])
+
+
+def _find(session: "Session", text: str) -> "ApiKey":
+    """The key with this id or public prefix; a whole key pasted by mistake is taken for its prefix, never echoed."""
+    from sqlalchemy import select
+
+    from registry.models import ApiKey
+    from registry.ops import keys
+
+    if text.startswith("key_"):
+        return keys.get_key(session, text)
+    prefix = text.removeprefix("hyd-")[:PREFIX_LENGTH]
+    found = session.scalars(select(ApiKey).where(ApiKey.prefix == prefix)).all()
+    if len(found) != 1:
+        problem = "no key has" if not found else f"{len(found)} keys have"
+        raise Failure(f"{problem} this prefix; use the id that hydrant key list --all shows", "key")
+    return found[0]
+
+
+def _show_once(console: Console, row: "ApiKey", plaintext: str) -> None:
+    lines = [plaintext]
+    if not console.as_json:
+        console.note(f"{row.name} ({row.id}): this key is shown now and never again")
+    console.show({"key": _document(row), "plaintext": plaintext}, lines)
+
+
+def _document(row: "ApiKey") -> dict[str, Any]:
+    if row.revoked_at_ms is not None:
+        state = "revoked"
+    else:
+        state = "expired" if row.expires_at_ms is not None and row.expires_at_ms <= now_ms() else "live"
+    return {
+        "key_id": row.id,
+        "prefix": row.prefix,
+        "tenant_id": row.tenant_id,
+        "name": row.name,
+        "models": list(row.models),
+        "state": state,
+        "rpm": row.rpm,
+        "tpm": row.tpm,
+        "parallel": row.parallel,
+        "sse_ping": row.sse_ping,
+        "created_at_ms": row.created_at_ms,
+        "expires_at_ms": row.expires_at_ms,
+        "revoked_at_ms": row.revoked_at_ms,
+    }

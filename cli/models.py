@@ -1,0 +1,505 @@
+"""`hydrant model`: what can be asked for, where its weights are, what it costs and how it is served."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.command import Group, confirm, reporting
+from cli.console import Console, fields, table
+from cli.params import DOLLARS, GIGABYTES, LIMIT, MOMENT, NONE, PRICE, or_none
+from cli.units import moment, seconds, size
+from registry.settings_allowlist import CHOICES, OPTIONAL
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from cli.workspace import Workspace
+    from registry.models import Model
+
+_SETTINGS = ("context_length", *CHOICES, "embedding")
+_PROGRESS_STEP = 0.1
+
+
+def _choice(setting: str) -> click.Choice[str]:
+    return click.Choice([*CHOICES[setting], *([NONE] if setting in OPTIONAL else [])])
+
+
+_SERVING = (
+    click.option("--lane", type=click.Choice(["direct", "litellm"]), help="How requests reach the engine."),
+    click.option("--slo-ttft-ms", type=int, help="The first token must come within this, cold start included."),
+    click.option("--slo-tpot-ms", type=LIMIT, help="Milliseconds for each further token, or none."),
+    click.option("--keep-alive-s", type=int, help="Seconds of idleness after which a worker is stopped."),
+    click.option("--min-replicas", type=int, help="Workers kept up without any demand; 0 scales to zero."),
+    click.option("--capacity", type=int, help="Requests that one worker runs at once."),
+    click.option("--default-max-tokens", type=int, help="For requests that name no max_tokens; bounds a reservation."),
+    click.option("--kv-reserve", "kv_reserve_bytes", type=GIGABYTES, help="GB kept for the KV cache of a worker."),
+    click.option("--context-length", type=int, help="Tokens of prompt and answer; at most the model's own."),
+    click.option("--dtype", type=_choice("dtype"), help="Arithmetic of the engine."),
+    click.option("--grammar-backend", type=_choice("grammar_backend"), help="For structured output."),
+    click.option("--tool-parser", type=_choice("tool_parser"), help="How tool calls are recognized, or none."),
+    click.option("--reasoning-parser", type=_choice("reasoning_parser"), help="How reasoning is set apart, or none."),
+    click.option("--embedding/--no-embedding", default=None, help="Serve embeddings instead of text."),
+)
+
+
+def _serving_options(function: Any) -> Any:
+    for option in reversed(_SERVING):
+        function = option(function)
+    return function
+
+
+@click.group(
+    cls=Group,
+    examples=[
+        "hydrant model register qwen3-8b /models/Qwen3-8B --input-price 0.05 --output-price 0.20",
+        "hydrant model update qwen3-8b --slo-ttft-ms 8000 --keep-alive-s 600",
+        "hydrant model warm qwen3-8b --minutes 60",
+    ],
+)
+def model() -> None:
+    """Models. A model is named by its name or by one of its aliases."""
+
+
+@model.command(
+    examples=[
+        "hydrant model register qwen3-8b /models/Qwen3-8B --input-price 0.05 --output-price 0.20",
+        "hydrant model register big s3://weights/llama-70b --input-price 0.6 --output-price 0.9 --slo-ttft-ms 20000",
+        "hydrant model register tiny https://files.example.org/tiny --input-price 0.02 --output-price 0.08 \\",
+        "    --context-length 4096 --tool-parser hermes",
+    ]
+)
+@click.argument("name")
+@click.argument("source")
+@click.option("--input-price", type=PRICE, required=True, help="Dollars per million tokens of prompt.")
+@click.option("--output-price", type=PRICE, required=True, help="Dollars per million tokens of answer.")
+@click.option(
+    "--cached-input-price", type=PRICE, help="For prompt tokens found in the prefix cache; as input if absent."
+)
+@click.option("--request-price", type=DOLLARS, default="0", help="Dollars for each request, besides its tokens.")
+@_serving_options
+@reporting
+def register(
+    console: Console,
+    name: str,
+    source: str,
+    input_price: int,
+    output_price: int,
+    cached_input_price: int | None,
+    request_price: int,
+    **serving: Any,
+) -> None:
+    """Add a model from SOURCE: a directory of safetensors files, http(s)://host/dir or s3://bucket/prefix.
+
+    Every byte is read once, to check the files and to record a digest of every tensor: nodes accept only bytes that
+    match. This takes about a second for each GB of a fast disk.
+    """
+    from cli.workspace import Workspace
+    from registry.errors import NotFoundError
+    from registry.ops import checks, models
+    from registry.settings_allowlist import validate_settings
+    from registry.sources import inspect_source
+
+    checks.model_name("name", name)
+    settings, limits = _split(serving)
+    with Workspace(console) as here:
+        with here.read() as session:
+            # Before gigabytes are read for nothing.
+            try:
+                taken = models.resolve_name(session, name)
+            except NotFoundError:
+                taken = None
+        if taken is not None:
+            raise click.UsageError(f"there is already a model {name!r}; choose another name, or: hydrant model update")
+        manifest = inspect_source(source, _reading(console))
+        validate_settings(settings, max_context_length=manifest["context_length"])
+        row = here.change(
+            lambda session, actor: models.register_model(
+                session,
+                actor,
+                name=name,
+                source=source,
+                manifest=manifest,
+                input_nusd=input_price,
+                output_nusd=output_price,
+                cached_input_nusd=cached_input_price,
+                request_nusd=request_price,
+                settings=settings,
+                **limits,
+            ),
+            reconcile=True,
+        )
+        document = _read_document(here, row.name)
+    console.show(
+        {"model": document},
+        [
+            f"registered {row.name} ({row.id}): {row.architecture}, {row.layers} layers, {size(row.weight_bytes)},"
+            f" pipelines of up to {row.max_stages}",
+            f"next: hydrant plan {row.name} --explain",
+        ],
+    )
+
+
+@model.command("list", examples=["hydrant model list", "hydrant model list --json"])
+@reporting
+def list_(console: Console) -> None:
+    """All models with their prices, service levels and running groups."""
+    from cli.workspace import Workspace
+    from registry.ops import models
+
+    with Workspace(console) as here, here.read() as session:
+        documents = [_document(session, row) for row in models.list_models(session)]
+    rows = [
+        (
+            d["name"],
+            d["enabled"],
+            d["lane"],
+            size(d["weight_bytes"]),
+            d["price"]["input_usd_per_million"],
+            d["price"]["output_usd_per_million"],
+            seconds(d["slo_ttft_ms"]),
+            d["min_replicas"],
+            ", ".join(group["state"] for group in d["groups"]) or "scaled to zero",
+        )
+        for d in documents
+    ]
+    headings = ("NAME", "ENABLED", "LANE", "WEIGHTS", "IN $/M", "OUT $/M", "SLO TTFT", "MIN", "RUNNING")
+    none = ["no model yet; add one: hydrant model register NAME DIRECTORY --input-price ... --output-price ..."]
+    console.show({"models": documents}, table(headings, rows, right="000111110") if rows else none)
+
+
+@model.command(examples=["hydrant model show qwen3-8b"])
+@click.argument("name")
+@reporting
+def show(console: Console, name: str) -> None:
+    """One model: source, settings, price in force, aliases, service levels, what runs."""
+    from cli.workspace import Workspace
+
+    with Workspace(console) as here:
+        document = _read_document(here, name)
+    price = document["price"]
+    lines = fields(
+        [
+            ("name", document["name"]),
+            ("aliases", ", ".join(document["aliases"]) or None),
+            ("id", document["model_id"]),
+            ("source", document["source"]),
+            ("enabled", document["enabled"]),
+            ("lane", document["lane"]),
+            ("weights", f"{document['architecture']}, {document['layers']} layers, {size(document['weight_bytes'])}"),
+            ("largest pipeline", document["max_stages"]),
+            ("price, $ per million", f"input {price['input_usd_per_million']}, cached"
+             f" {price['cached_input_usd_per_million']}, output {price['output_usd_per_million']}"),
+            ("price, $ per request", price["request_usd"]),
+            ("first token within", seconds(document["slo_ttft_ms"])),
+            ("each token within", f"{document['slo_tpot_ms']} ms" if document["slo_tpot_ms"] else None),
+            ("keep-alive", f"{document['keep_alive_s']} s"),
+            ("minimum replicas", document["min_replicas"]),
+            ("kept warm until (UTC)", moment(document["warm_until_ms"])),
+            ("requests a worker", document["capacity"]),
+            ("KV reserve", size(document["kv_reserve_bytes"])),
+            ("default max_tokens", document["default_max_tokens"]),
+            *((f"engine: {name}", value) for name, value in document["settings"].items()),
+        ]
+    )  # fmt: skip
+    groups = [(g["group_id"], g["state"], g["stages"], moment(g["created_at_ms"])) for g in document["groups"]]
+    running = table(("GROUP", "STATE", "STAGES", "STARTED (UTC)"), groups) if groups else ["scaled to zero"]
+    console.show({"model": document}, [*lines, "", *running])
+
+
+@model.command(
+    examples=[
+        "hydrant model update qwen3-8b --slo-ttft-ms 8000 --slo-tpot-ms none",
+        "hydrant model update qwen3-8b --min-replicas 1",
+        "hydrant model update qwen3-8b --tool-parser qwen25 --context-length 16384",
+    ]
+)
+@click.argument("name")
+@click.option("--name", "new_name", help="A new name; only while nothing of it runs.")
+@_serving_options
+@reporting
+def update(console: Console, name: str, new_name: str | None, **serving: Any) -> None:
+    """Change how a model is served. What is not given stays. Engine settings apply to workers started from now on."""
+    settings, changes = _split(serving)
+    if settings:
+        changes["settings"] = settings
+    if new_name is not None:
+        changes["name"] = new_name
+    if not changes:
+        raise click.UsageError("nothing to change: give at least one option (hydrant model update --help lists them)")
+
+    def do(session: "Session", actor: str) -> "Model":
+        from registry.ops import models
+
+        return models.update_model(session, actor, models.resolve_name(session, name).id, **changes)
+
+    _change(console, do, f"changed {{name}}: {', '.join(sorted({**changes, **settings}.keys() - {'settings'}))}")
+
+
+@model.command(examples=["hydrant model enable qwen3-8b"])
+@click.argument("name")
+@reporting
+def enable(console: Console, name: str) -> None:
+    """Offer a model again."""
+    _set_enabled(console, name, True)
+
+
+@model.command(examples=["hydrant model disable qwen3-8b"])
+@click.argument("name")
+@reporting
+def disable(console: Console, name: str) -> None:
+    """Offer a model no longer. Running answers end normally, then its workers stop."""
+    _set_enabled(console, name, False)
+
+
+@model.command(examples=["hydrant model delete old-model --yes", "hydrant model delete old-model --stop --yes"])
+@click.argument("name")
+@click.option("--stop", is_flag=True, help="Even while it runs: its workers are drained.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@reporting
+def delete(console: Console, name: str, stop: bool, yes: bool) -> None:
+    """Take a model out of service for ever. Its usage and prices stay; its aliases go. Weights are not touched."""
+    from cli.workspace import Workspace
+    from registry.ops import models
+
+    confirm(console, f"Delete model {name}?", yes=yes)
+    with Workspace(console) as here:
+        row = here.change(
+            lambda session, actor: models.delete_model(
+                session, actor, models.resolve_name(session, name).id, stop=stop
+            ),
+            reconcile=True,
+        )
+    console.show({"deleted": {"model_id": row.id, "name": row.name}}, [f"deleted {row.name} ({row.id})"])
+
+
+@model.command(
+    examples=[
+        "hydrant model price qwen3-8b                              its prices, the latest first",
+        "hydrant model price qwen3-8b --output 0.25                from now on",
+        "hydrant model price qwen3-8b --input 0.04 --from 2027-01-01",
+    ]
+)
+@click.argument("name")
+@click.option("--input", "input_nusd", type=PRICE, help="Dollars per million tokens of prompt.")
+@click.option("--cached-input", "cached_input_nusd", type=PRICE, help="Dollars per million cached tokens of prompt.")
+@click.option("--output", "output_nusd", type=PRICE, help="Dollars per million tokens of answer.")
+@click.option("--request", "request_nusd", type=DOLLARS, help="Dollars for each request.")
+@click.option("--from", "from_ms", type=MOMENT, help="When it begins to hold, UTC; now unless given.")
+@reporting
+def price(console: Console, name: str, from_ms: int | None, **amounts: int | None) -> None:
+    """Show a model's prices, or set a new one. What is not given stays as in the price in force.
+
+    Prices are never changed, only followed by others: a request is billed at the price it was admitted with.
+    """
+    from cli.workspace import Workspace
+    from registry.ids import now_ms
+    from registry.ops import models, prices
+
+    given = {field: value for field, value in amounts.items() if value is not None}
+    if from_ms is not None and not given:
+        raise click.UsageError("--from needs a price: give --input, --cached-input, --output or --request")
+
+    def set_price(session: "Session", actor: str) -> None:
+        model_id = models.resolve_name(session, name).id
+        present = prices.price_at(session, model_id, now_ms())
+        complete = {field: given.get(field, getattr(present, field)) for field in amounts}
+        prices.set_price(session, actor, model_id, from_ms=from_ms, **complete)
+
+    with Workspace(console) as here:
+        if given:
+            here.change(set_price)
+        with here.read() as session:
+            row = models.resolve_name(session, name)
+            documents = [_price_document(found) for found in prices.list_prices(session, row.id)]
+    columns = ("input_usd_per_million", "cached_input_usd_per_million", "output_usd_per_million", "request_usd")
+    rows = [(moment(d["from_ms"]), *(d[column] for column in columns)) for d in documents]
+    headings = ("FROM (UTC)", "INPUT $/M", "CACHED $/M", "OUTPUT $/M", "$/REQUEST")
+    console.show({"model": row.name, "prices": documents}, table(headings, rows, right="01111"))
+
+
+@model.group(
+    examples=[
+        "hydrant model alias add qwen3-8b gpt-4o-mini    clients may ask for either name",
+        "hydrant model alias list qwen3-8b",
+        "hydrant model alias remove gpt-4o-mini",
+    ]
+)
+def alias() -> None:
+    """Other names for a model."""
+
+
+@alias.command("add", examples=["hydrant model alias add qwen3-8b gpt-4o-mini"])
+@click.argument("name")
+@click.argument("alias")
+@reporting
+def add_alias(console: Console, name: str, alias: str) -> None:
+    """Let clients ask for the model NAME as ALIAS too."""
+
+    def do(session: "Session", actor: str) -> "Model":
+        from registry.ops import models
+
+        row = models.resolve_name(session, name)
+        models.add_alias(session, actor, row.id, alias)
+        return row
+
+    _change(console, do, f"{alias} is another name for {{name}}")
+
+
+@alias.command("remove", examples=["hydrant model alias remove gpt-4o-mini"])
+@click.argument("alias")
+@reporting
+def remove_alias(console: Console, alias: str) -> None:
+    """Give a name up: requests for ALIAS are refused from then on."""
+    from cli.workspace import Workspace
+    from registry.ops import models
+
+    with Workspace(console) as here:
+        here.change(lambda session, actor: models.remove_alias(session, actor, alias))
+    console.show({"removed": alias}, [f"{alias} names no model any more"])
+
+
+@alias.command("list", examples=["hydrant model alias list qwen3-8b"])
+@click.argument("name")
+@reporting
+def list_aliases(console: Console, name: str) -> None:
+    """The other names of a model."""
+    from cli.workspace import Workspace
+    from registry.ops import models
+
+    with Workspace(console) as here, here.read() as session:
+        row = models.resolve_name(session, name)
+        found = models.list_aliases(session, row.id)
+    console.show({"model": row.name, "aliases": found}, found or [f"{row.name} has no other name"])
+
+
+@model.command(examples=["hydrant model warm qwen3-8b", "hydrant model warm qwen3-8b --minutes 240"])
+@click.argument("name")
+@click.option("--minutes", type=int, default=30, show_default=True, help="How long to keep a worker up: 1 to 1440.")
+@reporting
+def warm(console: Console, name: str, minutes: int) -> None:
+    """Start a worker now if none runs, and keep at least one for a while."""
+
+    def do(session: "Session", actor: str) -> "Model":
+        from registry.ops import models
+
+        return models.warm_now(session, actor, models.resolve_name(session, name).id, minutes)
+
+    _change(console, do, f"{{name}} is kept warm for {minutes} min; hydrant status shows how it starts")
+
+
+@model.command(examples=["hydrant model stop qwen3-8b"])
+@click.argument("name")
+@reporting
+def stop(console: Console, name: str) -> None:
+    """Drain what runs now. The next request starts the model again; to prevent that, disable it."""
+
+    def do(session: "Session", actor: str) -> "Model":
+        from registry.ops import models
+
+        return models.stop_now(session, actor, models.resolve_name(session, name).id)
+
+    _change(console, do, "{name} drains: running answers end, then its workers stop")
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _split(serving: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that were given, as engine settings and as fields of the model."""
+    given = {field: value for field, value in serving.items() if value is not None}
+    if "slo_tpot_ms" in given:
+        given["slo_tpot_ms"] = or_none(given["slo_tpot_ms"])
+    for setting in OPTIONAL & given.keys():
+        given[setting] = None if given[setting] == NONE else given[setting]
+    settings = {name: given.pop(name) for name in _SETTINGS if name in given}
+    return settings, given
+
+
+def _reading(console: Console) -> Callable[[int, int], None]:
+    """Says how far the reading of a source has come, every tenth of it."""
+    said = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        share = done / total if total else 1.0
+        if share - said >= _PROGRESS_STEP or (share == 1.0 and said < 1.0):
+            said = share
+            console.note(f"reading the source: {size(done)} of {size(total)}")
+
+    return progress
+
+
+def _set_enabled(console: Console, name: str, enabled: bool) -> None:
+    def do(session: "Session", actor: str) -> "Model":
+        from registry.ops import models
+
+        return models.set_enabled(session, actor, models.resolve_name(session, name).id, enabled)
+
+    _change(console, do, "{name} is offered" if enabled else "{name} is offered no more; what runs is drained")
+
+
+def _change(console: Console, do: "Callable[[Session, str], Model]", done: str) -> None:
+    """A change of one model that the controller should know of; `done` is what to say, with {name}."""
+    from cli.workspace import Workspace
+
+    with Workspace(console) as here:
+        row = here.change(do, reconcile=True)
+        document = _read_document(here, row.name)
+    console.show({"model": document}, [done.format(name=row.name)])
+
+
+def _read_document(here: "Workspace", name: str) -> dict[str, Any]:
+    from registry.ops import models
+
+    with here.read() as session:
+        return _document(session, models.resolve_name(session, name))
+
+
+def _document(session: "Session", row: "Model") -> dict[str, Any]:
+    """A model without its manifest, which is as long as its list of tensors."""
+    from sqlalchemy import select
+
+    from registry.ids import now_ms
+    from registry.models import Group as ModelGroup
+    from registry.ops import models, prices
+
+    groups = session.scalars(
+        select(ModelGroup)
+        .where(ModelGroup.model_id == row.id, ModelGroup.state.not_in(models.ENDED_STATES))
+        .order_by(ModelGroup.created_at_ms)
+    ).all()
+    copied: Sequence[str] = (
+        "name", "source", "enabled", "lane", "architecture", "layers", "tied_embeddings", "weight_bytes", "max_stages",
+        "context_length", "default_max_tokens", "capacity", "kv_reserve_bytes", "slo_ttft_ms", "slo_tpot_ms",
+        "keep_alive_s", "min_replicas", "warm_until_ms", "settings", "created_at_ms", "updated_at_ms",
+    )  # fmt: skip
+    return {
+        "model_id": row.id,
+        **{field: getattr(row, field) for field in copied},
+        "aliases": models.list_aliases(session, row.id),
+        "price": _price_document(prices.price_at(session, row.id, now_ms())),
+        "groups": [
+            {
+                "group_id": group.id,
+                "state": group.state,
+                "stages": len(group.stages),
+                "cold_start_id": group.cold_start_id,
+                "created_at_ms": group.created_at_ms,
+            }
+            for group in groups
+        ],
+    }
+
+
+def _price_document(row: Any) -> dict[str, Any]:
+    from registry.ops.money import format_dollars, format_price_per_million
+
+    per_token = ("input", "cached_input", "output")
+    return {
+        "price_id": row.id,
+        "from_ms": row.from_ms,
+        **{f"{kind}_nusd": getattr(row, f"{kind}_nusd") for kind in (*per_token, "request")},
+        **{f"{kind}_usd_per_million": format_price_per_million(getattr(row, f"{kind}_nusd")) for kind in per_token},
+        "request_usd": format_dollars(row.request_nusd),
+    }

@@ -1,0 +1,132 @@
+"""`hydrant status`: what there is and what runs, at a glance."""
+
+from typing import Any
+
+import click
+
+from cli.command import Command, reporting
+from cli.console import Console, table
+from cli.errors import expected
+from cli.units import moment, size
+from registry.ids import now_ms
+
+GATEWAY_DEAD_MS = 10_000
+
+
+@click.command(
+    cls=Command, examples=["hydrant status", "watch -n 2 hydrant status", "hydrant status --json | jq .groups"]
+)
+@reporting
+def status(console: Console) -> None:
+    """Database and Redis, gateways, nodes and devices, models and their groups, balances.
+
+    Ends with status 1 when the database or Redis does not answer.
+    """
+    from cli.nodes import nodes_table
+    from cli.workspace import Workspace
+
+    reached: dict[str, str] = {}
+    document: dict[str, Any] = {"reachable": reached, "nodes": [], "groups": [], "models": [], "tenants": []}
+    try:
+        with Workspace(console) as here:
+            document |= _from_sql(here)
+            reached["database"] = "ok"
+            redis_url = here.settings.redis_url.get_secret_value()
+    except Exception as error:
+        failure = expected(error)
+        if failure is None:
+            raise
+        reached["database"] = failure.message
+        redis_url = None
+    document["gateways"] = _gateways(redis_url, reached)
+    lines = [f"database  {reached['database']}", f"redis     {reached['redis']}"]
+    gateways = document["gateways"]
+    lines.append(f"gateways  {', '.join(gateways) if gateways else 'none alive'}")
+    if reached["database"] == "ok":
+        lines += ["", *nodes_table(document["nodes"]), "", *_models(document["models"])]
+        lines += ["", *_groups(document["groups"]), "", *_tenants(document["tenants"])]
+    console.show(document, lines)
+    if any(answer != "ok" for answer in reached.values()):
+        click.get_current_context().exit(1)
+
+
+def _from_sql(here: Any) -> dict[str, Any]:
+    from cli.cluster import group_documents, node_documents
+    from registry.ops import models, money, tenants
+
+    with here.read() as session:
+        balances = money.balances_nusd(session)
+        return {
+            "nodes": node_documents(session, now_ms()),
+            "groups": group_documents(session),
+            "models": [
+                {
+                    "name": row.name,
+                    "enabled": row.enabled,
+                    "weight_bytes": row.weight_bytes,
+                    "min_replicas": row.min_replicas,
+                    "warm_until_ms": row.warm_until_ms,
+                }
+                for row in models.list_models(session)
+            ],
+            "tenants": [
+                {
+                    "name": row.name,
+                    "enabled": row.enabled,
+                    "balance_nusd": balances.get(row.id, 0),
+                    "balance_usd": money.format_dollars(balances.get(row.id, 0)),
+                }
+                for row in tenants.list_tenants(session)
+            ],
+        }
+
+
+def _gateways(redis_url: str | None, reached: dict[str, str]) -> list[str]:
+    """Ids of the gateways whose heart beats; notes in `reached` how Redis is."""
+    import json
+
+    from redis.exceptions import RedisError
+
+    from cli.workspace import connect_redis
+    from registry.settings import load_settings
+
+    try:
+        url = redis_url if redis_url is not None else load_settings().redis_url.get_secret_value()
+        with connect_redis(url) as redis:
+            beats = redis.hgetall("hyd:gateways")
+    except (RedisError, OSError, ValueError) as error:
+        reached["redis"] = f"does not answer ({str(error).strip() or type(error).__name__}); start it, or set REDIS_URL"
+        return []
+    reached["redis"] = "ok"
+    at_ms = now_ms()
+    return sorted(name.decode() for name, beat in beats.items() if at_ms - json.loads(beat)["at_ms"] < GATEWAY_DEAD_MS)
+
+
+def _models(documents: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        (d["name"], d["enabled"], size(d["weight_bytes"]), d["min_replicas"], moment(d["warm_until_ms"]))
+        for d in documents
+    ]
+    headings = ("MODEL", "ENABLED", "WEIGHTS", "MIN", "WARM UNTIL (UTC)")
+    return table(headings, rows, right="00110") if rows else ["no model; add one: hydrant model register --help"]
+
+
+def _groups(documents: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        (
+            d["model"],
+            d["group_id"],
+            d["state"],
+            ", ".join(d["nodes"]),
+            moment(d["created_at_ms"]),
+            f"{size(d['bytes_fetched'])} of {size(d['bytes_to_fetch'])}",
+        )
+        for d in documents
+    ]
+    headings = ("RUNNING", "GROUP", "STATE", "NODES", "STARTED (UTC)", "FETCHED")
+    return table(headings, rows) if rows else ["nothing runs: scaled to zero"]
+
+
+def _tenants(documents: list[dict[str, Any]]) -> list[str]:
+    rows = [(d["name"], d["enabled"], d["balance_usd"]) for d in documents]
+    return table(("TENANT", "ENABLED", "BALANCE $"), rows, right="001") if rows else ["no tenant"]
