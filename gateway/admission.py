@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from gateway import rediskeys
 from gateway.attempts import Attempt, FinalEvent
@@ -140,10 +139,10 @@ class Admission:
             await self._checkpoint(keys=keys, args=args)
 
 
-def redis_unavailable(error: RedisError) -> ApiError:
+def redis_unavailable(reason: str) -> ApiError:
     """503 for a request that cannot be admitted because Redis does not answer. Never lets it through unlimited."""
     return unavailable(
-        f"Admission is not available: Redis does not answer ({type(error).__name__}). Try again shortly.",
+        f"Requests cannot be admitted: Redis does not answer ({reason}). Try again shortly.",
         code="admission_unavailable",
     )
 

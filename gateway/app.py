@@ -55,6 +55,7 @@ class Gateway:
         )
         self._redis = Redis.from_pool(pool)
         self._tasks: list[asyncio.Task[None]] = []
+        self._requests: set[asyncio.Task[object]] = set()
         self._routes = RouteTable(time.monotonic)
         self._hold = Hold(self._routes, self._hold_limits)
         self._read_model = ReadModel(self._redis, self._routes, self._hold.wake_all)
@@ -68,6 +69,7 @@ class Gateway:
             settings,
             self.gateway_id,
             self._snapshot,
+            lambda: self._read_model.connected,
             admission,
             self._metering,
             self._hold,
@@ -88,6 +90,9 @@ class Gateway:
 
     async def stop(self) -> None:
         """Publishes what is left (the spool keeps what Redis does not take), and closes everything."""
+        # uvicorn has just cancelled the requests that outlived the drain time: each still settles its attempt.
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=FAREWELL_SECONDS)
         await self._metering.drain(FAREWELL_SECONDS)
         for task in self._tasks:
             task.cancel()
@@ -105,7 +110,13 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            task = asyncio.current_task()
+            assert task is not None
+            self._requests.add(task)
+            try:
+                await self._http(scope, receive, send)
+            finally:
+                self._requests.discard(task)
         else:
             await send({"type": "websocket.close", "code": 1000})
 

@@ -72,6 +72,7 @@ class Inference:
         settings: Settings,
         gateway_id: str,
         snapshot: Callable[[], Snapshot],
+        redis_answers: Callable[[], bool],
         admission: Admission,
         metering: Metering,
         hold: Hold,
@@ -81,6 +82,7 @@ class Inference:
         self._settings = settings
         self._gateway_id = gateway_id
         self._snapshot = snapshot
+        self._redis_answers = redis_answers
         self._admission = admission
         self._metering = metering
         self._hold = hold
@@ -154,13 +156,15 @@ class Inference:
         )
 
     async def _admit(self, call: Call) -> None:
+        if not self._redis_answers():
+            raise redis_unavailable("its connection is lost")
         attempt = call.open_attempt
         admitting = asyncio.ensure_future(self._admission.admit(attempt, call.key, call.tenant))
         try:
             admitted = await asyncio.shield(admitting)
         except RedisError as error:
             self._metering.release(attempt)
-            raise redis_unavailable(error) from error
+            raise redis_unavailable(type(error).__name__) from error
         except asyncio.CancelledError:
             await asyncio.wait({admitting})
             self._metering.release(attempt)
@@ -221,7 +225,7 @@ class Inference:
         try:
             call.attempt = await self._metering.replace(call.open_attempt)
         except RedisError as error:
-            raise redis_unavailable(error) from error
+            raise redis_unavailable(type(error).__name__) from error
         if call.attempt is None:
             raise unavailable("This request's reservation was lost. Try again.", "reservation_lost")
 

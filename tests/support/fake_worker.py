@@ -29,7 +29,7 @@ class FakeWorker:
         # Seconds before the first token and between tokens.
         self.first_token_delay = 0.0
         self.token_delay = 0.0
-        # Break the connection off after this many token chunks (0: before any), None: never.
+        # Break the connection off after this many token chunks (-1: before anything at all), None: never.
         self.die_after: int | None = None
         # Answer with this status and body instead.
         self.refuse: tuple[int, dict[str, Any]] | None = None
@@ -117,6 +117,8 @@ class FakeWorker:
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         words = _words(body)
+        if self.die_after == -1:
+            _break_off(request)
         sent = 0
         answers = range(body.get("n") or 1)
         if chat:

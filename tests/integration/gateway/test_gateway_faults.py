@@ -1,0 +1,213 @@
+"""Workers that die and clients that leave: retried while nothing was sent, billed for what was delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from support.fake_worker import PROMPT_TOKENS, FakeWorker
+from support.gateway_process import RunningGateway, World, route_entry, until
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest_asyncio.fixture
+async def second() -> AsyncIterator[FakeWorker]:
+    """Another worker."""
+    worker = await FakeWorker().start()
+    yield worker
+    await worker.stop()
+
+
+async def released(world: World) -> None:
+    """Until no attempt is open without an outcome and nothing is reserved beyond costs of events."""
+
+    async def clean() -> bool:
+        owed = sum(event["reserved_nusd"] for event in await world.events())
+        return await world.reserved() == owed
+
+    await until(clean)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", ["refuses connections", "dies before the first byte", "server error"])
+async def test_a_request_is_tried_elsewhere_while_nothing_was_sent(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, second: FakeWorker,
+    question: dict[str, Any], kind: str, stream: bool,
+) -> None:  # fmt: skip
+    if kind == "refuses connections":
+        await worker.stop()
+    elif kind == "server error":
+        worker.refuse = (500, {"message": "boom"})
+    else:
+        worker.die_after = -1
+    await world.route("small", route_entry(worker.url, prefer=2), route_entry(second.url, "grp_2"))
+    await asyncio.sleep(0.1)
+    if kind == "server error":
+        # A worker that answers is not passed over: the other one is taken because this one is busy.
+        await world.route("small", route_entry(second.url, "grp_2"), route_entry(worker.url, prefer=2, capacity=0))
+        await asyncio.sleep(0.1)
+    async with client.post(CHAT, json=question | {"stream": stream}) as answer:
+        assert answer.status == 200
+        body = await answer.read()
+    assert b"three" in body
+    events = await world.until_events(1 if kind == "server error" else 2)
+    assert events[-1]["outcome"] == "ok"
+    assert events[-1]["group_id"] == "grp_2"
+    for failed in events[:-1]:
+        assert (failed["outcome"], failed["group_id"], failed["reserved_nusd"]) == ("upstream_error", "grp_1", 0)
+        assert failed["completion_tokens"] == failed["prompt_tokens"] == 0
+        assert failed["attempt_id"] != events[-1]["attempt_id"]
+    await released(world)
+
+
+async def test_a_worker_that_fails_every_time_is_given_up(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    worker.refuse = (500, {"message": "boom, with a secret"})
+    async with client.post(CHAT, json=question) as answer:
+        assert answer.status == 502
+        document = await answer.json()
+    assert "secret" not in document["error"]["message"]
+    events = await world.until_events(3)
+    assert [event["outcome"] for event in events] == ["upstream_error"] * 3
+    await released(world)
+    assert await world.reserved() == 0
+    worker.refuse = None
+    async with client.post(CHAT, json=question) as answer:
+        assert answer.status == 200
+
+
+async def test_a_request_for_a_dead_worker_waits_for_its_replacement(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, second: FakeWorker,
+    question: dict[str, Any],
+) -> None:  # fmt: skip
+    await worker.stop()
+    asking = asyncio.create_task(client.post(CHAT, json=question).__aenter__())
+
+    async def holds() -> bool:
+        entries = await world.redis.hvals("hyd:activity:small")
+        return any(json.loads(entry)["waiting"] == 1 for entry in entries)
+
+    await until(holds)
+    await world.route("small", route_entry(second.url, "grp_2"))
+    answer = await asking
+    assert answer.status == 200
+    await answer.read()
+
+
+async def test_a_begun_stream_ends_with_an_error_and_is_billed_for_what_was_delivered(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, second: FakeWorker,
+    question: dict[str, Any],
+) -> None:  # fmt: skip
+    worker.die_after = 2
+    worker.token_delay = 0.02
+    await world.route("small", route_entry(worker.url, prefer=2), route_entry(second.url, "grp_2"))
+    await asyncio.sleep(0.1)
+    async with client.post(CHAT, json=question | {"stream": True, "max_tokens": 9}) as answer:
+        frames = (await answer.read()).decode().strip().split("\n\n")
+    assert json.loads(frames[-1].removeprefix("data: "))["error"]["code"] == "worker_failed"
+    assert "[DONE]" not in "".join(frames)
+    assert second.requests == []
+    (event,) = await world.until_events(1)
+    assert (event["outcome"], event["prompt_tokens"], event["completion_tokens"]) == (
+        "upstream_error",
+        PROMPT_TOKENS,
+        2,
+    )
+    await released(world)
+
+
+async def test_a_client_that_leaves_a_stream_pays_for_what_it_got_and_the_worker_stops(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    worker.token_delay = 0.05
+    async with client.post(CHAT, json=question | {"stream": True, "max_tokens": 1000}) as answer:
+        async for line in answer.content:
+            if b"three" in line:
+                break
+        answer.close()
+    (event,) = await world.until_events(1)
+    assert event["outcome"] == "client_closed"
+    assert 3 <= event["completion_tokens"] < 100
+    assert event["prompt_tokens"] == PROMPT_TOKENS
+    assert event["first_token_at_ms"] is not None
+    await until(lambda: worker.active == 0)
+    assert (worker.aborted, worker.completed) == (1, 0)
+    await released(world)
+
+
+async def test_a_client_that_leaves_a_plain_call_pays_nothing_and_the_worker_stops(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    worker.gate = asyncio.Event()
+    asking = asyncio.create_task(client.post(CHAT, json=question).__aenter__())
+    await until(lambda: worker.active == 1)
+    asking.cancel()
+    (event,) = await world.until_events(1)
+    assert (event["outcome"], event["reserved_nusd"]) == ("client_closed", 0)
+    assert event["prompt_tokens"] == event["completion_tokens"] == 0
+    await until(lambda: worker.active == 0)
+    await released(world)
+
+
+async def test_running_usage_is_checkpointed(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    worker.token_delay = 0.05
+    async with client.post(CHAT, json=question | {"stream": True, "max_tokens": 1000}) as answer:
+
+        async def checkpointed() -> bool:
+            attempts = [json.loads(text) for text in await world.redis.hvals("hyd:attempts")]
+            return any(attempt["completion_tokens"] > 0 and attempt["group_id"] == "grp_1" for attempt in attempts)
+
+        await until(checkpointed)
+        beats = await world.redis.hvals("hyd:gateways")
+        assert json.loads(beats[0])["at_ms"] > 0
+        answer.close()
+
+
+async def test_an_attempt_that_somebody_settled_is_not_written_again(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    worker.gate = asyncio.Event()
+    asking = asyncio.create_task(client.post(CHAT, json=question).__aenter__())
+    await until(lambda: worker.active == 1)
+    await world.redis.delete("hyd:attempts")
+    await asyncio.sleep(1.2)
+    assert await world.redis.exists("hyd:attempts") == 0
+    worker.gate.set()
+    answer = await asking
+    assert answer.status == 200
+    assert len(await world.until_events(1)) == 1
+
+
+async def test_a_stopping_gateway_lets_streams_end_and_sends_waiters_away(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    worker.token_delay = 0.1
+    async with client.post(CHAT, json=question | {"stream": True, "max_tokens": 6}) as answer:
+        await answer.content.readuntil(b"\n\n")
+        stopping = asyncio.create_task(gateway.stop())
+        assert b"[DONE]" in await answer.read()
+    await stopping
+    (event,) = await world.events()
+    assert (event["outcome"], event["completion_tokens"]) == ("ok", 6)
+    assert await world.redis.hlen("hyd:gateways") == 0
+
+
+async def test_a_stopping_gateway_answers_held_requests(
+    cold_gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any]
+) -> None:
+    asking = asyncio.create_task(client.post(CHAT, json=question).__aenter__())
+    await until(lambda: world.reserved())
+    await cold_gateway.stop()
+    answer = await asking
+    assert answer.status == 503
+    assert (await answer.json())["error"]["code"] == "gateway_restarting"
+    assert await world.reserved() == 0
