@@ -1,6 +1,7 @@
 """`hydrant coldstart`: starts of models from zero, predicted and real, each drawn from SQL alone."""
 
 import shutil
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,16 +10,13 @@ from cli.command import Group, reporting
 from cli.console import Console, fields, table
 from cli.errors import Failure
 from cli.units import moment, seconds
-from cli.waterfall import Row, draw
+from cli.waterfall import draw
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from registry.models import ColdStart
-    from registry.ops.coldstarts import Waterfall
-
-_NOT_DRAWN = frozenset({"stopped"})
-"""Happens long after the start, and would squeeze everything else into one column."""
+    from registry.ops.coldstarts import Waterfall, WaterfallRow
 
 
 @click.group(cls=Group, examples=["hydrant coldstart list", "hydrant coldstart show qwen3-8b    its latest one"])
@@ -83,22 +81,15 @@ def show(console: Console, which: str, width: int | None) -> None:
         ]
     )
     drawing = draw(drawable(found), width or shutil.get_terminal_size().columns)
-    bars = [
-        {"stage_id": row.stage_id, "label": row.label, "step": row.step, "start_ms": row.start_ms, "end_ms": row.end_ms}
-        for row in found.rows
-    ]
+    bars = [asdict(row) for row in found.rows]
     console.show({"cold_start": document, "waterfall": bars}, [*lines, "", *(drawing or ["nothing has happened yet"])])
 
 
-def drawable(found: "Waterfall") -> list[Row]:
-    """A cold start's rows as `cli.waterfall.draw` takes them; what has not ended and never will is a moment."""
-    over = found.cold_start.ready_at_ms is not None or found.cold_start.failed_at_ms is not None
-    rows: dict[str, tuple[str, list[tuple[str, int, int | None]]]] = {}
-    for bar in found.rows:
-        if bar.step not in _NOT_DRAWN:
-            end = bar.start_ms if bar.end_ms is None and over else bar.end_ms
-            rows.setdefault(bar.stage_id, (bar.label, []))[1].append((bar.step, bar.start_ms, end))
-    return list(rows.values())
+def drawable(found: "Waterfall") -> "list[WaterfallRow]":
+    """The rows to draw: in a start that is over, what has not ended never will, and is drawn as a moment."""
+    if found.cold_start.ready_at_ms is None and found.cold_start.failed_at_ms is None:
+        return found.rows
+    return [replace(row, end_ms=row.start_ms) if row.end_ms is None else row for row in found.rows]
 
 
 def _find(session: "Session", which: str) -> str:

@@ -1,16 +1,15 @@
 """How every command of `hydrant` looks: examples in its help, --json, and groups that load their modules when used."""
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 import click
 
 from cli.console import Console
-
-P = ParamSpec("P")
 
 
 class Command(click.Command):
@@ -73,21 +72,22 @@ class LazyGroup(Group):
             formatter.write_dl([(name, entry.summary) for name, entry in self._lazy.items()])
 
 
-def reporting(function: Callable[Concatenate[Console, P], None]) -> Callable[P, None]:
+def reporting(function: Callable[..., None]) -> Callable[..., None]:
     """Adds --json and passes a Console as the first argument."""
 
-    def with_console(*args: P.args, **kwargs: P.kwargs) -> None:
-        function(Console(as_json=bool(kwargs.pop("as_json"))), *args, **kwargs)
+    def with_console(as_json: bool, **arguments: Any) -> None:
+        function(Console(as_json=as_json), **arguments)
 
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-    return option(update_wrapper(with_console, function))
+    wrapped: Callable[..., None] = option(update_wrapper(with_console, function))
+    return wrapped
 
 
 def confirm(console: Console, question: str, *, yes: bool) -> None:
     """Ask before something that cannot be undone, unless --yes was given; a refusal ends the command."""
     if yes:
         return
-    if console.as_json or not click.get_text_stream("stdin").isatty():
+    if console.as_json or not sys.stdin.isatty():
         raise click.UsageError("this cannot be undone; add --yes to do it without being asked")
     click.confirm(question, abort=True, err=True)
 

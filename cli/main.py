@@ -33,7 +33,7 @@ COMMANDS = {
 class Root(LazyGroup):
     """The root of all commands: what went wrong becomes one line, or with --json one document."""
 
-    def main(  # type: ignore[override]
+    def main(
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,

@@ -9,7 +9,7 @@ from registry.errors import InvalidError
 from registry.ids import now_ms
 
 
-class _Checked(click.ParamType):
+class _Checked(click.ParamType[Any]):
     """A value that a function of the registry or of `cli.units` checks: what it refuses is a usage error."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
