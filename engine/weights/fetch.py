@@ -24,7 +24,7 @@ from engine.weights.source import Source, SourceError
 from engine.weights.spec import TensorSpec
 from engine.weights.threads import first_cause, in_pool
 
-CONCURRENT_READS = 8
+CONCURRENT_READS = 16
 _HASH_STEP = 4 * 1024 * 1024
 _INLINE_BYTES = 64 * 1024
 

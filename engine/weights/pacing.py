@@ -13,7 +13,7 @@ from collections.abc import Callable
 BURST_S = 0.1
 _PIECE_S = 0.05
 _PIECE_LEAST = 64 * 1024
-_PIECE_MOST = 8 * 1024 * 1024
+_PIECE_MOST = 4 * 1024 * 1024
 
 
 class TokenBucket:
@@ -93,7 +93,7 @@ class Pacer:
 
 
 def piece_bytes(*rates_bps: int | None) -> int:
-    """How much to ask for at once: 50 ms worth of the slowest rate, within 64 KiB and 8 MiB."""
+    """How much to ask for at once: 50 ms worth of the slowest rate, within 64 KiB and 4 MiB."""
     limits = [rate for rate in rates_bps if rate is not None]
     if not limits:
         return _PIECE_MOST

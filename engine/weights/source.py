@@ -7,12 +7,13 @@ Credentials come from the node's environment (AWS_*, GOOGLE_*, AZURE_*), never f
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import (
@@ -59,6 +60,8 @@ class Source:
         self.url = url
         self._retry = retry
         self._local = url.startswith("file:")
+        if self._local and not os.path.isdir(unquote(urlsplit(url).path)):
+            raise SourceError(f"{url} does not exist on this node. Mount or copy the model there, or register anew.")
         options: dict[str, Any] = {}
         if not self._local:
             client: dict[str, Any] = {"connect_timeout": "5s", "timeout": "15m"}

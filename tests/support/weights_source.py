@@ -112,7 +112,7 @@ class RangeServer:
 
     `hold_after` makes the bodies of a file wait, after that many bytes each, for `released` (and then breaks them off
     when `cut_held`); `break_every` cuts each body after that many bytes, `breaks` times in all; `status` answers weight
-    requests with an error instead.
+    requests with an error instead; `ranges` False ignores ranges and sends whole files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -124,6 +124,7 @@ class RangeServer:
         self.break_every: int | None = None
         self.breaks = 0
         self.status: int | None = None
+        self.ranges = True
         self._lock = threading.Lock()
         outer = self
 
@@ -149,7 +150,7 @@ class RangeServer:
                     self.reply_empty(404)
                     return
                 data = path.read_bytes()
-                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if outer.ranges else None
                 begin, end = (int(asked[1]), min(int(asked[2]) + 1, len(data))) if asked else (0, len(data))
                 if begin >= len(data) and asked:
                     self.reply_empty(416)

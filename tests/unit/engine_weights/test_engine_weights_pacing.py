@@ -101,7 +101,7 @@ async def test_waiters_wake_when_the_rate_rises():
 
 
 def test_a_piece_is_a_fraction_of_a_second_of_the_slowest_rate():
-    assert piece_bytes(None, None) == 8 * 1024 * 1024
+    assert piece_bytes(None, None) == 4 * 1024 * 1024
     assert piece_bytes(100_000_000, 25_000_000) == 1_250_000
     assert piece_bytes(None, 1000) == 64 * 1024
-    assert piece_bytes(10**12) == 8 * 1024 * 1024
+    assert piece_bytes(10**12) == 4 * 1024 * 1024
