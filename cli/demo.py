@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.client import NodedClient, NodedError
+import anthropic
+import openai
 from sqlalchemy import select
 
 from cli import demo_report as report
@@ -21,6 +22,7 @@ from cli.leftovers import leftovers, shared_memory_files
 from cli.progress import Progress, TimedOut
 from cli.services import CannotStart
 from cli.up import Running, running
+from engine.client import NodedClient, NodedError
 from orchestrator.explain import explain
 from orchestrator.plan import plan
 from orchestrator.types import Plan, PlanRequest
@@ -37,7 +39,7 @@ SLO_TTFT_MS = 17_000
 KEEP_ALIVE_S = 6
 QUESTION = "What is the capital of France? Answer in one sentence."
 LONG_QUESTION = "Tell a long story about a lighthouse keeper and the sea."
-LONG_TOKENS = 200
+LONG_TOKENS = 150
 FIRST_TOKEN_WITHIN_S = 90.0
 
 
@@ -160,8 +162,6 @@ def _plans(it: Running) -> str:
 
 def _ask_openai(it: Running, name: str, question: str, *, max_tokens: int, **extra: object) -> Answer:
     """Stream an answer in a thread, with the SDK as anybody would use it."""
-    import openai
-
     client = openai.OpenAI(base_url=f"{it.services.gateway_url}/v1", api_key=it.seeded.api_key)
 
     def ask(answer: Answer, began: float) -> None:
@@ -188,8 +188,6 @@ def _ask_openai(it: Running, name: str, question: str, *, max_tokens: int, **ext
 
 
 def _ask_anthropic(it: Running, question: str, *, max_tokens: int) -> Answer:
-    import anthropic
-
     client = anthropic.Anthropic(base_url=it.services.gateway_url, api_key=it.seeded.api_key)
 
     def ask(answer: Answer, began: float) -> None:

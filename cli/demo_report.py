@@ -63,7 +63,7 @@ def _cold_starts(sessions: SessionFactory) -> list[str]:
     with read_scope(sessions) as session:
         for start in session.scalars(select(ColdStart).order_by(ColdStart.requested_at_ms)):
             lines.append(f"{start.id} ({start.cause}): {_outcome(start)}")
-            lines += [f"  {line}" for line in draw(waterfall(session, start.id).rows, width=90)]
+            lines += [f"  {line}" for line in draw(waterfall(session, start.id).rows, 100)]
             lines.append("")
     return lines[:-1]
 

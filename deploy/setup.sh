@@ -94,7 +94,6 @@ engine() {
         with_progress "engine: installing torch 2.13.0 into .venv-engine" install_torch
         with_progress "engine: installing SGLang 0.5.23 and what it needs" install_locked .venv-engine "$lock"
         with_progress "engine: linking the checkout" install_project .venv-engine
-        .venv-engine/bin/python -m engine.sglang_plugin.install
         stamp "$lock" >.venv-engine/.made-from
     fi
     # Prints its own progress; does nothing when the model is there.
