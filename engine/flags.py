@@ -189,6 +189,9 @@ def environment(shape: StageShape, place: StagePlace) -> dict[str, str]:
         env |= {"GLOO_SOCKET_IFNAME": place.interface, "NCCL_SOCKET_IFNAME": place.interface}
     if shape.world > 1:
         env["SGLANG_PP_LAYER_PARTITION"] = ",".join(str(count) for count in shape.layers)
+    if place.kind == "cpu" and place.cores:
+        # Without it SGLang wants a NUMA node for every rank of the pipeline. The pinning is done before, by us.
+        env["SGLANG_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in place.cores)
     if place.kind == "cuda":
         env["CUDA_VISIBLE_DEVICES"] = str(place.gpu)
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

@@ -18,7 +18,7 @@ import structlog
 from engine.node_config import ConfigError, NodeConfig, load_config
 from engine.noded import api, inventory, sweep
 from engine.noded.node import Node, reap
-from engine.weights.store import StoreError
+from engine.weights.inventory import StoreError
 
 PR_SET_CHILD_SUBREAPER = 36
 

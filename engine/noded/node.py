@@ -20,7 +20,8 @@ from engine.noded.record import GroupVersions, StageRecord
 from engine.noded.stage import Stage
 from engine.noded.starter import LOOK_S, CannotStart, Warm, start_plainly
 from engine.weights.spec import Prefetch, SpecError
-from engine.weights.store import StoreError, WeightStore
+from engine.weights.inventory import StoreError
+from engine.weights.store import WeightStore
 
 log = structlog.get_logger(__name__)
 
