@@ -28,6 +28,7 @@ class Group(click.Group):
     """A group of commands, with examples of its own."""
 
     command_class = Command
+    group_class = type  # a group within a group is of the same kind
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **attributes: Any) -> None:
         super().__init__(*args, **attributes)

@@ -26,7 +26,7 @@ def upgrade(console: Console, revision: str) -> None:
     _migrate(console, revision, up=True)
 
 
-@db.command(examples=["hydrant db downgrade -1 --yes", "hydrant db downgrade base --yes    deletes all data"])
+@db.command(examples=["hydrant db downgrade 0001 --yes", "hydrant db downgrade base --yes    deletes all data"])
 @click.argument("revision")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reporting

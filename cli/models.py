@@ -1,5 +1,6 @@
 """`hydrant model`: what can be asked for, where its weights are, what it costs and how it is served."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import click
 
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
+from cli.errors import Failure
 from cli.params import DOLLARS, GIGABYTES, LIMIT, MOMENT, NONE, PRICE, or_none
 from cli.units import moment, seconds, size
 from registry.settings_allowlist import CHOICES, OPTIONAL
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from registry.models import Model
 
 _SETTINGS = ("context_length", *CHOICES, "embedding")
-_PROGRESS_STEP = 0.1
+_SILENCE_S = 2.0
 
 
 def _choice(setting: str) -> click.Choice[str]:
@@ -95,7 +97,6 @@ def register(
     match. This takes about a second for each GB of a fast disk.
     """
     from cli.workspace import Workspace
-    from registry.errors import NotFoundError
     from registry.ops import checks, models
     from registry.settings_allowlist import validate_settings
     from registry.sources import inspect_source
@@ -104,13 +105,7 @@ def register(
     settings, limits = _split(serving)
     with Workspace(console) as here:
         with here.read() as session:
-            # Before gigabytes are read for nothing.
-            try:
-                taken = models.resolve_name(session, name)
-            except NotFoundError:
-                taken = None
-        if taken is not None:
-            raise click.UsageError(f"there is already a model {name!r}; choose another name, or: hydrant model update")
+            _refuse_taken(session, name)  # before gigabytes are read for nothing
         manifest = inspect_source(source, _reading(console))
         validate_settings(settings, max_context_length=manifest["context_length"])
         row = here.change(
@@ -416,15 +411,25 @@ def _split(serving: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return settings, given
 
 
+def _refuse_taken(session: "Session", name: str) -> None:
+    from registry.errors import NotFoundError
+    from registry.ops import models
+
+    try:
+        models.resolve_name(session, name)
+    except NotFoundError:
+        return
+    raise Failure(f"there is already a model {name!r}; choose another name, or: hydrant model update {name}", "name")
+
+
 def _reading(console: Console) -> Callable[[int, int], None]:
-    """Says how far the reading of a source has come, every tenth of it."""
-    said = 0.0
+    """Says every few seconds how far the reading of a source has come."""
+    said = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal said
-        share = done / total if total else 1.0
-        if share - said >= _PROGRESS_STEP or (share == 1.0 and said < 1.0):
-            said = share
+        if time.monotonic() - said >= _SILENCE_S:
+            said = time.monotonic()
             console.note(f"reading the source: {size(done)} of {size(total)}")
 
     return progress

@@ -34,6 +34,8 @@ class Bar(Protocol):
 
 MIN_BARS = 20
 """Columns for the bars, however narrow the terminal."""
+MAX_SHIFT = 3
+"""Columns by which a bar may be drawn late."""
 _GLYPHS = {
     "queued": ".",
     "prefetch": "=",
@@ -104,16 +106,23 @@ def _lay_out(row: Sequence[Bar], span_ms: int, columns: int, glyphs: dict[str, s
         end_ms = span_ms if bar.end_ms is None else max(begin_ms, bar.end_ms)
         first = min(begin_ms * columns // span_ms, columns - 1)
         last = max(first, -(-end_ms * columns // span_ms) - 1)
-        line = next((one for one in lines if one.free_ms <= begin_ms and one.free_column <= last), None)
+        line = next((one for one in lines if one.free_ms <= begin_ms and _fits(one, first, columns)), None)
         if line is None:
             line = _Line([" "] * columns)
             lines.append(line)
-        for column in range(max(first, line.free_column), last + 1):
+        first = max(first, line.free_column)
+        last = max(first, last)
+        for column in range(first, last + 1):
             line.cells[column] = glyphs[bar.step]
         if bar.end_ms is None:
             line.cells[last] = _NOT_ENDED
         line.free_ms, line.free_column = end_ms, last + 1
     return [line.cells for line in lines]
+
+
+def _fits(line: _Line, first: int, columns: int) -> bool:
+    """Whether a bar from column `first` has room: it may be moved a little, for those before it that are very short."""
+    return line.free_column < columns and line.free_column - first <= MAX_SHIFT
 
 
 def _axis(span_ms: int, columns: int) -> str:
