@@ -77,6 +77,11 @@ class Gateway:
             self._upstream,
         )
 
+    @property
+    def held(self) -> int:
+        """Requests that wait for a worker."""
+        return self._hold.count
+
     async def start(self) -> None:
         """Opens the connection pool, takes over old spools, and starts the background tasks."""
         await self._upstream.open()

@@ -43,7 +43,6 @@ class Hold:
         self._routes = routes
         self._limits = limits
         self._queues: dict[str, OrderedDict[str, deque[Waiter]]] = {}
-        self._per_tenant: dict[str, int] = {}
         self.count = 0
         self.bytes = 0
 
@@ -53,14 +52,13 @@ class Hold:
 
     def enter(self, waiter: Waiter) -> None:
         """Puts a request in line. Raises `ApiError` when the hold is full and this tenant has its share of it."""
-        limits = self._limits()
-        while self.count >= limits.max_requests or self.bytes + waiter.size_bytes > limits.max_bytes:
-            self._make_room(waiter.tenant_id)
+        for victim in self._victims(waiter):
+            self._remove(victim)
+            victim.ready.set_exception(displaced())
         tenants = self._queues.setdefault(waiter.model, OrderedDict())
         tenants.setdefault(waiter.tenant_id, deque()).append(waiter)
         self.count += 1
         self.bytes += waiter.size_bytes
-        self._per_tenant[waiter.tenant_id] = self._per_tenant.get(waiter.tenant_id, 0) + 1
 
     def leave(self, waiter: Waiter) -> None:
         """Takes a request out of line, whatever became of it: given up, refused, or given a route it did not use."""
@@ -116,17 +114,28 @@ class Hold:
                     self._remove(waiter)
                     waiter.ready.set_exception(start_failed(model, failure))
 
-    def _make_room(self, newcomer: str) -> None:
-        """Sends the newest waiter of the tenant with most away, if that is fairer than refusing the newcomer."""
-        greediest = max(self._per_tenant, key=self._per_tenant.__getitem__, default=None)
-        if greediest is None or self._per_tenant[greediest] <= self._per_tenant.get(newcomer, 0) + 1:
-            raise unavailable("Too many requests wait for models to start. Try again shortly.", "hold_full", 5)
-        newest = max(
-            (queue[-1] for tenants in self._queues.values() if (queue := tenants.get(greediest))),
-            key=lambda waiter: waiter.arrived_at_ms,
-        )
-        self._remove(newest)
-        newest.ready.set_exception(displaced())
+    def _victims(self, newcomer: Waiter) -> list[Waiter]:
+        """Whom to send away for the newcomer: the newest of whichever tenant has most, while it has more than the
+        newcomer's tenant would have. Raises `ApiError` 503 when that does not make room; then nobody is sent away."""
+        limits = self._limits()
+        count, size = self.count, self.bytes
+        victims: list[Waiter] = []
+        if count < limits.max_requests and size + newcomer.size_bytes <= limits.max_bytes:
+            return victims
+        lines: dict[str, list[Waiter]] = {newcomer.tenant_id: [newcomer]}
+        for tenants in self._queues.values():
+            for tenant_id, queue in tenants.items():
+                lines.setdefault(tenant_id, []).extend(queue)
+        for line in lines.values():
+            line.sort(key=lambda waiter: waiter.arrived_at_ms)
+        while count >= limits.max_requests or size + newcomer.size_bytes > limits.max_bytes:
+            share = _count if count >= limits.max_requests else _bytes
+            greediest = max(lines, key=lambda tenant_id: share(lines[tenant_id]))
+            if share(lines[greediest]) <= share(lines[newcomer.tenant_id]):
+                raise unavailable("Too many requests wait for models to start. Try again shortly.", "hold_full", 5)
+            victims.append(lines[greediest].pop())
+            count, size = count - 1, size - victims[-1].size_bytes
+        return victims
 
     def _remove(self, waiter: Waiter) -> None:
         tenants = self._queues[waiter.model]
@@ -138,9 +147,14 @@ class Hold:
             del self._queues[waiter.model]
         self.count -= 1
         self.bytes -= waiter.size_bytes
-        self._per_tenant[waiter.tenant_id] -= 1
-        if not self._per_tenant[waiter.tenant_id]:
-            del self._per_tenant[waiter.tenant_id]
+
+
+def _count(line: list[Waiter]) -> int:
+    return len(line)
+
+
+def _bytes(line: list[Waiter]) -> int:
+    return sum(waiter.size_bytes for waiter in line)
 
 
 def displaced() -> ApiError:

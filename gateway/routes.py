@@ -99,7 +99,9 @@ class RouteTable:
 
 def parse_routes(model: str, document: bytes) -> list[Route]:
     """Reads one field of `hyd:routes`. Raises ValueError, KeyError or TypeError."""
-    entries: list[dict[str, Any]] = orjson.loads(document)
+    entries: Any = orjson.loads(document)
+    if not isinstance(entries, list):
+        raise TypeError("routes are not a list")
     return [
         Route(
             model=model,

@@ -167,7 +167,7 @@ def usage_json(usage: Usage) -> bytes:
 
 def cut_usage(event: bytes) -> bytes:
     """The event as SGLang writes it without the option: the key gone from msgspec's chunks, null in pydantic's."""
-    start = event.rfind(_USAGE)
+    start = event.rfind(_USAGE + b"{")
     if start < 0:
         return event
     end = event.index(b"}", start) + 1

@@ -247,10 +247,10 @@ async def test_tenants_take_turns_and_each_keeps_its_order(
     held = []
     for number in range(6):
         held.append(asyncio.create_task(post(client, question | {"user": f"a{number}"})))
-        await waiting(world, len(held))
+        await until(lambda: cold_gateway.app.held == len(held))
     for number in range(2):
         held.append(asyncio.create_task(post(client, question | {"user": f"b{number}"}, OTHER_KEY)))
-        await waiting(world, len(held))
+        await until(lambda: cold_gateway.app.held == len(held))
     worker.token_delay = 0.02
     await world.route("small", route_entry(worker.url, capacity=1))
     await asyncio.gather(*held)

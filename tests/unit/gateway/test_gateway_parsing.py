@@ -1,0 +1,113 @@
+"""Bounds of a request, which reservations rest on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ApiError
+from gateway.parsing import TEMPLATE_TOKENS, Endpoint, InferenceRequest, parse_request
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def parse(endpoint: Endpoint = Endpoint.CHAT, **body: Any) -> InferenceRequest:
+    body.setdefault("model", "m")
+    if endpoint is Endpoint.COMPLETIONS:
+        body.setdefault("prompt", "hi")
+    else:
+        body.setdefault("messages", MESSAGES)
+    return parse_request(endpoint, json.dumps(body).encode())
+
+
+@given(st.text(max_size=300))
+def test_the_prompt_bound_is_at_least_its_utf8_bytes(text: str) -> None:
+    raw = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}, ensure_ascii=False)
+    try:
+        encoded = raw.encode()
+    except UnicodeEncodeError:  # lone surrogates are no UTF-8: such a body cannot be sent
+        return
+    assert parse_request(Endpoint.CHAT, encoded).prompt_bound(10**6) >= len(text.encode()) + TEMPLATE_TOKENS
+
+
+def test_the_prompt_bound_never_exceeds_the_context() -> None:
+    assert parse(user="x" * 5000).prompt_bound(2048) == 2048
+    assert parse(Endpoint.COMPLETIONS, prompt=["x" * 5000, "y"]).prompt_bound(2048) == 4096
+
+
+def test_media_count_as_a_whole_context() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    assert parse(messages=[{"role": "user", "content": [part]}]).prompt_bound(2048) == 2048
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1/x", "https://x", "file:///etc/passwd", "//x", " data:,x"])
+def test_media_by_address_is_refused_wherever_it_stands(url: str) -> None:
+    for part in (
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "image_url", "image_url": url},
+        {"type": "video_url", "video_url": {"url": url}},
+        {"type": "image", "source": {"type": "url", "url": url}},
+        {"type": "tool_result", "content": [{"type": "image", "source": {"type": "url", "url": url}}]},
+    ):
+        with pytest.raises(ApiError):
+            parse(messages=[{"role": "user", "content": [part]}])
+
+
+@pytest.mark.parametrize(
+    ("body", "bound"),
+    [
+        ({}, 100),
+        ({"max_tokens": 7}, 7),
+        ({"max_completion_tokens": 8}, 8),
+        ({"max_tokens": 7, "max_completion_tokens": 9}, 9),
+        ({"max_tokens": 10**9}, 2048),
+    ],
+)
+def test_the_answer_is_bounded(body: dict[str, Any], bound: int) -> None:
+    assert parse(**body).output_bound(2048, 100) == bound
+
+
+def test_a_completion_without_max_tokens_has_openais_default() -> None:
+    assert parse(Endpoint.COMPLETIONS).output_bound(2048, 100) == 16
+
+
+@pytest.mark.parametrize(("prompt", "prompts"), [("a", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1, 2], [3]], 2)])
+def test_prompts_and_answers_are_counted(prompt: Any, prompts: int) -> None:
+    request = parse(Endpoint.COMPLETIONS, prompt=prompt, n=3)
+    assert (request.prompts, request.choices) == (prompts, prompts * 3)
+
+
+@pytest.mark.parametrize("prompt", [None, "", [], [""], [[]], [1, "a"], [True], 5, {"a": 1}, [["a"]]])
+def test_a_prompt_of_no_known_form_is_refused(prompt: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse(Endpoint.COMPLETIONS, prompt=prompt)
+    assert caught.value.param == "prompt"
+
+
+def test_messages_need_max_tokens() -> None:
+    with pytest.raises(ApiError) as caught:
+        parse(Endpoint.MESSAGES)
+    assert caught.value.param == "max_tokens"
+    assert parse(Endpoint.MESSAGES, max_tokens=5).max_tokens == 5
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+                        st.sampled_from(["model", "messages", "role", "content", "type", "max_tokens", "n", "stream",
+                                         "stream_options", "prompt", "tools", "image_url", "source", "url"]),
+                        inner, max_size=6), max_leaves=12), st.sampled_from(Endpoint))  # fmt: skip
+def test_any_json_is_parsed_or_refused_with_400(document: Any, endpoint: Endpoint) -> None:
+    try:
+        raw = json.dumps(document).encode()
+    except UnicodeEncodeError:
+        return
+    refused = None
+    try:
+        parse_request(endpoint, raw)
+    except ApiError as error:
+        refused = error.status
+    assert refused in (None, 400)

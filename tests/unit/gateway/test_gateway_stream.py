@@ -1,0 +1,120 @@
+"""Following and stripping streams. `sglang_chunks.json` was written by SGLang 0.5.23's own classes: each kind of chunk
+without usage, with it, and with the cache report's nested objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.attempts import Usage
+from gateway.stream import USAGE_COMMENT, AnthropicStream, OpenAIStream, cut_usage
+
+CHUNKS: dict[str, list[str]] = json.loads((Path(__file__).parent / "sglang_chunks.json").read_text())
+PAIRS = {name: chunks for name, chunks in CHUNKS.items() if len(chunks) == 3}
+DONE = b"data: [DONE]\n\n"
+
+
+def reader(*, choices: int = 1, prompts: int = 1, usage: bool = False, running: bool = False) -> OpenAIStream:
+    return OpenAIStream(choices=choices, prompts=prompts, wants_usage=usage, wants_running_usage=running)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("with_usage", [1, 2])
+def test_cutting_restores_what_sglang_writes_without_the_option(name: str, with_usage: int) -> None:
+    assert cut_usage(PAIRS[name][with_usage].encode()) == PAIRS[name][0].encode()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_chunk_without_usage_is_left_alone(name: str) -> None:
+    assert cut_usage(PAIRS[name][0].encode()) == PAIRS[name][0].encode()
+
+
+@given(st.data())
+def test_a_stream_cut_anywhere_comes_out_the_same(data: st.DataObject) -> None:
+    kinds = ["role", "chat text", "chat reasoning", "chat tool call", "chat logprobs"]
+    asked = b"".join(CHUNKS[kind][-1].encode() for kind in kinds) + CHUNKS["finish"][0].encode()
+    asked += CHUNKS["final chat"][0].encode() + DONE
+    plain = b"".join(CHUNKS[kind][0].encode() for kind in kinds) + CHUNKS["finish"][0].encode() + DONE
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(asked)), max_size=8)))
+    stream, out, start = reader(), b"", 0
+    for cut in [*cuts, len(asked)]:
+        out += stream.feed(asked[start:cut])
+        start = cut
+    assert out == plain
+    assert stream.done
+    assert stream.finished
+    assert stream.usage == Usage(7, 4, 3)
+
+
+def test_the_final_usage_chunk_is_kept_when_asked_for() -> None:
+    final = CHUNKS["final chat"][0].encode()
+    assert reader().feed(final) == b""
+    assert reader(usage=True).feed(final) == final
+
+
+def test_running_usage_is_kept_when_asked_for() -> None:
+    chunk = CHUNKS["chat text"][1].encode()
+    assert reader(running=True).feed(chunk) == chunk
+    assert reader(usage=True).feed(chunk) == CHUNKS["chat text"][0].encode()
+
+
+def test_running_usage_of_several_answers_counts_the_prompt_once() -> None:
+    stream = reader(choices=4, prompts=2)
+    for index, tokens in ((0, 2), (1, 3), (2, 4), (3, 1)):
+        chunk = json.loads(CHUNKS["completion"][1].removeprefix("data: "))
+        chunk["choices"][0]["index"] = index
+        chunk["usage"] |= {"completion_tokens": tokens, "prompt_tokens": 7 if index < 2 else 9}
+        stream.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+    assert stream.usage == Usage(16, 0, 10)
+    assert not stream.finished
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"error": {"message": "out of memory", "code": 500}}\n\n',
+        b"data: {not json\n\n",
+        CHUNKS["finish"][0].replace('"stop"', '"abort"').encode(),
+    ],
+)
+def test_a_failure_is_withheld_and_ends_everything(event: bytes) -> None:
+    stream = reader()
+    first = CHUNKS["chat text"][0].encode()
+    assert stream.feed(first + event + first + DONE) == first
+    assert stream.failed
+    assert not stream.finished
+    assert not stream.done
+
+
+def test_an_end_mark_without_a_finish_reason_is_no_success() -> None:
+    stream = reader()
+    stream.feed(CHUNKS["chat text"][0].encode() + DONE)
+    assert stream.done
+    assert not stream.finished
+
+
+def test_usage_comments_of_the_hosted_process_are_read_and_dropped() -> None:
+    comment = USAGE_COMMENT + b'{"prompt_tokens": 5, "completion_tokens": 2}\n\n'
+    for stream in (reader(), AnthropicStream()):
+        assert stream.feed(comment) == b""
+        assert stream.usage == Usage(5, 0, 2)
+    assert reader().feed(b": another comment\n\n") == b": another comment\n\n"
+
+
+def test_a_messages_stream_succeeds_with_its_stop_reason_and_end() -> None:
+    stream = AnthropicStream()
+    start = b'event: message_start\ndata: {"type": "message_start"}\n\n'
+    delta = b'event: message_delta\ndata: {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}\n\n'
+    stop = b'event: message_stop\ndata: {"type": "message_stop"}\n\n'
+    assert stream.feed(start + delta) == start + delta
+    assert not stream.done
+    assert stream.feed(stop) == stop
+    assert stream.finished
+    assert stream.done
+    failing = AnthropicStream()
+    assert failing.feed(b'event: error\ndata: {"type": "error"}\n\n' + stop) == b""
+    assert failing.failed
