@@ -22,6 +22,13 @@ _PAUSE_S = 0.002
 _LOOK_AGAIN_S = 1.0
 _MAP_NORESERVE = 0x4000  # Linux; Python 3.11's mmap does not name it.
 
+# torch's names of the safetensors dtypes.
+_TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "U16": "uint16", "I16": "int16", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "I32": "int32",
+    "F32": "float32", "U64": "uint64", "I64": "int64", "F64": "float64",
+}  # fmt: skip
+
 
 class WeightsError(Exception):
     """The weights will not come; the message says why in words for a person."""
@@ -59,8 +66,7 @@ class _Reader:
         self._stall_timeout_s = stall_timeout_s
         self._sidecars: dict[str, Progress] = {}
         self._segments: dict[str, mmap.mmap] = {}
-        self._dtypes = _torch_dtypes()
-        self._entries = self._read_spec()
+        self._entries = self._first_spec()
         self.count = len(self._entries)
 
     def close(self) -> None:
@@ -101,7 +107,7 @@ class _Reader:
         """A torch tensor over the mapped bytes."""
         import torch
 
-        dtype = self._dtypes.get(entry.dtype)
+        dtype = getattr(torch, _TORCH_NAMES[entry.dtype], None)
         if dtype is None:
             raise WeightsError(f"tensor {entry.name}: this torch has no dtype for {entry.dtype}")
         if entry.nbytes == 0:
@@ -115,25 +121,30 @@ class _Reader:
             entry.shape
         )
 
-    def _read_spec(self) -> list[Entry]:
+    def _first_spec(self) -> list[Entry]:
         deadline = time.monotonic() + self._stall_timeout_s
-        while True:
-            try:
-                return spec_file.read(self._path)
-            except FileNotFoundError:
-                if time.monotonic() > deadline:
-                    raise WeightsError(
-                        f"{self._path} did not appear in {self._stall_timeout_s:.0f} s: the node has no prefetch for "
-                        "this stage; look at its daemon"
-                    ) from None
-            except (OSError, spec_file.LoadSpecError) as error:
-                raise WeightsError(f"cannot read the load spec: {error}") from error
+        while (entries := self._read_spec()) is None:
+            if time.monotonic() > deadline:
+                raise WeightsError(
+                    f"{self._path} did not appear in {self._stall_timeout_s:.0f} s: the node has no prefetch for this "
+                    "stage; look at its daemon"
+                )
             time.sleep(_PAUSE_S)
+        return entries
+
+    def _read_spec(self) -> list[Entry] | None:
+        try:
+            return spec_file.read(self._path)
+        except FileNotFoundError:
+            return None
+        except (OSError, spec_file.LoadSpecError) as error:
+            raise WeightsError(f"cannot read the load spec: {error}") from error
 
     def _moved(self, i: int) -> bool:
         """Re-read the load spec; whether tensor `i` is now somewhere else. noded writes it before it aborts."""
         before = self._entries[i]
-        self._entries = self._read_spec()
+        # Gone: the stage was released; what was read stays true and the abort that follows ends the wait.
+        self._entries = self._read_spec() or self._entries
         return self._entries[i] != before
 
     def _progress(self, entry: Entry) -> Progress | None:
@@ -163,14 +174,3 @@ class _Reader:
                 os.close(fd)
             self._segments[entry.segment] = mapped
         return mapped
-
-
-def _torch_dtypes() -> dict[str, Any]:
-    import torch
-
-    names = {
-        "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-        "U16": "uint16", "I16": "int16", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "I32": "int32",
-        "F32": "float32", "U64": "uint64", "I64": "int64", "F64": "float64",
-    }  # fmt: skip
-    return {name: getattr(torch, attribute) for name, attribute in names.items() if hasattr(torch, attribute)}

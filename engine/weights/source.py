@@ -27,6 +27,7 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
+_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
 _STREAM_CHUNK = 256 * 1024
 
 
@@ -65,7 +66,9 @@ class Source:
         options: dict[str, Any] = {}
         if not self._local:
             client: dict[str, Any] = {"connect_timeout": "5s", "timeout": "15m"}
-            if urlsplit(url).scheme == "http":
+            scheme = urlsplit(url).scheme
+            # Client options given here hide those that obstore reads from the environment.
+            if scheme == "http" or os.environ.get(_ALLOW_HTTP.get(scheme, ""), "").lower() in ("1", "true"):
                 client["allow_http"] = True
             options = {"client_options": client, "retry_config": {"max_retries": 0}}
         try:

@@ -157,6 +157,7 @@ class RangeServer:
                     return
                 self.send_response(206 if asked else 200)
                 self.send_header("Content-Length", str(end - begin))
+                self.send_header("ETag", '"1"')
                 self.send_header("Last-Modified", "Tue, 24 Nov 2026 00:00:00 GMT")
                 if asked:
                     self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")

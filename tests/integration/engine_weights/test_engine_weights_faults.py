@@ -143,3 +143,30 @@ async def test_symbolic_links_of_a_local_model_are_followed(model, store, tmp_pa
     for path in model.folder.iterdir():
         (linked / path.name).symlink_to(path)
     await store.prefetch(model.request("s1", source=linked.as_uri())).wait_verified()
+
+
+async def test_s3_with_the_nodes_own_credentials(model, store, monkeypatch, tmp_path):
+    """Object reads of S3 are plain range requests: the counting server can stand for a bucket."""
+    bucket = RangeServer(tmp_path)
+    for name, value in {
+        "AWS_ENDPOINT_URL": bucket.url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        source = f"s3://{model.folder.name}"
+        stage = store.prefetch(model.request("s1", source=source))
+        await stage.wait_verified()
+        assert bucket.weight_bytes() == stage.bytes_total
+        assert read_back(stage.load_spec) == {t["name"]: model.data(t["name"]) for t in model.tensors}
+        store.release("s1")
+        store.evict(None)
+        bucket.status = 403
+        error = await refused(store, model.request("s2", source=source))
+        assert "access denied" in error
+        assert "hunter2" not in error
+    finally:
+        bucket.close()

@@ -143,18 +143,6 @@ async def test_a_failed_fetch_ends_the_load_with_its_reason(model, server, store
     assert stage.error in lines[-1]["error"]
 
 
-async def test_a_stalled_fetch_ends_the_load(model, server, store, load):
-    server.hold_after = {LAST_FILE: 800_000}
-    stage = store.prefetch(model.request("s1", source=server.url))
-    loader = await load(stage.load_spec, stall_timeout_s=0.3)
-    assert "no byte arrived" in (await loader.end())[-1]["error"]
-
-
-async def test_a_load_spec_that_never_comes_is_a_clear_error(tmp_path, load):
-    loader = await load(tmp_path / "load.json", stall_timeout_s=0.1)
-    assert "did not appear" in (await loader.end())[-1]["error"]
-
-
 async def test_a_borrowed_tensor_that_moves_is_followed(model, server, store, load):
     server.hold_after = {LAST_FILE: 800_000}
     first = store.prefetch(model.request("s1", source=server.url))

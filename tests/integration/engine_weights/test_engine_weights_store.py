@@ -8,6 +8,7 @@ import struct
 import pytest
 from support.weights_source import read_back, until, write_model
 
+from engine.weights.pacing import BURST_S
 from engine.weights.progress import Progress
 from engine.weights.spec import Prefetch, SpecError
 from engine.weights.stage import WeightsUnavailable
@@ -303,5 +304,5 @@ async def test_the_link_is_shared_by_all_stages(tmp_path, make_store):
     stages = [store.prefetch(models[i].request(f"s{i}")) for i in range(2)]
     await asyncio.gather(*(stage.wait_verified() for stage in stages))
     took_ms = max(s.marks["prefetch_end"] for s in stages) - min(s.marks["prefetch_start"] for s in stages)
-    # The pacer's own clock makes the lower bound certain; there is no upper one on a busy machine.
-    assert took_ms >= 4_000_000 / 10_000_000 * 1000 * 0.95
+    # The pacer makes the lower bound certain (one burst may have been saved up); a busy machine has no upper one.
+    assert took_ms >= (4_000_000 / 10_000_000 - BURST_S) * 1000 - 10
