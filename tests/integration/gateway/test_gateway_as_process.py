@@ -1,0 +1,137 @@
+"""`python -m gateway` as the Procfile runs it: several workers, SIGTERM, SIGKILL, missing settings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from support.fake_worker import FakeWorker
+from support.gateway_process import HOSTED_SECRET, KEY, PEPPER, World, route_entry, until
+from support.redis_server import RedisServer
+
+ROOT = Path(__file__).parents[3]
+CHAT = "/v1/chat/completions"
+
+
+def environment(redis_server: RedisServer, home: Path, **changes: str) -> dict[str, str]:
+    """What `hydrant up` would export, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "PATH": os.environ["PATH"], "HYDRANT_HOME": str(home), "REDIS_URL": redis_server.url,
+        "HYDRANT_KEY_PEPPER": PEPPER.decode(), "HYDRANT_HOSTED_SECRET": HOSTED_SECRET,
+        "HYDRANT_GATEWAY_PORT": str(port), "HYDRANT_DRAIN_TIMEOUT_S": "5",
+    } | changes  # fmt: skip
+
+
+@asynccontextmanager
+async def running(environ: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, aiohttp.ClientSession]]:
+    """A gateway process that is ready, and a client of it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", cwd=ROOT, env=environ,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{environ['HYDRANT_GATEWAY_PORT']}"
+    try:
+        async with aiohttp.ClientSession(url, headers={"authorization": f"Bearer {KEY}"}) as client:
+
+            async def ready() -> bool:
+                try:
+                    async with client.get("/ready") as answer:
+                        return answer.status == 200
+                except aiohttp.ClientConnectionError:
+                    return False
+
+            await until(ready, seconds=60)
+            yield process, client
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 20)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def test_several_processes_share_the_port_and_sum_their_metrics(
+    world: World, worker: FakeWorker, redis_server: RedisServer, tmp_path: Path, question: dict[str, Any]
+) -> None:
+    await world.route("small", route_entry(worker.url))
+    environ = environment(redis_server, tmp_path, HYDRANT_GATEWAY_WORKERS="2")
+    async with running(environ) as (process, _):
+        url = f"http://127.0.0.1:{environ['HYDRANT_GATEWAY_PORT']}"
+
+        async def both_beat() -> bool:
+            return await world.redis.hlen("hyd:gateways") == 2
+
+        await until(both_beat, seconds=30)
+        for _ in range(8):
+            # A connection of its own each time, so that both processes get some.
+            async with (
+                aiohttp.ClientSession(url, headers={"authorization": f"Bearer {KEY}"}) as client,
+                client.post(CHAT, json=question) as answer,
+            ):
+                assert answer.status in (200, 503)
+                served = await answer.read()
+        assert served
+        async with aiohttp.ClientSession(url) as client, client.get("/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        total = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("hydrant_requests_total{"))
+        assert total >= 8
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) in (0, -signal.SIGTERM)
+    assert await world.redis.hlen("hyd:gateways") == 0
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+async def test_a_killed_gateway_leaves_a_checkpoint_and_the_next_one_serves(
+    world: World, worker: FakeWorker, redis_server: RedisServer, tmp_path: Path, question: dict[str, Any]
+) -> None:
+    await world.route("small", route_entry(worker.url))
+    worker.token_delay = 0.05
+
+    async def checkpointed() -> bool:
+        return any(json.loads(text)["completion_tokens"] for text in await world.redis.hvals("hyd:attempts"))
+
+    async with (
+        running(environment(redis_server, tmp_path)) as (process, client),
+        client.post(CHAT, json=question | {"stream": True, "max_tokens": 1000}) as answer,
+    ):
+        assert answer.status == 200
+        await until(checkpointed)
+        process.kill()
+        await process.wait()
+    (attempt,) = [json.loads(text) for text in await world.redis.hvals("hyd:attempts")]
+    assert attempt["completion_tokens"] > 0
+    assert "outcome" not in attempt
+    assert await world.redis.hexists("hyd:gateways", attempt["gateway_id"])
+    await until(lambda: worker.active == 0)
+    worker.token_delay = 0
+    async with (
+        running(environment(redis_server, tmp_path)) as (_, client),
+        client.post(CHAT, json=question) as answer,
+    ):
+        assert answer.status == 200
+
+
+async def test_a_missing_secret_is_one_clear_line(tmp_path: Path, redis_server: RedisServer) -> None:
+    environ = environment(redis_server, tmp_path)
+    del environ["HYDRANT_KEY_PEPPER"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", cwd=ROOT, env=environ, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert errors.decode().count("\n") == 1
+    assert "HYDRANT_KEY_PEPPER" in errors.decode()
