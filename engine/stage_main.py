@@ -1,4 +1,4 @@
-"""A stage without a warm runtime: `python -m engine.stage_main DIR`, seconds slower than a fork, the same from there on."""
+"""A stage without a warm runtime, `python -m engine.stage_main DIR`: slower than a fork, then the same."""
 
 from __future__ import annotations
 

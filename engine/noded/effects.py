@@ -1,8 +1,9 @@
-"""The effects that noded carries out, parsed strictly (docs/interfaces.md, section 7; `prefetch` is engine.weights.spec)."""
+"""The effects of docs/interfaces.md, section 7, parsed strictly; `prefetch` is in engine.weights.spec."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The stage's processes end, `grace_s` seconds after they were asked to at the latest. No stage: the whole group."""
+    """The stage's processes end, after `grace_s` seconds by force. Without a stage: the whole group."""
 
     group_id: str
     version: int
@@ -70,6 +71,7 @@ def parse(obj: object) -> Launch | Stop | Rate | Evict:
         raise EffectError("expected a JSON object")
     if obj.get("v") != 1:
         raise EffectError("v: this node understands version 1 only")
+    parsers: dict[str, Callable[[dict[str, Any]], Launch | Stop | Rate | Evict]]
     parsers = {"launch": _launch, "stop": _stop, "rate": _rate, "evict": _evict}
     parser = parsers.get(str(obj.get("kind")))
     if parser is None:

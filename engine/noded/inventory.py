@@ -14,7 +14,6 @@ import pynvml
 from engine.node_config import ConfigError, DeviceConfig, NodeConfig
 from engine.runtime.environment import DeviceKind
 
-
 T = TypeVar("T")
 
 

@@ -16,7 +16,7 @@ _NOISE = re.compile(
 
 
 def reason_from(log: Path, secrets: tuple[str, ...] = ()) -> str:
-    """The most telling line at the end of `log`: the last exception, or else the last line that says anything."""
+    """The most telling line at the end of `log`: its first exception, or else that there is none."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
@@ -29,7 +29,10 @@ def reason_from(log: Path, secrets: tuple[str, ...] = ()) -> str:
         return "it left an empty log; it may have been killed for want of memory (see dmesg)"
     errors = [match.group(2) for line in lines if (match := _ERROR_LINE.match(line))]
     # The first exception of a chain of deaths is the cause; the ranks' complaints about each other follow it.
-    telling = next((line for line in errors if "distributed" not in line.lower()), errors[0] if errors else lines[-1])
+    if errors:
+        telling = next((line for line in errors if "distributed" not in line.lower()), errors[0])
+    else:
+        telling = f"no error in its log, so it was probably killed (for want of memory? see dmesg); last: {lines[-1]}"
     for secret in secrets:
         telling = telling.replace(secret, "***")
     return telling[:MAX_REASON]

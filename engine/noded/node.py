@@ -19,8 +19,8 @@ from engine.noded.effects import EffectError, Evict, Launch, Rate, Stop
 from engine.noded.record import GroupVersions, StageRecord
 from engine.noded.stage import Stage
 from engine.noded.starter import LOOK_S, CannotStart, Warm, start_plainly
-from engine.weights.spec import Prefetch, SpecError
 from engine.weights.inventory import StoreError
+from engine.weights.spec import Prefetch, SpecError
 from engine.weights.store import WeightStore
 
 log = structlog.get_logger(__name__)

@@ -1,11 +1,12 @@
 """Engine processes as Linux shows them. A process is ours when its working directory lies under the node's stages.
 
-The working directory is the one mark that a fork keeps, that no engine changes, and that anyone may read without trusting
-a record: an environment variable set after a fork is not visible in /proc, and a process id alone is reused.
+The working directory is the one mark that a fork keeps, that no engine changes, and that can be read without trusting a
+record: an environment variable set after a fork is not visible in /proc, and a process id alone is reused.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _PROC = Path("/proc")
 _ZOMBIE = ("Z", "X")
 
@@ -75,6 +77,32 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+async def wait_for_end(pids: Iterable[int], within_s: float) -> None:
+    """Return when all of `pids` have ended, after `within_s` seconds in any case."""
+    loop = asyncio.get_running_loop()
+    ended: list[asyncio.Future[None]] = []
+    descriptors: list[int] = []
+    try:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                descriptor = os.pidfd_open(pid)
+                descriptors.append(descriptor)
+                future = loop.create_future()
+                loop.add_reader(descriptor, _settle, future)
+                ended.append(future)
+        if ended:
+            await asyncio.wait(ended, timeout=within_s)
+    finally:
+        for descriptor in descriptors:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 def shared_memory(pids: Iterable[int]) -> set[Path]:
     """Files in /dev/shm that these processes have mapped or open."""
     found: set[Path] = set()
@@ -82,7 +110,7 @@ def shared_memory(pids: Iterable[int]) -> set[Path]:
         with contextlib.suppress(OSError):
             for line in (_PROC / str(pid) / "maps").read_text().splitlines():
                 name = line[73:].strip()
-                if name.startswith("/dev/shm/") and not name.endswith("(deleted)"):
+                if name.startswith(f"{SHARED_MEMORY}/") and not name.endswith("(deleted)"):
                     found.add(Path(name))
     return found
 

@@ -26,10 +26,9 @@ from engine.weights.stage import StageWeights
 
 ENGINE_EVENTS = frozenset({"runtime", "load_start", "load_end", "ready"})
 EVENTS_FILE = "events"
-KILL_WAIT_S = 10.0
-"""How long killed processes may take to disappear; a process stuck in the kernel is reported, not waited for."""
-
-POLL_S = 0.02
+KILL_ROUNDS = 5
+KILL_WAIT_S = 5.0
+"""How long killed processes may take to disappear; one that is stuck in the kernel is reported, not waited for."""
 
 
 class Stage:
@@ -185,23 +184,19 @@ class Stage:
     # --- its end -----------------------------------------------------------------------------------------------------
 
     async def terminate(self, grace_s: float) -> None:
-        """End all processes of the stage: SIGTERM, `grace_s` seconds, SIGKILL. Those still starting are killed at once."""
+        """End its processes: SIGTERM, `grace_s` seconds, SIGKILL. A stage that does not serve yet is killed at once."""
         self.unwatch()
         self.refresh_processes()
         if grace_s > 0 and self.pids and "ready" in self.engine_marks:
             processes.send(self.pids, signal.SIGTERM)
-            await self._until_gone(grace_s)
-        deadline = time.monotonic() + KILL_WAIT_S
+            await processes.wait_for_end(self.pids, grace_s)
         # Repeated: a process may have forked another between the look and the kill.
-        while (pids := processes.in_directory(self.directory)) and time.monotonic() < deadline:
-            processes.send(pids, signal.SIGKILL)
-            await asyncio.sleep(POLL_S)
-        self.pids = pids
-
-    async def _until_gone(self, wait_s: float) -> None:
-        deadline = time.monotonic() + wait_s
-        while processes.in_directory(self.directory) and time.monotonic() < deadline:
-            await asyncio.sleep(POLL_S)
+        for _ in range(KILL_ROUNDS):
+            self.pids = processes.in_directory(self.directory)
+            if not self.pids:
+                return
+            processes.send(self.pids, signal.SIGKILL)
+            await processes.wait_for_end(self.pids, KILL_WAIT_S)
 
     def finish(self, ended: str, reason: str | None, logs: Path) -> None:
         """The stage is over and has no process: keep its log, remove everything else."""

@@ -89,6 +89,6 @@ def start_plainly(config: NodeConfig, kind: DeviceKind, stage_dir: Path) -> int:
         )
     except OSError as error:
         raise CannotStart(
-            f"cannot run {python}: {error.strerror}. Install the engine environment, or set engine_python in the node's "
-            "configuration"
+            f"cannot run {python}: {error.strerror}. Install the engine environment, or set engine_python in the "
+            "node's configuration"
         ) from error

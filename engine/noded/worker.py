@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -72,5 +71,5 @@ async def _call(
             if response.status != 200:
                 raise WorkerError(f"the engine answered {response.status}: {content[:200].decode(errors='replace')}")
             return content
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+    except (TimeoutError, aiohttp.ClientError) as error:
         raise WorkerError(f"the engine does not answer: {type(error).__name__}: {error}") from error

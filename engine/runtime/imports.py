@@ -46,8 +46,8 @@ def import_engine() -> None:
 def fork_instead_of_spawn() -> None:
     """Make multiprocessing's "spawn" mean "fork", so that SGLang's own processes start from what is imported already.
 
-    SGLang asks for "spawn" by name (entrypoints/engine.py, _set_envs_and_config) because its launcher might have touched
-    CUDA; a stage has not.
+    SGLang asks for "spawn" by name (entrypoints/engine.py, _set_envs_and_config) because its launcher might have
+    touched CUDA; a stage has not.
     """
     contexts = multiprocessing.context._concrete_contexts  # type: ignore[attr-defined]
     contexts["spawn"] = contexts["fork"]

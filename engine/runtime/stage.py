@@ -1,7 +1,7 @@
 """The life of one stage process, from its directory to a serving SGLang.
 
-The node daemon writes `stage.json` (how to run) before it asks for the process, and `model.json` (what to serve) once the
-model's small files are on this machine; whichever way the process began, it does the same from here on.
+The node daemon writes `stage.json` (how to run) before it asks for the process, and `model.json` (what to serve) once
+the model's small files are on this machine; whichever way the process began, it does the same from here on.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def run_forked(stage_dir: Path) -> None:
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it was, it goes to the stage's log and ends the stage
         traceback.print_exc()
     finally:
         sys.stdout.flush()

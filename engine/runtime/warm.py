@@ -34,7 +34,7 @@ class Stopped(Exception):
 
 
 def serve(socket_path: Path) -> None:
-    """Import SGLang, then fork stages on request until SIGTERM or SIGINT. The socket appears when the import is done."""
+    """Import SGLang, then fork stages until SIGTERM or SIGINT. The socket appears when the import is done."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     # The kernel reaps ended stages; the node daemon watches them by itself.
@@ -116,7 +116,7 @@ def fork_stage(stage_dir: Path, close_in_child: tuple[socket.socket, ...]) -> in
             for inherited in close_in_child:
                 inherited.close()
             stage.run_forked(stage_dir)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - nothing of the child may reach the parent's loop
             traceback.print_exc()
         finally:
             os._exit(1)

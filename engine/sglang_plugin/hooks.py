@@ -1,7 +1,8 @@
 """Hooks into SGLang 0.5.23, registered through its entry-point group `sglang.srt.plugins`.
 
-They bring a stage's tensors in as they land, tell the node daemon when loading and readiness happen, and keep the worker's
-key out of the log. Without Hydrant's environment variables every hook steps aside and SGLang behaves as published.
+They bring a stage's tensors in as they land, tell the node daemon when loading and readiness happen, and keep the
+worker's key out of the log. Without Hydrant's environment variables every hook steps aside and SGLang behaves as
+published.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def load_tokenizer_first(original: Callable[..., Any], *args: Any, **kwargs: Any
 
 
 def keep_in_own_directory(path: str, *args: Any, **kwargs: Any) -> str:
-    """Where SGLang shares its load figures: the stage's temporary directory, which is swept, not /dev/shm, which is not."""
+    """Where SGLang shares its load figures: not in /dev/shm but in the stage's temporary directory, which is swept."""
     if not os.environ.get(signals.EVENTS_VARIABLE):
         return path
     return str(Path(os.environ["TMPDIR"]) / Path(path).name)

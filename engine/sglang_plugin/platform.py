@@ -16,7 +16,7 @@ NAME = "hydrant_cpu"
 """Entry-point name, the value of SGLANG_PLATFORM."""
 
 
-class HydrantCpuPlatform(CpuDeviceMixin, SRTPlatform):
+class HydrantCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
     """CPU torch with native operators and gloo between ranks."""
 
     _enum = PlatformEnum.OOT

@@ -22,7 +22,7 @@ STAGE_VARIABLE = "HYDRANT_STAGE"
 
 
 def emit(event: str, **details: object) -> None:
-    """Record that `event` happened now (ms since the epoch) and wake the node daemon. Without the variables, nothing."""
+    """Record that `event` happened now and wake the node daemon; nothing in an SGLang that is no stage of Hydrant's."""
     path = os.environ.get(EVENTS_VARIABLE)
     if not path:
         return

@@ -14,7 +14,7 @@ _libraries: list[torch.library.Library] = []
 
 
 def install() -> None:
-    """Declare `torchvision::nms` and `torchvision::qnms` if this torch has no CUDA. Call before anything imports torchvision."""
+    """Declare the two operators if this torch has no CUDA. Call before anything imports torchvision."""
     if torch.version.cuda is not None or torch.version.hip is not None or _libraries:
         return
     library = torch.library.Library("torchvision", "FRAGMENT")
