@@ -97,7 +97,7 @@ engine() {
         stamp "$lock" >.venv-engine/.made-from
     fi
     # Prints its own progress; does nothing when the model is there.
-    .venv-engine/bin/python -m engine.prepare_model
+    .venv-engine/bin/python -m engine.prepare_model --out "$HOME/.cache/hydrant/models/SmolLM2-135M-Instruct"
 }
 
 install_torch() {
