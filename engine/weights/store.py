@@ -83,6 +83,7 @@ class WeightStore:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock_fd)
+            self._lock_fd = -1
             raise StoreError(f"{self._root} is in use by another node daemon; give each its own directory") from None
         self._files.recover()
         for segment in self._inventory.recover():
@@ -93,7 +94,12 @@ class WeightStore:
             self._later(self._forget_unclaimed, stage_id)
 
     async def close(self) -> None:
-        """Stop fetching and let go of the directory. Files stay, and engines that read them are not disturbed."""
+        """Stop fetching and let go of the directory. Files stay, and engines that read them are not disturbed.
+
+        Closing twice does nothing the second time.
+        """
+        if self._closed:
+            return
         self._closed = True
         for timer in self._timers:
             timer.cancel()
@@ -103,7 +109,8 @@ class WeightStore:
             await asyncio.wait(self._tasks)
         self._pool.shutdown()
         self._inventory.close()
-        os.close(self._lock_fd)
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
 
     def prefetch(self, request: Prefetch) -> StageWeights:
         """Start bringing a stage's weights in, and return at once; its load spec exists then.
