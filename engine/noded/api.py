@@ -101,9 +101,10 @@ class _Api:
             seen = "no stage here that serves it" if stage is None else f"its stage is {stage.state}"
             return web.json_response({"v": 1, "ok": False, "error": f"group {group_id}: {seen}"})
         try:
-            ms = await worker.probe(self._client(), self._url(stage), self._launch(stage))
+            ms, used = await worker.probe(self._client(), self._url(stage), self._launch(stage))
         except worker.WorkerError as error:
             return web.json_response({"v": 1, "ok": False, "error": str(error)})
+        stage.note_probe(used)
         return web.json_response({"v": 1, "ok": True, "ms": ms})
 
     async def counters(self, request: web.Request) -> web.Response:
@@ -115,7 +116,9 @@ class _Api:
             counts = await worker.counters(self._client(), self._url(stage), self._launch(stage))
         except worker.WorkerError as error:
             raise _Refused(503, "engine_unavailable", str(error)) from None
-        return web.json_response({"v": 1, **counts})
+        # Our own probes are nobody's usage: without them, the engine's word can be held against the ledger's.
+        probed = stage.record.probed
+        return web.json_response({"v": 1, **{name: count - probed.get(name, 0) for name, count in counts.items()}})
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

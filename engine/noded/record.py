@@ -27,7 +27,7 @@ class StaleEffect(Exception):
 
 @dataclass
 class StageRecord:
-    """What must survive noded of one stage. `marks`: ms since the epoch."""
+    """What must survive noded of one stage. `marks`: ms since the epoch. `probed`: tokens that probes have used."""
 
     stage_id: str
     group_id: str
@@ -36,6 +36,7 @@ class StageRecord:
     leader: Identity | None = None
     stopping: bool = False
     marks: dict[str, int] = field(default_factory=dict)
+    probed: dict[str, int] = field(default_factory=dict)
 
     def save(self, directory: Path) -> None:
         """Write to `directory`, which is made."""

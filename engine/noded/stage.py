@@ -92,6 +92,12 @@ class Stage:
             self.record.marks[name] = time.time_ns() // 1_000_000
             self.save()
 
+    def note_probe(self, used: dict[str, int]) -> None:
+        """Add to the tokens that probes have used, which the engine counts like any other."""
+        for name, count in used.items():
+            self.record.probed[name] = self.record.probed.get(name, 0) + count
+        self.save()
+
     def save(self) -> None:
         """Write the record."""
         self.record.save(self.directory)

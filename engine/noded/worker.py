@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -24,17 +25,31 @@ class WorkerError(Exception):
     """The engine did not give an answer that can be used; the message says what came instead."""
 
 
-async def probe(session: aiohttp.ClientSession, url: str, launch: Launch) -> int:
-    """Milliseconds that one token (or one embedding) took. Raises WorkerError."""
+async def probe(session: aiohttp.ClientSession, url: str, launch: Launch) -> tuple[int, dict[str, int]]:
+    """Milliseconds that one token (or one embedding) took, and the tokens that the engine counted for it.
+
+    Raises WorkerError.
+    """
     path, body = "/v1/completions", {"model": launch.model_name, "prompt": "a", "max_tokens": 1, "temperature": 0}
     if launch.settings.embedding:
         path, body = "/v1/embeddings", {"model": launch.model_name, "input": "a"}
     began = time.monotonic()
     answer = await _call(session, "POST", url + path, launch.api_key, PROBE_TIMEOUT_S, body)
     wanted = "data" if launch.settings.embedding else "choices"
-    if b'"' + wanted.encode() + b'"' not in answer:
-        raise WorkerError(f"the answer has no {wanted}: {answer[:200]!r}")
-    return round((time.monotonic() - began) * 1000)
+    try:
+        content = json.loads(answer)
+        usage = content["usage"]
+        if not content[wanted]:
+            raise KeyError(wanted)
+        details = usage.get("prompt_tokens_details") or {}
+        used = {
+            "prompt_tokens": int(usage["prompt_tokens"]),
+            "cached_tokens": int(details.get("cached_tokens") or 0),
+            "completion_tokens": int(usage.get("completion_tokens") or 0),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkerError(f"the answer lacks {error}: {answer[:200]!r}") from None
+    return round((time.monotonic() - began) * 1000), used
 
 
 async def counters(session: aiohttp.ClientSession, url: str, launch: Launch) -> dict[str, int]:
