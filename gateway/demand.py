@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import orjson
 from redis.asyncio import Redis
@@ -19,6 +20,8 @@ from gateway.routes import RouteTable
 log = logging.getLogger(__name__)
 
 PULSE_SECONDS = 1.0
+# A gateway's last word on a model outlives it, because idle time is counted from the last request; for this long.
+REMEMBER_MS = 24 * 3600 * 1000
 
 
 class Demand:
@@ -50,10 +53,13 @@ class Demand:
 
     async def pulse_forever(self) -> None:
         """Repeats the heartbeat, the activity and the checkpoints every `PULSE_SECONDS`."""
+        tidied = False
         while True:
             try:
-                await self._heartbeat()
-                await self._write_activity()
+                if not tidied:
+                    await self.forget_old()
+                    tidied = True
+                await self._beat()
                 await self._metering.checkpoint()
             except RedisError as error:
                 log.warning("the pulse did not reach Redis (%s)", type(error).__name__)
@@ -62,12 +68,18 @@ class Demand:
             await asyncio.sleep(PULSE_SECONDS)
 
     async def farewell(self) -> None:
-        """Takes this gateway's entries away: it stops in order and has no requests any more. Raises RedisError."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for model in self._last_request_ms:
-                pipe.hdel(rediskeys.activity(model), self._gateway_id)
-            pipe.hdel(rediskeys.GATEWAYS, self._gateway_id)
-            await pipe.execute()
+        """Says for the last time what runs (nothing), and takes the heartbeat away. Raises RedisError."""
+        await self._write_activity()
+        await self._redis.hdel(rediskeys.GATEWAYS, self._gateway_id)
+
+    async def forget_old(self) -> None:
+        """Drops what gateways said that have been gone for `REMEMBER_MS`. Raises RedisError."""
+        names: set[Any] = await self._redis.smembers(rediskeys.ACTIVITY_MODELS)
+        for name in names:
+            key = rediskeys.activity(name.decode())
+            for gateway_id, entry in (await self._redis.hgetall(key)).items():
+                if now_ms() - orjson.loads(entry)["at_ms"] > REMEMBER_MS:
+                    await self._redis.hdel(key, gateway_id)
 
     async def _announce(self, model: str) -> None:
         try:
@@ -77,8 +89,11 @@ class Demand:
             # The next pulse writes the same demand, and beat makes the controller read it.
             log.warning("demand for %s did not reach Redis yet (%s)", model, type(error).__name__)
 
-    async def _heartbeat(self) -> None:
-        beat = orjson.dumps({"at_ms": now_ms(), "routes_version": self._routes.version})
+    async def _beat(self) -> None:
+        """Says which routes it has seen only after what runs by them: a group that no gateway names may be stopped."""
+        seen = self._routes.version
+        await self._write_activity()
+        beat = orjson.dumps({"at_ms": now_ms(), "routes_version": seen})
         await self._redis.hset(rediskeys.GATEWAYS, self._gateway_id, beat)
 
     async def _write_activity(self) -> None:

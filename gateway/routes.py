@@ -31,7 +31,7 @@ class Route:
 class ColdStart:
     """The controller's word on a starting model, or on its last failure."""
 
-    cold_start_id: str
+    cold_start_id: str | None
     state: str
     eta_ms: int | None
     error: str | None

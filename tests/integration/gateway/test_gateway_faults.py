@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from support.fake_worker import PROMPT_TOKENS, FakeWorker
-from support.gateway_process import RunningGateway, World, route_entry, until
+from support.gateway_process import KEY, RunningGateway, World, route_entry, until
+from support.redis_server import RedisServer
 
 CHAT = "/v1/chat/completions"
 
@@ -185,6 +187,28 @@ async def test_an_attempt_that_somebody_settled_is_not_written_again(
     answer = await asking
     assert answer.status == 200
     assert len(await world.until_events(1)) == 1
+
+
+async def test_a_gateways_last_word_on_a_model_stays_but_not_for_ever(
+    world: World, redis_server: RedisServer, tmp_path: Path, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    await world.redis.sadd("hyd:activity:models", "small")
+    await world.redis.hset("hyd:activity:small", mapping={"gw_ancient": json.dumps({"at_ms": 1})})
+    await world.route("small", route_entry(worker.url))
+    gateway = await RunningGateway(redis_server.url, tmp_path).start()
+    async with aiohttp.ClientSession(gateway.url, headers={"authorization": f"Bearer {KEY}"}) as client:
+        await until(lambda: _serves(client, question))
+    await gateway.stop()
+    entries = await world.redis.hgetall("hyd:activity:small")
+    assert set(entries) == {gateway.app.gateway_id}
+    entry = json.loads(entries[gateway.app.gateway_id])
+    assert (entry["waiting"], entry["running"], entry["groups"]) == (0, 0, {})
+    assert entry["last_request_at_ms"] > 0
+
+
+async def _serves(client: aiohttp.ClientSession, question: dict[str, Any]) -> bool:
+    async with client.post(CHAT, json=question) as answer:
+        return answer.status == 200
 
 
 async def test_a_stopping_gateway_lets_streams_end_and_sends_waiters_away(
