@@ -100,6 +100,7 @@ ERROR_MESSAGES = {
     403: "Your role does not allow this. An owner can change your role under Users.",
     404: "There is no such page. It may have been deleted; the menu leads to everything that exists.",
     405: "This address only answers a form that is sent to it. Use the menu to find the form.",
+    429: "Too many failed attempts from this address. Wait a minute, then try again.",
     413: "That was more than a form may hold (1 MB).",
     500: "Something broke on our side and the change, if any, was not made. The server's log says more.",
 }

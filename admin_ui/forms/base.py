@@ -37,9 +37,12 @@ class TypedNumberField(StringField):  # type: ignore[misc]
     finer_than_base = "Enter a whole number."
     data: Any
 
-    def __init__(self, label: str, validators: Any = None, *, placeholder: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self, label: str, validators: Any = None, *, placeholder: str = "", unit: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(label, validators, **kwargs)
         self.placeholder = placeholder
+        self.unit = self.unit if unit is None else unit
         self.typed: str | None = None
 
     def process_formdata(self, valuelist: list[str]) -> None:

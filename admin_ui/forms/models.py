@@ -45,7 +45,7 @@ class ServingForm(Form):
     )
     slo_tpot_ms = MillisecondsField("Time per output token", description="Empty: not limited.")
     keep_alive_s = WholeNumberField(
-        "Keep alive (s)", [Required()], default=300, description="Stops after so long without a request."
+        "Keep alive", [Required()], default=300, unit="s", description="Stops after so long without a request."
     )
     min_replicas = WholeNumberField("Minimum replicas", [Required()], default=0, description="0: scales to zero.")
     capacity = WholeNumberField("Requests at once, one worker", [Required()], default=8)
@@ -53,7 +53,7 @@ class ServingForm(Form):
         "Default max_tokens", [Required()], default=1024, description="For requests that state none."
     )
     kv_reserve_bytes = GigabytesField("Memory for the KV cache", description="Empty: one context of full length.")
-    context_length = WholeNumberField("Context length (tokens)", description="Empty: the model's own.")
+    context_length = WholeNumberField("Context length", unit="tokens", description="Empty: the model's own.")
     dtype = SelectField("Data type", choices=_choices("dtype"))
     grammar_backend = SelectField("Grammar backend", choices=_choices("grammar_backend"), default="xgrammar")
     tool_parser = SelectField("Tool-call parser", choices=_choices("tool_parser", "None"))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -23,6 +24,7 @@ from werkzeug.test import TestResponse
 from admin_ui.app import create_app
 from admin_ui.config import AdminConfig
 from registry.db import SessionFactory, make_engine, make_session_factory, session_scope
+from registry.ids import now_ms
 from registry.models import Base
 from registry.ops import admins
 from registry.publish import DEFAULT_HOLD
@@ -48,26 +50,35 @@ class AdminApp:
         return self.app.test_client()
 
     def signed_in(self, role: str) -> FlaskClient:
-        """A browser in which the person of that role has signed in."""
+        """A browser in which the person of that role has signed in (without the time that Argon2 takes)."""
         client = self.client()
-        answer = send(client, "/login", {"email": f"{role}@example.org", "password": PASSWORD})
-        assert answer.status_code == 302, answer.text
+        with session_scope(self.sessions) as session:
+            user = admins.find_admin(session, f"{role}@example.org")
+        with client.session_transaction() as cookie:
+            cookie["_user_id"] = f"{user.id}:{user.session_epoch}"
+            cookie["_fresh"] = True
+            cookie["signed_in_at_ms"] = now_ms()
         return client
+
+    def log_in(self, email: str, password: str = PASSWORD, **options: Any) -> tuple[FlaskClient, TestResponse]:
+        """A fresh browser, and what it got for this e-mail and password."""
+        client = self.client()
+        return client, send(client, "/login", {"email": email, "password": password}, **options)
 
 
 @contextmanager
-def running_app(directory: Path, redis_url: str, **config: object) -> Iterator[AdminApp]:
-    """An app over a fresh SQLite file in `directory`, with an account of each role."""
-    url = f"sqlite:///{directory}/admin.db"
+def running_app(database: Path, redis_url: str, **config: Any) -> Iterator[AdminApp]:
+    """An app over the SQLite file `database`, which `make_database` made."""
+    url = f"sqlite:///{database}"
     engine = make_engine(url)
-    sessions = make_database(engine)
+    sessions = make_session_factory(engine)
     settings = AdminConfig(
         database_url=url,
         redis_url=redis_url,
         key_pepper=PEPPER,
         flask_secret="secret-for-tests",
         hold=DEFAULT_HOLD,
-        **config,  # type: ignore[arg-type]
+        **config,
     )
     app = create_app(settings)
     try:
@@ -79,41 +90,41 @@ def running_app(directory: Path, redis_url: str, **config: object) -> Iterator[A
         engine.dispose()
 
 
-def make_database(engine: Engine) -> SessionFactory:
-    """All tables, and an account of each role."""
+def make_database(database: Path) -> None:
+    """A SQLite file with all tables and an account of each role. Argon2 is slow by design: make one, then copy it."""
+    engine = make_engine(f"sqlite:///{database}")
     Base.metadata.create_all(engine)
-    sessions = make_session_factory(engine)
-    with session_scope(sessions) as session:
+    with session_scope(make_session_factory(engine)) as session:
         for role in admins.ROLES:
             admins.create_admin(session, "test", email=f"{role}@example.org", role=role, password=PASSWORD)
-    return sessions
+    engine.dispose()
 
 
-def csrf_token(client: FlaskClient, page: str = "/login") -> str:
-    """The token that the page's forms carry."""
-    found = _TOKEN.search(client.get(page, follow_redirects=True).text)
-    assert found is not None, f"{page} has no form"
+def csrf_token(client: FlaskClient, **options: Any) -> str:
+    """The token that this browser's forms carry."""
+    page = client.get("/account/password", follow_redirects=True, **options).text
+    found = _TOKEN.search(page)
+    assert found is not None, page
     return found.group(1)
 
 
-def send(client: FlaskClient, path: str, fields: dict[str, object] | None = None, **options: object) -> TestResponse:
+def send(client: FlaskClient, path: str, fields: dict[str, Any] | None = None, **options: Any) -> TestResponse:
     """Sends a form as a browser does, with the session's token."""
-    data = {"csrf_token": csrf_token(client), **(fields or {})}
-    return client.post(path, data=data, **options)  # type: ignore[arg-type]
+    data = {"csrf_token": csrf_token(client, **options), **(fields or {})}
+    return client.post(path, data=data, **options)
 
 
 @contextmanager
 def admin_process(home: Path, redis_url: str) -> Iterator[str]:
-    """`python -m admin_ui` with its state in `home` and an account of each role; yields its address."""
+    """`python -m admin_ui` with its state in `home`, where a database is made if there is none; yields its address."""
     port = _free_port()
-    url = f"sqlite:///{home}/hydrant.db"
-    engine = make_engine(url)
-    make_database(engine)
-    engine.dispose()
+    database = home / "hydrant.db"
+    if not database.exists():
+        make_database(database)
     environment = {
         **os.environ,
         "HYDRANT_HOME": str(home),
-        "DATABASE_URL": url,
+        "DATABASE_URL": f"sqlite:///{database}",
         "REDIS_URL": redis_url,
         "HYDRANT_ADMIN_PORT": str(port),
     }

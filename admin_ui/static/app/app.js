@@ -2,13 +2,16 @@
 "use strict";
 
 // Times are sent in UTC and shown in the reader's own zone; UTC stays in the title.
-const localTime = new Intl.DateTimeFormat(undefined, {
-  year: "numeric", month: "short", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit",
-});
+const clock = { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+const thisYear = new Intl.DateTimeFormat(undefined, clock);
+const anyYear = new Intl.DateTimeFormat(undefined, { year: "numeric", ...clock });
 
 function showLocalTimes(root) {
+  const now = new Date();
   for (const element of root.querySelectorAll("time[datetime]:not([data-local])")) {
-    element.textContent = localTime.format(new Date(element.dateTime));
+    const at = new Date(element.dateTime);
+    const format = at.getFullYear() === now.getFullYear() ? thisYear : anyYear;
+    element.textContent = format.format(at);
     element.dataset.local = "yes";
   }
 }

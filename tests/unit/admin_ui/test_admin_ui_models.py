@@ -1,0 +1,236 @@
+"""Models: registering from a real directory, changing, pricing, aliases, and the buttons the controller acts on."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from support.admin_app import AdminApp, send
+from support.admin_samples import Samples
+from support.safetensors_writer import write_model
+
+from registry.db import read_scope, session_scope
+from registry.ids import now_ms
+from registry.models import ColdStart, Group, Model
+from registry.ops import models, prices
+
+SECONDS_TO_REGISTER = 20
+
+SERVING = {
+    "lane": "direct", "slo_ttft_ms": "7.5", "slo_tpot_ms": "", "keep_alive_s": "60", "min_replicas": "0",
+    "capacity": "4", "default_max_tokens": "256", "kv_reserve_bytes": "0.5", "context_length": "64", "dtype": "auto",
+    "grammar_backend": "xgrammar", "tool_parser": "hermes", "reasoning_parser": "",
+}  # fmt: skip
+PRICES = {"input_nusd": "0.02", "cached_input_nusd": "", "output_nusd": "0.06", "request_nusd": ""}
+
+
+def follow_registration(client: FlaskClient, path: str) -> str:
+    deadline = time.monotonic() + SECONDS_TO_REGISTER
+    while True:
+        page = client.get(f"{path}/live").text
+        if "To the model" in page or "Try again" in page:
+            return page
+        assert time.monotonic() < deadline, page
+        time.sleep(0.02)
+
+
+def test_a_model_is_registered_from_a_directory(admin: AdminApp, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "tiny")
+    client = admin.signed_in("operator")
+    answer = send(client, "/models/new", {"name": "tiny", "source": str(source), **SERVING, **PRICES})
+    assert answer.status_code == 302
+    assert "Registering tiny" in client.get(answer.location).text
+    page = follow_registration(client, answer.location)
+    with read_scope(admin.sessions) as session:
+        model = models.resolve_name(session, "tiny")
+        price = prices.list_prices(session, model.id)[0]
+        assert f"/models/{model.id}" in page
+        assert (model.slo_ttft_ms, model.slo_tpot_ms, model.keep_alive_s, model.capacity) == (7_500, None, 60, 4)
+        assert (model.kv_reserve_bytes, model.default_max_tokens) == (500_000_000, 256)
+        assert (model.settings["context_length"], model.settings["tool_parser"]) == (64, "hermes")
+        assert (price.input_nusd, price.cached_input_nusd, price.output_nusd, price.request_nusd) == (20, 20, 60, 0)
+    assert "operator@example.org" in client.get(f"/audit?subject={model.id}").text
+    assert client.get(f"/models/{model.id}").status_code == 200
+
+
+def test_a_source_that_cannot_be_served_says_why(admin: AdminApp, tmp_path: Path) -> None:
+    client = admin.signed_in("operator")
+    missing = send(client, "/models/new", {"name": "x", "source": str(tmp_path / "none"), **SERVING, **PRICES})
+    page = follow_registration(client, missing.location)
+    assert 'role="alert"' in page
+    assert "Try again" in page
+    unsupported = write_model(tmp_path / "odd", config_changes={"architectures": ["ParrotForCausalLM"]})
+    answer = send(client, "/models/new", {"name": "x", "source": str(unsupported), **SERVING, **PRICES})
+    assert "ParrotForCausalLM" in follow_registration(client, answer.location)
+    with read_scope(admin.sessions) as session:
+        assert models.list_models(session) == []
+
+
+def test_a_registration_that_nobody_knows_says_what_to_do(admin: AdminApp) -> None:
+    assert admin.signed_in("operator").get("/models/registrations/reg_x").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": ""}, "Give the model a name"),
+        ({"source": ""}, "Say where the weights are"),
+        ({"input_nusd": ""}, "Fill this in."),
+        ({"input_nusd": "0.0001"}, "multiple of $0.001 per million tokens"),
+        ({"output_nusd": "-1"}, "must not be negative"),
+        ({"output_nusd": "cheap"}, "must be an amount in dollars"),
+        ({"slo_ttft_ms": "soon"}, "Enter a number"),
+        ({"kv_reserve_bytes": "0.0000000001"}, "a byte is the finest"),
+        ({"lane": "scenic"}, "Not a valid choice"),
+        ({"tool_parser": "; rm -rf /"}, "Not a valid choice"),
+    ],
+)
+def test_a_bad_registration_is_refused_at_once(admin: AdminApp, fields: dict[str, str], message: str) -> None:
+    good = {"name": "tiny", "source": "/models/tiny", **SERVING, **PRICES}
+    answer = send(admin.signed_in("operator"), "/models/new", {**good, **fields})
+    assert answer.status_code == 422
+    assert message in answer.text
+
+
+def stored(admin: AdminApp, model_id: str) -> Model:
+    with read_scope(admin.sessions) as session:
+        return models.get_model(session, model_id)
+
+
+def test_editing_shows_what_is_there_and_changes_what_is_sent(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("operator")
+    path = f"/models/{samples.model.id}/edit"
+    page = client.get(path).text
+    assert 'value="smollm2-135m-instruct"' in page
+    assert re.search(r'name="slo_ttft_ms"[^>]* value="6"', page)
+    assert send(client, path, {"name": "smollm2-135m-instruct", **SERVING}).status_code == 302
+    model = stored(admin, samples.model.id)
+    assert (model.slo_ttft_ms, model.keep_alive_s, model.context_length) == (7_500, 60, 64)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "renamed"}, "cannot be renamed while it runs"),
+        ({"name": "old-llama"}, "cannot be renamed while it runs"),
+        ({"name": "no spaces"}, "must start with a letter or digit"),
+        ({"context_length": "9999999"}, "whole number from 1 to 4096"),
+        ({"min_replicas": "-1"}, "whole number from 0"),
+        ({"capacity": "0"}, "whole number from 1"),
+    ],
+)
+def test_a_bad_edit_changes_nothing(admin: AdminApp, samples: Samples, fields: dict[str, str], message: str) -> None:
+    before = stored(admin, samples.model.id)
+    fields = {"name": before.name, **SERVING, **fields}
+    answer = send(admin.signed_in("operator"), f"/models/{samples.model.id}/edit", fields)
+    assert answer.status_code == 422
+    assert message in answer.text
+    after = stored(admin, samples.model.id)
+    assert (after.name, after.slo_ttft_ms, after.settings) == (before.name, before.slo_ttft_ms, before.settings)
+
+
+def test_a_new_price_is_added_and_the_old_one_kept(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("owner")
+    path = f"/models/{samples.model.id}/price"
+    assert 'value="0.005"' in client.get(path).text
+    sent = {"input_nusd": "1.25", "cached_input_nusd": "0.1", "output_nusd": "10", "request_nusd": "0.01"}
+    assert send(client, path, sent).status_code == 302
+    with read_scope(admin.sessions) as session:
+        new, old = prices.list_prices(session, samples.model.id)
+    assert (new.input_nusd, new.cached_input_nusd, new.output_nusd) == (1_250, 100, 10_000)
+    assert new.request_nusd == 10_000_000
+    assert old.input_nusd == 20
+    page = client.get(f"/models/{samples.model.id}").text
+    assert "$1.25 / M tokens" in page
+    assert "All 2 prices" in page
+    assert send(client, path, {**sent, "input_nusd": "-1"}).status_code == 422
+
+
+def test_warm_and_stop(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("operator")
+    path = f"/models/{samples.model.id}"
+    assert send(client, f"{path}/warm", {"minutes": "60"}).status_code == 302
+    warm_until = stored(admin, samples.model.id).warm_until_ms
+    assert warm_until is not None
+    assert warm_until > now_ms() + 59 * 60_000
+    assert "kept up until" in client.get(path).text
+    assert send(client, f"{path}/warm", {"minutes": "100000"}).status_code == 422
+    send(client, f"{path}/stop")
+    model = stored(admin, samples.model.id)
+    assert model.warm_until_ms is None
+    assert model.stop_requested_at_ms is not None
+
+
+def test_a_disabled_model_cannot_be_warmed_and_says_so(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("operator")
+    send(client, f"/models/{samples.model.id}/disable")
+    answer = send(client, f"/models/{samples.model.id}/warm", {"minutes": "60"})
+    assert answer.status_code == 422
+    assert "enable it first" in answer.text
+    send(client, f"/models/{samples.model.id}/enable")
+    assert stored(admin, samples.model.id).enabled
+
+
+def test_a_refused_button_says_why_on_the_next_page(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("operator")
+    with session_scope(admin.sessions) as session:
+        models.set_min_replicas(session, "test", samples.model.id, 2)
+    answer = send(client, f"/models/{samples.model.id}/stop")
+    assert "minimum of 2 replica(s); set it to 0 first" in client.get(answer.location).text
+    assert stored(admin, samples.model.id).stop_requested_at_ms is None
+
+
+def test_aliases_come_and_go(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("operator")
+    path = f"/models/{samples.model.id}/aliases"
+    assert send(client, path, {"alias": "team/default"}).status_code == 302
+    assert send(client, path, {"alias": "team/default"}).status_code == 422
+    assert "must start with" in send(client, path, {"alias": "spaces in it"}).text
+    assert send(client, f"{path}/team/default/remove").status_code == 302
+    assert send(client, f"{path}/team/default/remove").status_code == 404
+    with read_scope(admin.sessions) as session:
+        assert models.list_aliases(session, samples.model.id) == ["small"]
+
+
+def test_a_deleted_model_leaves_its_history(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("operator")
+    assert send(client, f"/models/{samples.model.id}/delete").location == "/models"
+    assert client.get(f"/models/{samples.model.id}").status_code == 404
+    assert client.get(f"/models/cold-starts/{samples.cold_start.id}").status_code == 200
+    assert "smollm2-135m-instruct" in client.get("/usage").text
+    assert client.get("/").status_code == 200
+
+
+def test_why_shows_reasons_stages_and_every_candidate(admin: AdminApp, samples: Samples) -> None:
+    page = admin.signed_in("viewer").get(f"/models/{samples.model.id}/why").text
+    assert "the smallest pipeline that meets the service level" in page
+    assert "first token too late" in page
+    assert ">chosen<" in page
+    assert "node-b" in page
+
+
+def test_a_plan_of_another_version_does_not_break_the_page(admin: AdminApp, samples: Samples) -> None:
+    with session_scope(admin.sessions) as session:
+        session.get_one(ColdStart, samples.cold_start.id).plan = {"stages": "many", "s": "two"}
+    client = admin.signed_in("viewer")
+    for path in (f"/models/{samples.model.id}/why", f"/models/cold-starts/{samples.cold_start.id}"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert "stored by another version" in answer.text
+
+
+def test_the_waterfall_has_every_stage_and_both_times(admin: AdminApp, samples: Samples) -> None:
+    page = admin.signed_in("viewer").get(f"/models/cold-starts/{samples.cold_start.id}").text
+    for text in ("rank 0 on node-a", "rank 1 on node-b", "fetching weights", "runtime starts", "4.52 s", "4.14 s"):
+        assert text in page
+
+
+def test_a_workers_secret_is_on_no_page(admin: AdminApp, samples: Samples) -> None:
+    with read_scope(admin.sessions) as session:
+        secrets = {group.api_key for group in session.query(Group)}
+    client = admin.signed_in("owner")
+    pages = ("/", f"/models/{samples.model.id}", f"/models/{samples.model.id}/why", "/nodes/node-a")
+    text = "".join(client.get(path).text for path in pages)
+    assert secrets
+    assert not any(secret in text for secret in secrets)

@@ -1,0 +1,124 @@
+"""What Redis and the controller hear of a change, and that pages and changes survive without Redis."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from support.admin_app import AdminApp, send
+from support.admin_samples import add_samples
+from support.redis_server import RedisServer
+
+from admin_ui.config import celery_broker_url, limiter_storage_url
+from registry.db import read_scope, session_scope
+from registry.ids import now_ms
+from registry.ops import tenants
+from registry.snapshot import BALANCE_KEY, SNAPSHOT_KEY, parse_snapshot
+
+
+def snapshot(server: RedisServer) -> dict[str, Any]:
+    with server.client() as client:
+        raw = client.get(SNAPSHOT_KEY)
+    assert isinstance(raw, str)
+    return dict(parse_snapshot(raw))
+
+
+def messages(server: RedisServer) -> list[tuple[str, list[Any]]]:
+    """(task name, arguments) of what lies in the controller's queue."""
+    with server.client() as client:
+        found = [json.loads(raw) for raw in client.lrange("control", 0, -1)]  # type: ignore[union-attr]
+    return [(one["headers"]["task"], json.loads(base64.b64decode(one["body"]))[0]) for one in found]
+
+
+def test_a_revoked_key_leaves_the_snapshot_at_once(admin_with_redis: AdminApp, redis_server: RedisServer) -> None:
+    client = admin_with_redis.signed_in("operator")
+    with session_scope(admin_with_redis.sessions) as session:
+        samples = add_samples(session, now_ms())
+    made = send(client, "/keys/new", {"tenant_id": samples.tenant.id, "name": "x", "all_models": "y", "expires": ""})
+    assert made.status_code == 200
+    ids = {key["key_id"] for key in snapshot(redis_server)["keys"].values()}
+    assert samples.key_id in ids
+    send(client, f"/keys/{samples.key_id}/revoke")
+    assert ids - {key["key_id"] for key in snapshot(redis_server)["keys"].values()} == {samples.key_id}
+    send(client, f"/tenants/{samples.tenant.id}/disable")
+    assert snapshot(redis_server)["keys"] == {}
+
+
+def test_a_top_up_publishes_the_balance(admin_with_redis: AdminApp, redis_server: RedisServer) -> None:
+    with session_scope(admin_with_redis.sessions) as session:
+        tenant = tenants.create_tenant(session, "test", name="Acme")
+    send(admin_with_redis.signed_in("owner"), f"/tenants/{tenant.id}/money", {"amount": "3.5", "reason": "x"})
+    with redis_server.client() as client:
+        assert client.hget(BALANCE_KEY, tenant.id) == "3500000000"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/models/{model}/warm", {"minutes": "15"}),
+        ("/models/{model}/stop", {}),
+        ("/models/{model}/disable", {}),
+        ("/models/{model}/delete", {}),
+        ("/nodes/node-a/drain", {}),
+        ("/nodes/node-a/cordon", {}),
+        ("/nodes/node-a/uncordon", {}),
+    ],
+)
+def test_the_controller_is_woken(
+    admin_with_redis: AdminApp, redis_server: RedisServer, path: str, fields: dict[str, str]
+) -> None:
+    with session_scope(admin_with_redis.sessions) as session:
+        samples = add_samples(session, now_ms())
+    client = admin_with_redis.signed_in("operator")
+    assert send(client, path.format(model=samples.model.id), fields).status_code == 302
+    assert messages(redis_server) == [("control.reconcile", [])]
+
+
+def test_a_refused_change_wakes_nobody(admin_with_redis: AdminApp, redis_server: RedisServer) -> None:
+    client = admin_with_redis.signed_in("operator")
+    assert send(client, "/nodes/nowhere/drain").status_code == 404
+    assert send(client, "/tenants/new", {"name": ""}).status_code == 422
+    assert messages(redis_server) == []
+
+
+def test_without_redis_the_change_is_kept_and_the_page_says_so(
+    admin_with_redis: AdminApp, redis_server: RedisServer
+) -> None:
+    client = admin_with_redis.signed_in("operator")
+    assert "Redis does not answer" not in client.get("/tenants").text
+    redis_server.kill()
+    answer = send(client, "/tenants/new", {"name": "Acme"})
+    assert answer.status_code == 302
+    with read_scope(admin_with_redis.sessions) as session:
+        assert tenants.find_tenant(session, "Acme").enabled
+    page = client.get(answer.location).text
+    assert "Redis does not answer" in page
+    assert "Saved. Redis did not answer" in page
+    redis_server.start()
+    assert "Redis does not answer" not in client.get("/tenants").text
+    send(client, "/tenants/new", {"name": "Second"})
+    assert {tenant["name"] for tenant in snapshot(redis_server)["tenants"].values()} == {"Acme", "Second"}
+
+
+def test_the_overview_shows_who_waits_and_what_cannot_start(
+    admin_with_redis: AdminApp, redis_server: RedisServer
+) -> None:
+    with session_scope(admin_with_redis.sessions) as session:
+        add_samples(session, now_ms())
+    now = now_ms()
+    fresh = {"at_ms": now, "waiting": 3, "running": 2}
+    stale = {"at_ms": now - 60_000, "waiting": 50, "running": 50}
+    failed = {"state": "failed", "error": "No node can take anything.", "eta_ms": None, "failed_at_ms": now}
+    with redis_server.client() as client:
+        client.hset("hyd:activity:qwen3-8b", mapping={"gw-1": json.dumps(fresh), "gw-2": json.dumps(stale)})
+        client.hset("hyd:coldstart", "qwen3-8b", json.dumps(failed))
+    page = admin_with_redis.signed_in("viewer").get("/overview/live").text
+    assert "3 waiting for a cold start" in page
+    assert "<strong>qwen3-8b</strong> cannot start: No node can take anything." in page
+
+
+def test_a_redis_url_in_the_spelling_of_each_library() -> None:
+    assert celery_broker_url("unix:///run/redis.sock") == "redis+socket:///run/redis.sock"
+    assert limiter_storage_url("unix:///run/redis.sock") == "redis+unix:///run/redis.sock"
+    for url in ("redis://:secret@host:6379/2", "rediss://host/0"):
+        assert celery_broker_url(url) == limiter_storage_url(url) == url
