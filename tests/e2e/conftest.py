@@ -1,0 +1,50 @@
+"""One whole Hydrant for all end-to-end tests that need it, and two models: a small real one and a tiny random one."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.stack import Stack
+
+from cli.services import ROOT
+
+MODELS = Path.home() / ".cache/hydrant/models"
+LINK_GBPS = 0.12
+"""Slow enough that two stages beat one worker for SmolLM2 (269 MB), as in the demo."""
+
+
+def _prepare(name: str, *options: str) -> Path:
+    path = MODELS / name
+    command = [ROOT / ".venv-engine/bin/python", "-m", "engine.prepare_model", "--out", path, *options]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=600)
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct; made if it is not there."""
+    return _prepare("SmolLM2-135M-Instruct")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Path:
+    """A random Llama of a few megabytes, for tests of what happens around the model."""
+    return _prepare("tiny-llama", "--random-llama")
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Every process of the Procfile. At its end nothing may be left behind."""
+    # Short, because unix sockets lie below it.
+    home = Path(tempfile.mkdtemp(prefix="hyt-"))
+    running = Stack(home, LINK_GBPS)
+    try:
+        running.start()
+        yield running
+    finally:
+        left = running.stop()
+        assert not left, "left behind:\n" + "\n".join(left)
+    shutil.rmtree(home)

@@ -1,0 +1,149 @@
+"""The main job on a real model: cold start as a pipeline, consolidation under a running stream, scale to zero, the bill."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from support.stack import SERVING, Stack, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+NAME = "smollm2"
+QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+STORY = [{"role": "user", "content": "Tell a long story about a lighthouse keeper and the sea."}]
+LONG = 100
+
+
+@pytest.fixture(scope="module")
+def model_id(stack: Stack, smollm2: Path) -> Iterator[str]:
+    """SmolLM2, with a service level that one link cannot meet."""
+    model = stack.register(NAME, smollm2, slo_ttft_ms=17_000, keep_alive_s=600)
+    yield model
+    stack.set_model(model, enabled=False)
+    wait_for("no group of the model", lambda: stack.all_over(model), 60)
+
+
+class Streamed(threading.Thread):
+    """A greedy streamed chat answer, read in a thread."""
+
+    def __init__(self, stack: Stack, messages: list[dict[str, str]], max_tokens: int, **extra: object) -> None:
+        super().__init__(daemon=True)
+        self._client = stack.client(timeout=240, max_retries=0)
+        self._arguments = {"messages": messages, "max_tokens": max_tokens, "extra_body": extra or None}
+        self.text = ""
+        self.finish_reason: str | None = None
+        self.usage: openai.types.CompletionUsage | None = None
+        self.begun = threading.Event()
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            stream = self._client.chat.completions.create(
+                model=NAME, temperature=0, stream=True, stream_options={"include_usage": True}, **self._arguments
+            )
+            for chunk in stream:
+                self.usage = chunk.usage or self.usage
+                for choice in chunk.choices:
+                    self.text += choice.delta.content or ""
+                    self.finish_reason = choice.finish_reason or self.finish_reason
+                if self.text:
+                    self.begun.set()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.begun.set()
+
+    def ended(self) -> "Streamed":
+        """This, once it has ended; AssertionError when it has not, or not well."""
+        self.join(180)
+        assert not self.is_alive(), "the stream hangs"
+        assert self.error is None, self.error
+        return self
+
+
+def test_main_path(stack: Stack, model_id: str) -> None:
+    cold = Streamed(stack, QUESTION, 24)
+    assert cold.begun.wait(120)
+    assert "Paris" in cold.ended().text
+    assert cold.finish_reason == "stop"
+    pipeline = stack.groups(model_id)[0]
+    assert [(s.first_layer, s.layer_count) for s in pipeline.stages] == [(0, 15), (15, 15)]
+    assert {s.node_name for s in pipeline.stages} == {"node-a", "node-b"}
+
+    # Each stage fetched its own tensors and nothing else.
+    sizes = [s.bytes_total for s in pipeline.stages]
+    assert all(stage.bytes_fetched == stage.bytes_total for stage in pipeline.stages)
+    assert max(sizes) < 0.65 * 269_000_000
+
+    long = Streamed(stack, STORY, LONG, ignore_eos=True)
+    assert long.begun.wait(60)
+    heir = wait_for("the standalone worker", lambda: stack.group_in(model_id, "standalone"), 120)
+    assert heir.parent_id == pipeline.id
+    # It holds a stage of the pipeline already, and fetched only what was missing.
+    (whole,) = heir.stages
+    (shared,) = [s for s in pipeline.stages if s.node_name == whole.node_name]
+    assert whole.bytes_fetched == whole.bytes_total - shared.bytes_total
+
+    during = Streamed(stack, QUESTION, 24).ended()
+    assert during.text == cold.text
+    assert long.ended().finish_reason == "length"
+    assert long.usage is not None
+    assert long.usage.completion_tokens == LONG
+    wait_for("the pipeline's end", lambda: stack.group_in(model_id, "stopped"), 60)
+    again = Streamed(stack, STORY, LONG, ignore_eos=True).ended()
+    assert again.text == long.text, "the standalone worker continues as the pipeline would have"
+
+    rows = stack.settled(model_id, 4)
+    by_group = {row.attempt_id: row.group_id for row in rows}
+    assert list(by_group.values()) == [pipeline.id, pipeline.id, heir.id, heir.id]
+    assert all(row.outcome == "ok" for row in rows)
+    counted = stack.counters(heir)
+    assert counted is not None
+    assert counted["completion_tokens"] == sum(r.completion_tokens for r in rows if r.group_id == heir.id)
+    assert counted["prompt_tokens"] == sum(r.prompt_tokens for r in rows if r.group_id == heir.id)
+    wait_for("books that balance", stack.books_balance, 15)
+
+
+def test_litellm_lane_gives_the_same_answer_usage_and_bill(stack: Stack, model_id: str) -> None:
+    # The prompt is in the prefix cache after the first call: what follows is counted alike in both lanes.
+    Streamed(stack, QUESTION, 24).ended()
+    direct = Streamed(stack, QUESTION, 24).ended()
+    stack.set_model(model_id, lane="litellm")
+    try:
+        wait_for("the lane at the gateway", lambda: _lane_of_next(stack, model_id) == "litellm", 30)
+        through_litellm = Streamed(stack, QUESTION, 24).ended()
+    finally:
+        stack.set_model(model_id, lane="direct")
+    assert through_litellm.text == direct.text
+    assert through_litellm.usage is not None
+    assert direct.usage is not None
+    assert through_litellm.usage.completion_tokens == direct.usage.completion_tokens
+    assert through_litellm.usage.prompt_tokens == direct.usage.prompt_tokens
+    rows = [row for row in stack.usage(model_id) if row.completion_tokens == direct.usage.completion_tokens]
+    by_lane = {row.lane: row.cost_nusd for row in rows}
+    assert by_lane["litellm"] == by_lane["direct"]
+
+
+def _lane_of_next(stack: Stack, model_id: str) -> str:
+    before = len(stack.usage(model_id))
+    Streamed(stack, QUESTION, 24).ended()
+    return stack.settled(model_id, before + 1)[-1].lane
+
+
+def test_idle_model_scales_to_zero_and_comes_back_from_host_memory(stack: Stack, model_id: str) -> None:
+    stack.set_model(model_id, keep_alive_s=2)
+    try:
+        wait_for("scale to zero", lambda: stack.all_over(model_id), 60)
+    finally:
+        stack.set_model(model_id, keep_alive_s=600)
+    for node in stack.services.nodes:
+        assert not [s for s in stack.noded(node.name).report()["stages"] if s["state"] not in ("gone", "failed")]
+    answer = Streamed(stack, QUESTION, 24).ended()
+    assert "Paris" in answer.text
+    group = stack.group_in(model_id, *SERVING)
+    assert group is not None
+    # The node that had the whole model needs no link, so one worker is enough, and it fetches nothing.
+    assert [stage.bytes_fetched for stage in group.stages] == [0]
