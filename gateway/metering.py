@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 
 from redis.exceptions import RedisError
@@ -24,6 +25,8 @@ RETRY_SECONDS = 0.5
 # How long an answer's last bytes may wait for the attempt's publication.
 SETTLE_SECONDS = 1.0
 PUBLISH_BATCH = 64
+# The ledger is told of new events this often at most; its own tick finds the rest within a second.
+HINT_SECONDS = 0.2
 
 
 class Metering:
@@ -36,6 +39,7 @@ class Metering:
         self._open: dict[str, Attempt] = {}
         self._queue: deque[tuple[FinalEvent | Attempt, asyncio.Future[None]]] = deque()
         self._work = asyncio.Event()
+        self._hinted_at = 0.0
 
     @property
     def unpublished(self) -> int:
@@ -127,7 +131,8 @@ class Metering:
                 done.set_result(None)
         if not self._queue:
             self._work.clear()
-        if published:
+        if published and time.monotonic() - self._hinted_at >= HINT_SECONDS:
+            self._hinted_at = time.monotonic()
             await self._hints.send("ledger", "ledger.drain", [])
         if failure is not None:
             raise failure
