@@ -1,6 +1,5 @@
 """`hydrant up` and `hydrant demo`: everything on this machine."""
 
-import importlib
 import sys
 from collections.abc import Callable
 
@@ -16,20 +15,23 @@ def up() -> None:
 
     Prints where the admin UI is, and a one-time password at the first start. Ctrl-C stops all of it.
     """
-    _run("cli.up", "up")
+    from cli.up import up as start
+
+    _run(start)
 
 
 @click.command(cls=Command, examples=["hydrant demo"])
 def demo() -> None:
     """The whole path on a real model: a cold start as a pipeline, answers, consolidation, scale to zero, the bill."""
-    _run("cli.demo", "demo")
+    from cli.demo import demo as start
+
+    _run(start)
 
 
-def _run(module: str, function: str) -> None:
+def _run(start: Callable[[], int]) -> None:
     from cli.progress import TimedOut
     from cli.services import CannotStart
 
-    start: Callable[[], int] = getattr(importlib.import_module(module), function)
     try:
         status = start()
     except (CannotStart, TimedOut) as error:

@@ -13,7 +13,7 @@ from registry.ids import now_ms
 if TYPE_CHECKING:
     from cli.workspace import Workspace
     from orchestrator.control import ControlState
-    from orchestrator.types import NoPlan, Plan
+    from orchestrator.types import ModelSpec, NoPlan, Plan
 
 
 @click.command(
@@ -71,7 +71,7 @@ def plan(
 
     supposed = _supposed(link_gbps, slo_ms, free_gb)
     notes = [f"what if: {text}" for text in supposed] + _notes(name, enabled, state)
-    explanation = explain(outcome)
+    explanation = explain(outcome) + _untried(spec, outcome)
     planned = isinstance(outcome, Plan)
     console.show(
         {
@@ -126,6 +126,18 @@ def _notes(name: str, enabled: bool, state: "ControlState") -> list[str]:
     if running:
         notes.append(f"besides what runs already: {', '.join(running)}")
     return notes
+
+
+def _untried(spec: "ModelSpec", outcome: "Plan | NoPlan") -> list[str]:
+    """Why the table of candidates ends where it does."""
+    from orchestrator.types import MAX_STAGES, Plan
+
+    if not isinstance(outcome, Plan) or outcome.degraded:
+        return []
+    largest = max((candidate.s for candidate in outcome.candidates), default=0)
+    if largest >= min(MAX_STAGES, spec.max_stages, spec.layers):
+        return []
+    return [f"  Larger pipelines than s={largest} were not judged: the search ends at the first that is good enough."]
 
 
 def _in_short(outcome: "Plan | NoPlan") -> str:

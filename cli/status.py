@@ -10,8 +10,6 @@ from cli.errors import expected
 from cli.units import moment, size
 from registry.ids import now_ms
 
-GATEWAY_DEAD_MS = 10_000
-
 
 @click.command(
     cls=Command, examples=["hydrant status", "watch -n 2 hydrant status", "hydrant status --json | jq .groups"]
@@ -89,6 +87,7 @@ def _gateways(redis_url: str | None, reached: dict[str, str]) -> list[str]:
 
     from cli.workspace import connect_redis
     from registry.settings import load_settings
+    from tasks.demand import GATEWAY_DEAD_MS
 
     try:
         url = redis_url if redis_url is not None else load_settings().redis_url.get_secret_value()

@@ -83,6 +83,7 @@ def test_a_plan_in_words(cluster) -> None:
     long = cluster.run("plan", "tiny", "--explain", "--slo-ms", "1").stdout
     assert "what if: the first token had to come within 0.00 s" in long
     assert "first token too late" in long
+    assert "were not judged" in cluster.run("plan", "tiny", "--explain").stdout
     assert "no plan" in cluster.run("plan", "tiny", "--free-gb", "0.0001").stdout
     cluster.run("model", "disable", "tiny")
     assert "hydrant model enable tiny" in cluster.run("plan", "tiny").stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,4 +66,18 @@ def test_a_home_that_cannot_be_made_is_said(hydrant, monkeypatch: pytest.MonkeyP
     done = hydrant_process("tenant", "list")
     assert done.returncode == 1
     assert "/proc/hydrant" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_up_names_what_keeps_it_from_starting(redis_server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRANT_HOME", str(redis_server.directory / "h"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("HYDRANT_GATEWAY_PORT", str(port))
+        done = hydrant_process("up")
+    assert done.returncode == 1
+    assert f"port {port} is taken" in done.stderr or "engine's environment is missing" in done.stderr
+    assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
