@@ -162,18 +162,23 @@ class Services:
                     os.killpg(self._honcho.pid, signal.SIGKILL)
                     self._honcho.wait()
         for node in self.nodes:
-            environment = {
-                **self.environment(),
-                "HYDRANT_NODE": node.name,
-                "HYDRANT_NODE_CONFIG": str(self.home / f"{node.name}.toml"),
-            }
-            swept = subprocess.run(
-                [sys.executable, "-m", "engine.noded", "--sweep"],
-                cwd=ROOT,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-            if swept.returncode != 0:
-                progress.say(f"sweeping {node.name} failed:\n{swept.stderr.strip()}")
+            trouble = self.sweep(node)
+            if trouble:
+                progress.say(f"sweeping {node.name} failed:\n{trouble}")
+
+    def sweep(self, node: DevNode) -> str:
+        """End the engines of a node whose noded has ended, and remove what they left; what went wrong, or nothing."""
+        environment = {
+            **self.environment(),
+            "HYDRANT_NODE": node.name,
+            "HYDRANT_NODE_CONFIG": str(self.home / f"{node.name}.toml"),
+        }
+        swept = subprocess.run(
+            [sys.executable, "-m", "engine.noded", "--sweep"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return "" if swept.returncode == 0 else swept.stderr.strip()

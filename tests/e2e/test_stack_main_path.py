@@ -1,4 +1,4 @@
-"""The main job on a real model: cold start as a pipeline, consolidation under a running stream, scale to zero, the bill."""
+"""The main job on a real model: cold start as a pipeline, consolidation under a stream, scale to zero, the bill."""
 
 import threading
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class Streamed(threading.Thread):
                     self.finish_reason = choice.finish_reason or self.finish_reason
                 if self.text:
                     self.begun.set()
-        except Exception as error:
+        except openai.OpenAIError as error:
             self.error = error
         finally:
             self.begun.set()

@@ -1,0 +1,300 @@
+"""A whole Hydrant for end-to-end tests: the Procfile's commands, each a process that a test may kill and start again.
+
+honcho stops everything when one process ends, so here each is started by itself, as systemd does in production.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import openai
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import select
+
+from cli import seed
+from cli.leftovers import leftovers, shared_memory_files
+from cli.services import ROOT, DevNode, Ports, Services
+from engine.client import NodedClient, NodedError
+from registry.db import SessionFactory, read_scope, session_scope
+from registry.ids import now_ms
+from registry.models import Group, LedgerEntry, Model, Node, Usage
+from registry.ops.keys import create_key
+from registry.ops.models import register_model
+from registry.ops.money import top_up
+from registry.ops.tenants import create_tenant
+from registry.publish import publish_balances, publish_snapshot
+from registry.settings import Settings, load_settings
+
+T = TypeVar("T")
+SERVING = ("pipeline", "consolidating", "standalone")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_for(what: str, found: Callable[[], T | None], within_s: float = 60.0) -> T:
+    """The first result that is not None or False; AssertionError after `within_s` seconds."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        result = found()
+        if result is not None and result is not False:
+            return result
+        time.sleep(0.05)
+    raise AssertionError(f"{what}: not within {within_s:.0f} s")
+
+
+class Stack:
+    """All processes of the Procfile, in a directory of their own, with direct access to SQL and Redis."""
+
+    def __init__(self, home: Path, link_gbps: float) -> None:
+        self.home = home
+        gateway, admin, hosted = free_ports(3)
+        base = 33_000
+        nodes = [
+            DevNode("node-a", core=0, ports=(base, base + 99), link_gbps=link_gbps),
+            DevNode("node-b", core=1, ports=(base + 100, base + 199), link_gbps=link_gbps),
+        ]
+        self.services = Services(home, Ports(gateway, admin, hosted), nodes)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.settings: Settings
+        self.sessions: SessionFactory
+        self.redis: Redis
+        self.tenant_id = ""
+        self.api_key = ""
+        self._shared_before = shared_memory_files()
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start every process and wait until the gateway is ready and both nodes are warm."""
+        self.services.check()
+        with _environment(HYDRANT_HOME=str(self.home)):
+            self.settings = load_settings()
+        self.sessions = seed.open_database(self.settings)
+        self.redis = Redis.from_url(self.settings.redis_url.get_secret_value())
+        for node in self.services.nodes:
+            (self.home / f"{node.name}.toml").write_text(node.toml())
+        for name in procfile():
+            self.run(name)
+        wait_for("Redis", self._redis_answers)
+        self._seed()
+        wait_for("the gateway", lambda: self.get(f"{self.services.gateway_url}/ready"), 90)
+        wait_for("the admin UI", lambda: self.get(f"{self.services.admin_url}/health"), 90)
+        wait_for("warm runtimes", self.nodes_warm, 120)
+
+    def run(self, name: str) -> None:
+        """Start one of the Procfile's processes (again)."""
+        with (self.home / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                ["sh", "-c", procfile()[name]],
+                cwd=ROOT,
+                env=self.services.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one process."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait(timeout=10)
+
+    def stop(self) -> list[str]:
+        """Stop everything in order; what was left behind, a line each."""
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for name, process in self.processes.items():
+            try:
+                process.wait(timeout=45)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                print(f"{name} did not end on SIGTERM; its log:\n{self.log_tail(name)}")
+        self.processes.clear()
+        for node in self.services.nodes:
+            self.services.sweep(node)
+        return leftovers(self.home, self.services.nodes, self._shared_before)
+
+    def log_tail(self, name: str, lines: int = 40) -> str:
+        """The end of a process' log."""
+        path = self.home / f"{name}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def nodes_warm(self) -> bool:
+        """Whether both nodes report a warm runtime."""
+        with read_scope(self.sessions) as session:
+            nodes = session.scalars(select(Node)).all()
+        warm = [n for n in nodes if n.report.get("warm", {}).get("ready") and now_ms() - n.seen_at_ms < 15_000]
+        return len(warm) == len(self.services.nodes)
+
+    def _redis_answers(self) -> bool:
+        try:
+            return bool(self.redis.ping())
+        except RedisError:
+            return False
+
+    @staticmethod
+    def get(url: str) -> bool:
+        """Whether a GET is answered with 200."""
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    # --- what tests do with it --------------------------------------------------------------------------------------
+
+    def _seed(self) -> None:
+        with session_scope(self.sessions) as session:
+            tenant = create_tenant(session, "test", name="tests")
+            top_up(session, "test", tenant.id, 10_000_000_000, "tests")
+            pepper = self.settings.key_pepper.get_secret_value()
+            _, self.api_key = create_key(session, "test", pepper, tenant_id=tenant.id, name="tests")
+            self.tenant_id = tenant.id
+        self.publish()
+
+    def publish(self) -> None:
+        """Give gateways what SQL says."""
+        with read_scope(self.sessions) as session:
+            publish_snapshot(session, self.redis, now_ms())
+            publish_balances(session, self.redis, {self.tenant_id})
+
+    def register(self, name: str, source: Path, *, profile: dict[str, int] | None = None, **options: Any) -> str:
+        """Register a model, priced, in float32 (greedy answers are then exact however it is split); its id."""
+        with session_scope(self.sessions) as session:
+            model = register_model(
+                session,
+                "test",
+                name=name,
+                source=str(source),
+                input_nusd=20,
+                output_nusd=80,
+                settings={"dtype": "float32", "context_length": 2048},
+                **options,
+            )
+            model.profile = profile or dict(seed.CPU_PROFILE)
+            model_id = model.id
+        self.publish()
+        return model_id
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """The unmodified SDK."""
+        return openai.OpenAI(base_url=f"{self.services.gateway_url}/v1", api_key=self.api_key, **options)
+
+    def groups(self, model_id: str) -> list[Group]:
+        """All groups of a model, oldest first, with their stages."""
+        with read_scope(self.sessions) as session:
+            groups = list(
+                session.scalars(select(Group).where(Group.model_id == model_id).order_by(Group.created_at_ms))
+            )
+            for group in groups:
+                list(group.stages)
+            return groups
+
+    def group_in(self, model_id: str, *states: str) -> Group | None:
+        """The newest group of a model in one of these states."""
+        return next((group for group in reversed(self.groups(model_id)) if group.state in states), None)
+
+    def all_over(self, model_id: str) -> bool:
+        """Whether no process of the model is left, by the controller's and the nodes' word."""
+        groups = self.groups(model_id)
+        if any(group.state not in ("stopped", "failed") for group in groups):
+            return False
+        return all(stage.state in ("gone", "failed", "planned") for group in groups for stage in group.stages)
+
+    def noded(self, node: str) -> NodedClient:
+        """A client of one node's noded."""
+        return NodedClient.for_node(self.home, node)
+
+    def evict_all(self) -> None:
+        """Empty both nodes' host memory of weights that no stage uses."""
+        for node in self.services.nodes:
+            effect = {"v": 1, "kind": "evict", "group_id": "", "version": 0, "digests": None}
+            self.noded(node.name).apply(effect)
+
+        def empty() -> bool:
+            with read_scope(self.sessions) as session:
+                return all(not n.report["store"]["digests"] for n in session.scalars(select(Node)))
+
+        wait_for("empty stores in SQL", empty)
+
+    def counters(self, group: Group) -> dict[str, int] | None:
+        """The engine's own token counters, or None when it can no longer be asked."""
+        try:
+            return self.noded(group.stages[0].node_name).counters(group.id)
+        except NodedError:
+            return None
+
+    def usage(self, model_id: str) -> list[Usage]:
+        """Settled usage of a model."""
+        with read_scope(self.sessions) as session:
+            return list(session.scalars(select(Usage).where(Usage.model_id == model_id).order_by(Usage.started_at_ms)))
+
+    def settled(self, model_id: str, attempts: int) -> list[Usage]:
+        """Usage once at least this many attempts are settled."""
+        return wait_for(
+            f"{attempts} settled attempts",
+            lambda: rows if len(rows := self.usage(model_id)) >= attempts else None,
+            30,
+        )
+
+    def books_balance(self) -> bool:
+        """Whether ledger, usage, and the balance and reservations in Redis all say the same."""
+        with read_scope(self.sessions) as session:
+            ledger = session.scalars(select(LedgerEntry).where(LedgerEntry.tenant_id == self.tenant_id)).all()
+            usage = session.scalars(select(Usage).where(Usage.tenant_id == self.tenant_id)).all()
+        charged = -sum(entry.amount_nusd for entry in ledger if entry.kind == "settle")
+        balance = sum(entry.amount_nusd for entry in ledger)
+        return (
+            charged == sum(row.cost_nusd for row in usage)
+            and int(self.redis.hget("hyd:balance", self.tenant_id) or 0) == balance
+            and int(self.redis.hget("hyd:reserved", self.tenant_id) or 0) == 0
+            and self.redis.hlen("hyd:attempts") == 0
+        )
+
+    def set_model(self, model_id: str, **columns: Any) -> None:
+        """Change columns of a model directly."""
+        with session_scope(self.sessions) as session:
+            model = session.get_one(Model, model_id)
+            for name, value in columns.items():
+                setattr(model, name, value)
+        self.publish()
+
+
+def procfile() -> dict[str, str]:
+    """Name -> command of each process, as the Procfile has them."""
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    entries = (line.split(":", 1) for line in lines if line and not line.startswith("#"))
+    return {name: command.strip() for name, command in entries}
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
