@@ -51,8 +51,8 @@ def _start(session: Session, decision: Start, now_ms: int) -> bool:
     # Of two controllers that want to start this model at once, one finds the version gone.
     swapped = session.execute(
         update(Model)
-        .where(Model.id == model.id, Model.control_version == model.control_version)
-        .values(control_version=model.control_version + 1)
+        .where(Model.id == model.id, Model.control_version == decision.version)
+        .values(control_version=decision.version + 1)
         .execution_options(synchronize_session=False)
     )
     if swapped.rowcount != 1:  # type: ignore[attr-defined]
@@ -143,6 +143,8 @@ def _take_ports(session: Session, node_name: str, count: int) -> list[int]:
 
 def _move(session: Session, decision: Move, now_ms: int) -> bool:
     group = session.get_one(Group, decision.group_id)
+    if group.version != decision.version:
+        return False
     to = move(group.id, GroupState(group.state), decision.to, decision.reason)
     values: dict[str, Any] = {"state": to.value, "version": decision.version + 1, "reason": decision.reason}
     became_ready = to in SERVING and group.ready_at_ms is None
@@ -189,10 +191,21 @@ def _probe(session: Session, decision: Probe, now_ms: int) -> bool:
 
 def _stop(session: Session, decision: Stop, now_ms: int) -> bool:
     group = session.get_one(Group, decision.group_id)
+    _call_off(session, group, now_ms)
     for node in sorted({stage.node_name for stage in group.stages}):
         session.add(node_effect(node, stop_effect(group), now_ms))
     log.info("stopping", group=group.id)
     return True
+
+
+def _call_off(session: Session, group: Group, now_ms: int) -> None:
+    """What no node has answered yet is not sent again: the group is to end."""
+    session.execute(
+        update(Outbox)
+        .where(Outbox.group_id == group.id, Outbox.done_at_ms.is_(None))
+        .values(done_at_ms=now_ms, error="called off: the group is to end")
+        .execution_options(synchronize_session=False)
+    )
 
 
 def node_effect(node: str, effect: dict[str, Any], now_ms: int) -> Outbox:

@@ -1,8 +1,12 @@
 """The controller's tasks. Each message is a hint that something may have changed; all end in the same reconcile."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from orchestrator.control import ControlState, Decision
 from orchestrator.lifecycle import OVER
@@ -14,11 +18,14 @@ from tasks import routes
 from tasks.app import app
 from tasks.apply import apply
 from tasks.demand import read_demand
-from tasks.outbox import mark_done, send_outbox
-from tasks.reports import store_report
+from tasks.failpoints import reach
+from tasks.outbox import answer_probes, mark_done, send_outbox
+from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
 from tasks.state import load_state
 
+CONTROL_LOCK = 0x6879_6463
+"""Any number that no other advisory lock in the database has."""
 PASSES = 20
 """Bounds one task's work; what is left is taken up by the next tick."""
 
@@ -41,7 +48,7 @@ def reconcile_now() -> None:
 def node_report(node_name: str, report: dict[str, Any]) -> None:
     """A node says how it is."""
     here = runtime()
-    with session_scope(here.sessions) as session:
+    with alone(here) as session:
         store_report(session, report, now_ms())
     run(here)
 
@@ -50,8 +57,11 @@ def node_report(node_name: str, report: dict[str, Any]) -> None:
 def applied(outbox_id: int, error: str | None, refused: bool) -> None:
     """A node has answered an effect; one that it refused as bad fails the group's start at once."""
     here = runtime()
-    with session_scope(here.sessions) as session:
+    stopped = False
+    with alone(here) as session:
         row = mark_done(session, outbox_id, now_ms(), error)
+        if row is not None and row.kind == "stop" and not refused:
+            stopped = note_stopped(session, row)
         if row is not None and refused and row.group_id is not None:
             group = session.get(Group, row.group_id)
             if group is not None and group.state not in OVER:
@@ -61,7 +71,7 @@ def applied(outbox_id: int, error: str | None, refused: bool) -> None:
                     "ok": False,
                     "error": f"{row.kind} was refused by {row.queue}: {error}",
                 }
-    if refused:
+    if refused or stopped:
         run(here)
 
 
@@ -69,8 +79,9 @@ def applied(outbox_id: int, error: str | None, refused: bool) -> None:
 def probed(outbox_id: int, group_id: str, ok: bool, error: str | None) -> None:
     """The answer to a one-token probe."""
     here = runtime()
-    with session_scope(here.sessions) as session:
+    with alone(here) as session:
         mark_done(session, outbox_id, now_ms(), error)
+        answer_probes(session, group_id, now_ms())
         group = session.get(Group, group_id)
         if group is not None and group.probe is not None and not group.probe.get("ok"):
             group.probe = {**group.probe, "ok": ok, "error": error}
@@ -82,20 +93,35 @@ def run(here: Runtime) -> None:
     for _ in range(PASSES):
         now = now_ms()
         demand = read_demand(here.redis, now)
-        with session_scope(here.sessions) as session:
+        with alone(here) as session:
             state = load_state(session, demand, now)
             decisions = reconcile(state)
             changed = apply(session, decisions, now)
+        reach("control.decided")
         _tell(here, state, decisions)
         if not changed:
             return
     log.warning("more to do than one task may; the next tick goes on", passes=PASSES)
 
 
+@contextmanager
+def alone(here: Runtime) -> Iterator[Session]:
+    """A transaction that no other controller's overlaps: memory, links and routes are shared by all models, so a
+    version of each row would not keep two controllers from giving the same memory away twice.
+
+    SQLite's transactions exclude each other anyway.
+    """
+    with session_scope(here.sessions) as session:
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": CONTROL_LOCK})
+        yield session
+
+
 def _tell(here: Runtime, state: ControlState, decisions: list[Decision]) -> None:
     """Routes, cold starts and effects, as SQL has them after the commit."""
-    with session_scope(here.sessions) as session:
+    with alone(here) as session:
         version = routes.publish_routes(here.redis, routes.route_table(session), state.now_ms)
         routes.mark_unrouted(session, version)
         routes.publish_cold_starts(here.redis, routes.cold_starts(session, state, decisions), version)
         send_outbox(session, app, now_ms())
+        reach("control.sent")

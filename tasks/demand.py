@@ -8,6 +8,8 @@ from redis import Redis
 
 ACTIVITY_STALE_MS = 5_000
 GATEWAY_DEAD_MS = 10_000
+SINCE_KEY = "hyd:demand:since"
+"""When the controller first read demand from this Redis: one that has lost its memory has lost this, too."""
 
 
 @dataclass
@@ -22,17 +24,26 @@ class ModelDemand:
 
 @dataclass
 class Demand:
-    """Demand of all models. `routes_version` is what every live gateway has seen; None when no gateway lives."""
+    """Demand of all models.
+
+    routes_version  what every live gateway has seen; None when no gateway lives.
+    known           whether every live gateway must have spoken since Redis last lost its memory.
+    """
 
     models: dict[str, ModelDemand] = field(default_factory=dict)
     running: Counter[str] = field(default_factory=Counter)
     routes_version: int | None = None
+    known: bool = True
 
 
 def read_demand(redis: Redis, now_ms: int) -> Demand:
-    """Read every gateway's last word. An entry that is not refreshed counts as nothing: its gateway is gone."""
-    demand = Demand()
-    names = sorted(bytes(name).decode() for name in redis.smembers("hyd:activity:models"))
+    """Read every gateway's last word.
+
+    A gateway that is silent no longer waits for anything; its requests count as running until it is taken for dead,
+    for a stalled gateway may still be passing tokens on.
+    """
+    demand = Demand(known=is_known(redis, now_ms))
+    names = sorted(_text(name) for name in redis.smembers("hyd:activity:models"))
     pipe = redis.pipeline(transaction=False)
     pipe.hgetall("hyd:gateways")
     for name in names:
@@ -48,16 +59,28 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
         model = demand.models.setdefault(name, ModelDemand())
         for entry in map(json.loads, entries.values()):
             model.last_request_at_ms = _latest(model.last_request_at_ms, entry.get("last_request_at_ms"))
+            if now_ms - entry["at_ms"] >= GATEWAY_DEAD_MS:
+                continue
+            model.running += entry["running"]
+            demand.running.update(entry.get("groups", {}))
             if now_ms - entry["at_ms"] >= ACTIVITY_STALE_MS:
                 continue
             model.waiting += entry["waiting"]
-            model.running += entry["running"]
             oldest = entry.get("oldest_at_ms")
             if entry["waiting"] and oldest is not None:
                 model.oldest_at_ms = min(oldest, model.oldest_at_ms or oldest)
-            demand.running.update(entry.get("groups", {}))
     return demand
+
+
+def is_known(redis: Redis, now_ms: int) -> bool:
+    """Whether Redis has kept its memory for so long that a gateway it does not name is dead."""
+    redis.set(SINCE_KEY, now_ms, nx=True)
+    return now_ms - int(redis.get(SINCE_KEY) or now_ms) >= GATEWAY_DEAD_MS
 
 
 def _latest(a: int | None, b: int | None) -> int | None:
     return max((x for x in (a, b) if x is not None), default=None)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -16,7 +16,8 @@ from registry.models import ColdStart, ColdStartEvent
 from registry.ops.ledger import Settlement, settle
 from registry.publish import publish_balances, rebuild_redis_if_lost
 from tasks.app import app
-from tasks.demand import GATEWAY_DEAD_MS
+from tasks.demand import GATEWAY_DEAD_MS, is_known
+from tasks.failpoints import reach
 from tasks.runtime import Runtime, runtime
 
 STREAM = "hyd:usage"
@@ -68,22 +69,30 @@ def drain_stream(here: Runtime) -> int:
     total = 0
     for start in ("0", ">"):
         for _ in range(BATCHES):
-            events = _read(here.redis, start)
-            if not events:
+            entries = _read(here.redis, start)
+            if not entries:
                 break
-            _settle(here, [event for _, event in events])
+            # An entry without fields was deleted from the stream by other hands; it is only acknowledged.
+            _settle(here, [_event(fields) for _, fields in entries if fields])
+            reach("ledger.settled")
             pipe = here.redis.pipeline(transaction=True)
-            ids = [entry for entry, _ in events]
+            ids = [entry for entry, _ in entries]
             pipe.xack(STREAM, CONSUMER_GROUP, *ids)
             pipe.xdel(STREAM, *ids)
             pipe.execute()
-            total += len(events)
+            total += len(entries)
     return total
 
 
 def settle_lost(here: Runtime) -> int:
-    """Settle open attempts of gateways without a heartbeat from their last checkpoint; how many there were."""
+    """Settle open attempts of gateways without a heartbeat from their last checkpoint; how many there were.
+
+    Not just after Redis has lost its memory: the heartbeats of gateways that live may be written again after their
+    attempts are.
+    """
     now = now_ms()
+    if not is_known(here.redis, now):
+        return 0
     pipe = here.redis.pipeline(transaction=False)
     pipe.hgetall("hyd:gateways")
     pipe.hgetall("hyd:attempts")
@@ -107,6 +116,7 @@ def _settle(here: Runtime, events: Sequence[Any]) -> Settlement:
     with session_scope(here.sessions) as session:
         result = settle(session, events)
         _note_first_tokens(session, events, set(result.settled))
+    reach("ledger.committed")
     for rejected in result.rejected:
         log.error(
             "a usage event cannot be billed; it is kept in rejected_usage", digest=rejected.digest, why=rejected.reason
@@ -114,7 +124,9 @@ def _settle(here: Runtime, events: Sequence[Any]) -> Settlement:
     with read_scope(here.sessions) as session:
         # The new balance first, the reservation after it: for a moment both count, and never neither.
         publish_balances(session, here.redis, result.tenant_ids)
-    closed = [*result.settled, *result.repeated]
+    # A rejected attempt is closed too: it is kept in SQL, and nothing more will come of it here.
+    closed = [event["attempt_id"] for event in events if isinstance(event, dict) and "attempt_id" in event]
+    closed = [attempt_id for attempt_id in closed if isinstance(attempt_id, str)]
     if closed:
         here.redis.eval(_CLOSE_ATTEMPTS, 2, "hyd:attempts", "hyd:reserved", *closed)
     return result
@@ -124,8 +136,11 @@ def _note_first_tokens(session: Session, events: Iterable[Any], settled: set[str
     """The first token of each cold start that these attempts waited for: the outcome beside the plan's prediction."""
     firsts: dict[str, int] = {}
     for event in events:
+        # Only what settle() has accepted is known to be an event at all.
+        if not isinstance(event, dict) or str(event.get("attempt_id")) not in settled:
+            continue
         cold_start, at_ms = event.get("cold_start_id"), event.get("first_token_at_ms")
-        if event.get("attempt_id") in settled and cold_start and at_ms and event.get("held_ms"):
+        if cold_start and at_ms and event.get("held_ms"):
             firsts[cold_start] = min(at_ms, firsts.get(cold_start, at_ms))
     for row in session.scalars(
         select(ColdStart).where(ColdStart.id.in_(firsts), ColdStart.first_token_at_ms.is_(None))
@@ -142,10 +157,9 @@ def _ensure_group(redis: Redis) -> None:
             raise
 
 
-def _read(redis: Redis, start: str) -> list[tuple[bytes, Any]]:
+def _read(redis: Redis, start: str) -> list[tuple[bytes, dict[bytes, bytes] | None]]:
     reply = redis.xreadgroup(CONSUMER_GROUP, CONSUMER, {STREAM: start}, count=BATCH)
-    entries = reply[0][1] if isinstance(reply, list) and reply else []
-    return [(entry, _event(fields)) for entry, fields in entries if fields]
+    return list(reply[0][1]) if isinstance(reply, list) and reply else []
 
 
 def _event(fields: dict[bytes, bytes]) -> Any:

@@ -1,15 +1,19 @@
 """A node worker's tasks: each asks its own noded for one thing and sends the answer to the controller. No SQL here."""
 
+import threading
 from functools import cache
 from typing import Any
 
 import structlog
-from engine.client import BadEffect, NodedClient, NodedUnavailable, StaleVersion
 
+from engine.client import BadEffect, NodedClient, NodedUnavailable, StaleVersion
 from registry.settings import load_settings
 from tasks.app import app
 
 log = structlog.get_logger(__name__)
+
+_probing: set[str] = set()
+_probing_lock = threading.Lock()
 
 
 @cache
@@ -39,9 +43,18 @@ def apply(outbox_id: int, effect: dict[str, Any]) -> None:
 @app.task(name="node.probe")  # type: ignore[untyped-decorator]
 def probe(outbox_id: int, group_id: str) -> None:
     """One token through the group."""
+    with _probing_lock:
+        if group_id in _probing:
+            return  # asked again while it runs; the answer to the first settles both
+        _probing.add(group_id)
     try:
         answer = noded().probe(group_id)
+    except (BadEffect, StaleVersion) as bad:
+        answer = {"ok": False, "error": str(bad)}
     except NodedUnavailable as away:
         log.warning("noded is away; the probe will be sent again", error=str(away))
         return
+    finally:
+        with _probing_lock:
+            _probing.discard(group_id)
     app.send_task("control.probed", args=[outbox_id, group_id, answer["ok"], answer.get("error")], queue="control")

@@ -41,6 +41,20 @@ def store_report(session: Session, report: Mapping[str, Any], now_ms: int) -> No
         _stop_unknown(session, name, group_id, now_ms)
 
 
+def note_stopped(session: Session, stop: Outbox) -> bool:
+    """A node has taken a group's stop: what it had not begun of the group, it never will. Whether there was any."""
+    rows = session.scalars(
+        select(Stage).where(
+            Stage.group_id == stop.group_id,
+            Stage.node_name == stop.queue.removeprefix("node."),
+            Stage.state == StageState.PLANNED.value,
+        )
+    ).all()
+    for row in rows:
+        row.state, row.reason = StageState.GONE.value, "stopped before it began"
+    return bool(rows)
+
+
 def _update(session: Session, row: Stage, said: Mapping[str, Any]) -> None:
     row.state = StageState(said["state"]).value
     row.reason = said["reason"]

@@ -77,6 +77,7 @@ def mark_unrouted(session: Session, version: int) -> bool:
 def cold_starts(session: Session, state: ControlState, decisions: Iterable[Decision]) -> dict[str, dict[str, Any]]:
     """Model name -> `hyd:coldstart` entry, for every model that is starting or wanted and not to be had."""
     entries: dict[str, dict[str, Any]] = {}
+    serving = {group.model for group in state.groups if group.state in SERVING}
     for group in state.groups:
         if group.state in (GroupState.PLANNED, GroupState.STARTING) and group.parent_id is None:
             entries[group.model] = {
@@ -89,15 +90,16 @@ def cold_starts(session: Session, state: ControlState, decisions: Iterable[Decis
     for decision in decisions:
         if not isinstance(decision, Wait) or decision.model in entries:
             continue
-        failures = state.models[decision.model].failures
+        model = state.models[decision.model]
         hopeless = decision.retry_at_ms is None
-        told = hopeless or failures >= FAILURES_BEFORE_TOLD
+        # Whoever waits for a model that serves gets a place when another request ends.
+        told = (hopeless or model.failures >= FAILURES_BEFORE_TOLD) and decision.model not in serving
         entries[decision.model] = {
             "cold_start_id": None,
             "state": "failed" if told else "waiting",
             "eta_ms": decision.retry_at_ms,
             "error": _why(session, decision, state),
-            "failed_at_ms": state.now_ms if told else None,
+            "failed_at_ms": (state.now_ms if hopeless else model.failed_ms) if told else None,
         }
     return entries
 
@@ -127,9 +129,9 @@ def publish_cold_starts(redis: Redis, entries: Mapping[str, dict[str, Any]], ver
     pipe.execute()
 
 
-def _documents(table: Mapping[str, Any]) -> dict[str, str]:
+def _documents(table: Mapping[str, Any]) -> dict[Any, Any]:
     return {name: json.dumps(value, sort_keys=True) for name, value in table.items()}
 
 
-def _is_published(redis: Redis, key: str, wanted: Mapping[str, str]) -> bool:
+def _is_published(redis: Redis, key: str, wanted: Mapping[Any, Any]) -> bool:
     return redis.hgetall(key) == {name.encode(): value.encode() for name, value in wanted.items()}

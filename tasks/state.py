@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
@@ -11,12 +11,15 @@ from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
 from registry.models import ColdStart, Group, Model, Node, Outbox, Stage
 from tasks.demand import Demand, ModelDemand
+from tasks.outbox import GIVE_UP_AFTER_MS
 from tasks.spec import held_groups, model_spec
 
 NODE_LOST_MS = 20_000
 """A node that has not reported for this long is lost: its worker asks it every few seconds."""
 _OVER = [state.value for state in OVER]
-_NO_PROCESS = [StageState.PLANNED.value, StageState.GONE.value, StageState.FAILED.value]
+STOP_AGAIN_MS = 60_000
+"""A stop that its node has taken and that left something alive for this long is asked for again."""
+_GONE = [StageState.GONE.value, StageState.FAILED.value]
 
 
 def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
@@ -25,11 +28,7 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
     nodes = session.scalars(select(Node).options(selectinload(Node.devices)).order_by(Node.name)).all()
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
     causes = _causes(session, groups)
-    stopping = set(
-        session.scalars(
-            select(Outbox.group_id).where(Outbox.kind == "stop", Outbox.group_id.in_([g.id for g in groups]))
-        )
-    )
+    stopping = _stopping(session, groups, now_ms)
     return ControlState(
         now_ms=now_ms,
         nodes=tuple(_node(node, groups, now_ms) for node in nodes),
@@ -38,18 +37,30 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
         routes_version=demand.routes_version,
         lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
         draining=frozenset(n.name for n in nodes if n.draining),
+        gateways_known=demand.known,
     )
 
 
 def _live_groups(session: Session) -> Sequence[Group]:
-    """Groups that are not over, and those whose processes a node still reports."""
-    unreleased = select(Stage.group_id).where(Stage.state.not_in(_NO_PROCESS))
+    """Groups that are not over, and those of which a node may still have processes."""
+    unreleased = select(Stage.group_id).where(Stage.state.not_in(_GONE))
     return session.scalars(
         select(Group)
         .where(or_(Group.state.not_in(_OVER), Group.id.in_(unreleased)))
         .options(selectinload(Group.stages), selectinload(Group.model))
         .order_by(Group.created_at_ms, Group.id)
     ).all()
+
+
+def _stopping(session: Session, groups: Iterable[Group], now_ms: int) -> set[str | None]:
+    """Groups with a stop that is on its way, or was taken a moment ago."""
+    on_its_way = and_(Outbox.done_at_ms.is_(None), Outbox.created_at_ms > now_ms - GIVE_UP_AFTER_MS)
+    stops = select(Outbox.group_id).where(
+        Outbox.kind == "stop",
+        Outbox.group_id.in_([group.id for group in groups]),
+        or_(on_its_way, Outbox.done_at_ms > now_ms - STOP_AGAIN_MS),
+    )
+    return set(session.scalars(stops))
 
 
 def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
@@ -68,7 +79,7 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
     ports = 0
     for group in groups:
         for stage in group.stages:
-            if stage.node_name != node.name or not _occupies(group, stage):
+            if stage.node_name != node.name or stage.state in _GONE:
                 continue
             reserved[stage.device_idx] += stage.reserved_bytes
             ports += 1 + (stage.dist_port is not None)
@@ -77,6 +88,7 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
                 fetches.append(Fetch(stage.id, node.name, remaining, stage.fetch_deadline_ms))
         for device, size in _kept_for_heirs(group, groups, node.name):
             reserved[device] += size
+            ports += 1
     devices = tuple(
         DeviceState(
             node=node.name,
@@ -98,19 +110,14 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
     )
 
 
-def _occupies(group: Group, stage: Stage) -> bool:
-    """A stage holds its memory from the plan on, and until its node says that it is gone."""
-    if stage.state in (StageState.GONE, StageState.FAILED):
-        return False
-    return group.state not in _OVER or stage.state != StageState.PLANNED
-
-
 def _kept_for_heirs(group: Group, groups: Sequence[Group], node: str) -> Iterable[tuple[int, int]]:
     """Memory that a pipeline's plan keeps for the standalone worker that will follow it, until that worker exists."""
     if group.state in (*_OVER, GroupState.DRAINING):
         return
     consolidate = Plan.from_json(group.plan).consolidate
-    heirs = {stage.node_name for g in groups if g.parent_id == group.id and g.state not in _OVER for stage in g.stages}
+    heirs = {
+        stage.node_name for g in groups if g.parent_id == group.id for stage in g.stages if stage.state not in _GONE
+    }
     for target in consolidate.targets if consolidate else ():
         if target.node == node and node not in heirs:
             yield target.device, target.reserved_bytes
@@ -159,6 +166,7 @@ def _model(session: Session, model: Model, demand: ModelDemand, nodes: Iterable[
         failed_ms=failed_ms,
         avoid=avoid,
         held={n.name: held_groups(model, n.report.get("store", {}).get("digests", ())) for n in nodes},
+        version=model.control_version,
     )
 
 
@@ -166,7 +174,7 @@ def _failures(session: Session, model: Model) -> tuple[int, int | None, frozense
     """Starts that failed in a row, newest first, when the newest did, and the nodes it broke on."""
     recent = session.scalars(
         select(Group)
-        .where(Group.model_id == model.id, Group.state.in_([*_OVER, GroupState.PIPELINE, GroupState.STANDALONE]))
+        .where(Group.model_id == model.id)
         .options(selectinload(Group.stages))
         .order_by(Group.created_at_ms.desc())
         .limit(12)
