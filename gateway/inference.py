@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 # count: the hold's deadline bounds those.
 MAX_TRIES = 3
 USAGE_HEADER = "x-hydrant-usage"
+COLD_START_HEADER = b"x-hydrant-cold-start"
 
 
 @dataclass(slots=True)
@@ -251,7 +252,9 @@ class Inference:
             metrics.HELD_SECONDS.labels(model).observe(waited)
         if route.cold_start_id is not None and not call.reply.started:
             note = f"{route.cold_start_id}; {call.open_attempt.held_ms}"
-            call.reply.headers.append((b"x-hydrant-cold-start", note.encode()))
+            # A request that is tried again may have been held before.
+            kept = [header for header in call.reply.headers if header[0] != COLD_START_HEADER]
+            call.reply.headers = [*kept, (COLD_START_HEADER, note.encode())]
         return route
 
     async def _wait(self, call: Call, waiter: Waiter) -> None:
