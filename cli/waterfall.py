@@ -43,13 +43,13 @@ _GLYPHS = {
     "load": "#",
     "start": "+",
     "planned": "p",
-    "first_byte": "b",
     "ready": "R",
     "first_token": "*",
 }
 _SPARE_GLYPHS = "ABCDEFGHIJKLMNOPQSTUVWXYZ"
 _NOT_ENDED = ">"
-_NOT_DRAWN = frozenset({"stopped"})  # long after the start: it would squeeze everything else into one column
+# The first byte lies inside the prefetch's bar; a stop comes long after the start and would squeeze everything else.
+_NOT_DRAWN = frozenset({"first_byte", "stopped"})
 
 
 @dataclass

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.tiny_model import write_tiny_model
+from support.safetensors_writer import write_model
 
 from orchestrator.types import Plan
 from registry.ids import now_ms
@@ -18,7 +18,7 @@ PROFILE = {"tpot_ms": 10, "prefill_ms": 10, "runtime_floor_ms": 0, "tail_ms": 0,
 @pytest.fixture
 def cluster(hydrant, report, tmp_path: Path):
     """Two nodes with slow links, and a model that needs both of them to meet its service level."""
-    source = write_tiny_model(tmp_path / "tiny", layers=8)
+    source = write_model(tmp_path / "tiny", layers=8, tied=True)
     hydrant.run("model", "register", "tiny", str(source), "--input-price", "1", "--output-price", "1")
     with hydrant.sql() as session:
         for name in ("node-a", "node-b"):

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from support.tiny_model import write_tiny_model
+from support.safetensors_writer import write_model
 
 PRICES = ("--input-price", "0.02", "--output-price", "0.08")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write_tiny_model(tmp_path / "tiny")
+    return write_model(tmp_path / "tiny", shards=1, tied=True)
 
 
 def test_registering_publishes_prices_and_wakes_the_controller(hydrant, source: Path) -> None:
@@ -34,8 +34,8 @@ def test_changes_keep_what_was_not_given(hydrant, source: Path) -> None:
     hydrant.run("model", "register", "tiny", str(source), *PRICES, "--slo-tpot-ms", "50", "--tool-parser", "hermes")
     changed = hydrant.json("model", "update", "tiny", "--slo-ttft-ms", "4000", "--slo-tpot-ms", "none")["model"]
     assert (changed["slo_ttft_ms"], changed["slo_tpot_ms"], changed["keep_alive_s"]) == (4000, None, 300)
-    changed = hydrant.json("model", "update", "tiny", "--tool-parser", "none", "--context-length", "128")["model"]
-    assert (changed["settings"]["tool_parser"], changed["context_length"], changed["slo_ttft_ms"]) == (None, 128, 4000)
+    changed = hydrant.json("model", "update", "tiny", "--tool-parser", "none", "--context-length", "64")["model"]
+    assert (changed["settings"]["tool_parser"], changed["context_length"], changed["slo_ttft_ms"]) == (None, 64, 4000)
     changed = hydrant.json("model", "update", "tiny", "--name", "small", "--min-replicas", "2")["model"]
     assert (changed["name"], changed["min_replicas"]) == ("small", 2)
     assert list(hydrant.snapshot()["models"]) == ["small"]
