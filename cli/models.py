@@ -1,7 +1,7 @@
 """`hydrant model`: what can be asked for, where its weights are, what it costs and how it is served."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,9 +9,9 @@ import click
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
 from cli.errors import Failure
-from cli.params import DOLLARS, GIGABYTES, LIMIT, MOMENT, NONE, PRICE, or_none
+from cli.model_options import serving_options, split_serving
+from cli.params import DOLLARS, MOMENT, PRICE
 from cli.units import moment, seconds, size
-from registry.settings_allowlist import CHOICES, OPTIONAL
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -19,36 +19,7 @@ if TYPE_CHECKING:
     from cli.workspace import Workspace
     from registry.models import Model
 
-_SETTINGS = ("context_length", *CHOICES, "embedding")
 _SILENCE_S = 2.0
-
-
-def _choice(setting: str) -> click.Choice[str]:
-    return click.Choice([*CHOICES[setting], *([NONE] if setting in OPTIONAL else [])])
-
-
-_SERVING = (
-    click.option("--lane", type=click.Choice(["direct", "litellm"]), help="How requests reach the engine."),
-    click.option("--slo-ttft-ms", type=int, help="The first token must come within this, cold start included."),
-    click.option("--slo-tpot-ms", type=LIMIT, help="Milliseconds for each further token, or none."),
-    click.option("--keep-alive-s", type=int, help="Seconds of idleness after which a worker is stopped."),
-    click.option("--min-replicas", type=int, help="Workers kept up without any demand; 0 scales to zero."),
-    click.option("--capacity", type=int, help="Requests that one worker runs at once."),
-    click.option("--default-max-tokens", type=int, help="For requests that name no max_tokens; bounds a reservation."),
-    click.option("--kv-reserve", "kv_reserve_bytes", type=GIGABYTES, help="GB kept for the KV cache of a worker."),
-    click.option("--context-length", type=int, help="Tokens of prompt and answer; at most the model's own."),
-    click.option("--dtype", type=_choice("dtype"), help="Arithmetic of the engine."),
-    click.option("--grammar-backend", type=_choice("grammar_backend"), help="For structured output."),
-    click.option("--tool-parser", type=_choice("tool_parser"), help="How tool calls are recognized, or none."),
-    click.option("--reasoning-parser", type=_choice("reasoning_parser"), help="How reasoning is set apart, or none."),
-    click.option("--embedding/--no-embedding", default=None, help="Serve embeddings instead of text."),
-)
-
-
-def _serving_options(function: Any) -> Any:
-    for option in reversed(_SERVING):
-        function = option(function)
-    return function
 
 
 @click.group(
@@ -79,7 +50,7 @@ def model() -> None:
     "--cached-input-price", type=PRICE, help="For prompt tokens found in the prefix cache; as input if absent."
 )
 @click.option("--request-price", type=DOLLARS, default="0", help="Dollars for each request, besides its tokens.")
-@_serving_options
+@serving_options
 @reporting
 def register(
     console: Console,
@@ -102,7 +73,7 @@ def register(
     from registry.sources import inspect_source
 
     checks.model_name("name", name)
-    settings, limits = _split(serving)
+    settings, limits = split_serving(serving)
     with Workspace(console) as here:
         with here.read() as session:
             _refuse_taken(session, name)  # before gigabytes are read for nothing
@@ -139,11 +110,12 @@ def register(
 @reporting
 def list_(console: Console) -> None:
     """All models with their prices, service levels and running groups."""
+    from cli.model_documents import model_document
     from cli.workspace import Workspace
     from registry.ops import models
 
     with Workspace(console) as here, here.read() as session:
-        documents = [_document(session, row) for row in models.list_models(session)]
+        documents = [model_document(session, row) for row in models.list_models(session)]
     rows = [
         (
             d["name"],
@@ -211,11 +183,11 @@ def show(console: Console, name: str) -> None:
 )
 @click.argument("name")
 @click.option("--name", "new_name", help="A new name; only while nothing of it runs.")
-@_serving_options
+@serving_options
 @reporting
 def update(console: Console, name: str, new_name: str | None, **serving: Any) -> None:
     """Change how a model is served. What is not given stays. Engine settings apply to workers started from now on."""
-    settings, changes = _split(serving)
+    settings, changes = split_serving(serving)
     if settings:
         changes["settings"] = settings
     if new_name is not None:
@@ -287,6 +259,7 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
 
     Prices are never changed, only followed by others: a request is billed at the price it was admitted with.
     """
+    from cli.model_documents import price_document
     from cli.workspace import Workspace
     from registry.ids import now_ms
     from registry.ops import models, prices
@@ -306,7 +279,7 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
             here.change(set_price)
         with here.read() as session:
             row = models.resolve_name(session, name)
-            documents = [_price_document(found) for found in prices.list_prices(session, row.id)]
+            documents = [price_document(found) for found in prices.list_prices(session, row.id)]
     columns = ("input_usd_per_million", "cached_input_usd_per_million", "output_usd_per_million", "request_usd")
     rows = [(moment(d["from_ms"]), *(d[column] for column in columns)) for d in documents]
     headings = ("FROM (UTC)", "INPUT $/M", "CACHED $/M", "OUTPUT $/M", "$/REQUEST")
@@ -400,17 +373,6 @@ def stop(console: Console, name: str) -> None:
 # --- shared -----------------------------------------------------------------------------------------------------------
 
 
-def _split(serving: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that were given, as engine settings and as fields of the model."""
-    given = {field: value for field, value in serving.items() if value is not None}
-    if "slo_tpot_ms" in given:
-        given["slo_tpot_ms"] = or_none(given["slo_tpot_ms"])
-    for setting in OPTIONAL & given.keys():
-        given[setting] = None if given[setting] == NONE else given[setting]
-    settings = {name: given.pop(name) for name in _SETTINGS if name in given}
-    return settings, given
-
-
 def _refuse_taken(session: "Session", name: str) -> None:
     from registry.errors import NotFoundError
     from registry.ops import models
@@ -455,56 +417,8 @@ def _change(console: Console, do: "Callable[[Session, str], Model]", done: str) 
 
 
 def _read_document(here: "Workspace", name: str) -> dict[str, Any]:
+    from cli.model_documents import model_document
     from registry.ops import models
 
     with here.read() as session:
-        return _document(session, models.resolve_name(session, name))
-
-
-def _document(session: "Session", row: "Model") -> dict[str, Any]:
-    """A model without its manifest, which is as long as its list of tensors."""
-    from sqlalchemy import select
-
-    from registry.ids import now_ms
-    from registry.models import Group as ModelGroup
-    from registry.ops import models, prices
-
-    groups = session.scalars(
-        select(ModelGroup)
-        .where(ModelGroup.model_id == row.id, ModelGroup.state.not_in(models.ENDED_STATES))
-        .order_by(ModelGroup.created_at_ms)
-    ).all()
-    copied: Sequence[str] = (
-        "name", "source", "enabled", "lane", "architecture", "layers", "tied_embeddings", "weight_bytes", "max_stages",
-        "context_length", "default_max_tokens", "capacity", "kv_reserve_bytes", "slo_ttft_ms", "slo_tpot_ms",
-        "keep_alive_s", "min_replicas", "warm_until_ms", "settings", "created_at_ms", "updated_at_ms",
-    )  # fmt: skip
-    return {
-        "model_id": row.id,
-        **{field: getattr(row, field) for field in copied},
-        "aliases": models.list_aliases(session, row.id),
-        "price": _price_document(prices.price_at(session, row.id, now_ms())),
-        "groups": [
-            {
-                "group_id": group.id,
-                "state": group.state,
-                "stages": len(group.stages),
-                "cold_start_id": group.cold_start_id,
-                "created_at_ms": group.created_at_ms,
-            }
-            for group in groups
-        ],
-    }
-
-
-def _price_document(row: Any) -> dict[str, Any]:
-    from registry.ops.money import format_dollars, format_price_per_million
-
-    per_token = ("input", "cached_input", "output")
-    return {
-        "price_id": row.id,
-        "from_ms": row.from_ms,
-        **{f"{kind}_nusd": getattr(row, f"{kind}_nusd") for kind in (*per_token, "request")},
-        **{f"{kind}_usd_per_million": format_price_per_million(getattr(row, f"{kind}_nusd")) for kind in per_token},
-        "request_usd": format_dollars(row.request_nusd),
-    }
+        return model_document(session, models.resolve_name(session, name))

@@ -1,0 +1,54 @@
+"""Models and prices as documents."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.ids import now_ms
+from registry.models import Group, Model, Price
+from registry.ops import models, prices
+from registry.ops.money import format_dollars, format_price_per_million
+
+
+def model_document(session: Session, row: Model) -> dict[str, Any]:
+    """A model without its manifest, which is as long as its list of tensors."""
+    groups = session.scalars(
+        select(Group)
+        .where(Group.model_id == row.id, Group.state.not_in(models.ENDED_STATES))
+        .order_by(Group.created_at_ms)
+    ).all()
+    copied: Sequence[str] = (
+        "name", "source", "enabled", "lane", "architecture", "layers", "tied_embeddings", "weight_bytes", "max_stages",
+        "context_length", "default_max_tokens", "capacity", "kv_reserve_bytes", "slo_ttft_ms", "slo_tpot_ms",
+        "keep_alive_s", "min_replicas", "warm_until_ms", "settings", "created_at_ms", "updated_at_ms",
+    )  # fmt: skip
+    return {
+        "model_id": row.id,
+        **{field: getattr(row, field) for field in copied},
+        "aliases": models.list_aliases(session, row.id),
+        "price": price_document(prices.price_at(session, row.id, now_ms())),
+        "groups": [
+            {
+                "group_id": group.id,
+                "state": group.state,
+                "stages": len(group.stages),
+                "cold_start_id": group.cold_start_id,
+                "created_at_ms": group.created_at_ms,
+            }
+            for group in groups
+        ],
+    }
+
+
+def price_document(row: Price) -> dict[str, Any]:
+    """A price, in nano-dollars a token and in dollars per million."""
+    per_token = ("input", "cached_input", "output")
+    return {
+        "price_id": row.id,
+        "from_ms": row.from_ms,
+        **{f"{kind}_nusd": getattr(row, f"{kind}_nusd") for kind in (*per_token, "request")},
+        **{f"{kind}_usd_per_million": format_price_per_million(getattr(row, f"{kind}_nusd")) for kind in per_token},
+        "request_usd": format_dollars(row.request_nusd),
+    }
