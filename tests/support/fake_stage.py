@@ -1,0 +1,76 @@
+"""Stands in for SGLang in tests of noded: `fake_stage.py -m engine.stage_main DIR`, the real life of a stage around it.
+
+What the stage does is told by its model name: "ok" serves; "dies" fails while starting; "stubborn" ignores SIGTERM;
+"children" starts two more processes. It is used as a node's `engine_python`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+METRICS = (
+    'sglang:prompt_tokens_total{model_name="m"} 7.0\n'
+    'sglang:prompt_tokens_total{model_name="m",x="2"} 3.0\n'
+    'sglang:generation_tokens_total{model_name="m"} 5.0\n'
+)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """One completion for every POST, the counters for every GET; 401 without the right key."""
+
+    key = ""
+
+    def do_GET(self) -> None:
+        self._answer(METRICS)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(json.dumps({"choices": [{"text": "b"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}))
+
+    def _answer(self, body: str) -> None:
+        allowed = self.headers["Authorization"] == f"Bearer {self.key}"
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def main() -> None:
+    """Be the stage."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from engine.runtime import stage
+    from engine.sglang_plugin import signals
+
+    directory = Path(sys.argv[-1])
+    argv = stage.become_stage(directory)["argv"]
+    name, port = argv[argv.index("--served-model-name") + 1], int(argv[argv.index("--port") + 1])
+    Answers.key = argv[argv.index("--api-key") + 1]
+    signals.emit("runtime")
+    stage.wait_for_model(directory)
+    signals.emit("load_start")
+    if name == "dies":
+        print(f"RuntimeError: no luck with key {Answers.key}", flush=True)
+        sys.exit(1)
+    if name == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if name == "children":
+        for _ in range(2):
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    signals.emit("load_end")
+    server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
+    if "--node-rank" not in argv or argv[argv.index("--node-rank") + 1] == "0":
+        Path(os.environ["TMPDIR"], "left-behind").touch()
+    signals.emit("ready")
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
