@@ -139,9 +139,7 @@ def test_a_pipeline_gives_the_single_workers_tokens(
     assert nodes[1].stage(second)["url"] is None
 
 
-def test_a_dead_rank_takes_the_whole_pipeline_down(
-    nodes: tuple[EngineNode, EngineNode], pipeline: list[str]
-) -> None:
+def test_a_dead_rank_takes_the_whole_pipeline_down(nodes: tuple[EngineNode, EngineNode], pipeline: list[str]) -> None:
     _, first, second = pipeline
     os.kill(nodes[1].stage(second)["pids"][0], signal.SIGKILL)
     for node, stage in zip(nodes, (first, second), strict=True):
@@ -183,7 +181,8 @@ def test_engines_outlive_their_warm_runtime_and_a_plain_start_replaces_it(
     node.kill_warm(signal.SIGKILL)
     assert len(greedy_ids(single["port"], PROMPTS[0], tokens=4)) == 4
     node.apply(
-        prefetch_effect(model, "grp_plain", "stg_plain", 0, [30]), launch_effect("grp_plain", "stg_plain", 0, [30], port)
+        prefetch_effect(model, "grp_plain", "stg_plain", 0, [30]),
+        launch_effect("grp_plain", "stg_plain", 0, [30], port),
     )
     try:
         node.wait_state("stg_plain", "ready")
@@ -227,5 +226,7 @@ def test_a_sweep_leaves_nothing(model: Path) -> None:
             time.sleep(0.05)
         assert [pid for pid in pids if processes.identify(pid)] == []
         assert [path for path in shared if path.exists()] == []
-        assert [path for path in (node.config.store_dir, node.config.temp_dir, node.config.stages_dir) if path.exists()] == []
+        assert [
+            path for path in (node.config.store_dir, node.config.temp_dir, node.config.stages_dir) if path.exists()
+        ] == []
         assert [path for path in home.rglob("*") if path.is_socket()] == []

@@ -128,7 +128,11 @@ class EngineNode:
 
     def logs(self) -> str:
         """The ends of all logs of the node, for a failed test."""
-        paths = [*self.home.glob(f"{self.name}.*.log"), *self.home.glob(f"{self.name}/**/log"), *self.home.rglob("*.log")]
+        paths = [
+            *self.home.glob(f"{self.name}.*.log"),
+            *self.home.glob(f"{self.name}/**/log"),
+            *self.home.rglob("*.log"),
+        ]
         return "\n".join(
             f"--- {path}\n" + "\n".join(line[:300] for line in path.read_text(errors="replace").splitlines()[-25:])
             for path in dict.fromkeys(paths)

@@ -118,7 +118,9 @@ def test_a_second_stage_fetches_only_what_the_node_lacks(node: EngineNode, model
     node.apply(prefetch(model, "stg_b", "grp_b"))
     node.wait(lambda: node.stage("stg_b")["verified"], "the whole model")
     whole = node.stage("stg_b")
-    assert whole["bytes_to_fetch"] == whole["bytes_fetched"] == whole["bytes_total"] - node.stage("stg_a")["bytes_total"]
+    assert (
+        whole["bytes_to_fetch"] == whole["bytes_fetched"] == whole["bytes_total"] - node.stage("stg_a")["bytes_total"]
+    )
     assert len(node.client.report()["store"]["digests"]) == TENSORS
 
 
@@ -412,7 +414,12 @@ def test_probe_and_counters_speak_for_the_group(node: EngineNode, model: Path) -
 
 def test_the_report_describes_the_node(node: EngineNode) -> None:
     report = node.client.report()
-    assert (report["v"], report["node"], report["address"], report["ports"]) == (1, "node-t", "127.0.0.1", [31000, 31099])
+    assert (report["v"], report["node"], report["address"], report["ports"]) == (
+        1,
+        "node-t",
+        "127.0.0.1",
+        [31000, 31099],
+    )
     assert report["devices"] == [
         {"index": 0, "kind": "cpu", "name": "CPU, 1 core", "memory_bytes": 6_000_000_000, "cores": [0]}
     ]
