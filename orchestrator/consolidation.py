@@ -1,12 +1,16 @@
 """Turning a pipeline into standalone workers while it serves: which are missing, which may start, what is to come."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator import bandwidth
 from orchestrator.control import Cause, ControlState, GroupView, Start
-from orchestrator.lifecycle import OVER, SERVING, GroupState
+from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.scaling import retry_at
 from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, Plan, StagePlan
+
+_STARTING = frozenset({GroupState.PLANNED, GroupState.STARTING})
+_PIPELINES = frozenset({GroupState.PIPELINE, GroupState.CONSOLIDATING})
 
 
 def targets(group: GroupView) -> list[ConsolidationTarget]:
@@ -28,41 +32,54 @@ def missing(state: ControlState, group: GroupView) -> list[ConsolidationTarget]:
 
 
 def next_heir(state: ControlState, group: GroupView) -> Start | None:
-    """The start of a missing standalone worker; None while there is none to start or nowhere to start one.
+    """The start of a missing standalone worker; None while there is none to start or nowhere to start one."""
+    for target, fetch in _growable(state, group):
+        plan = _standalone(group, target, fetch)
+        return Start(group.model, plan, Cause.CONSOLIDATION, group.group_id, state.models[group.model].version)
+    return None
+
+
+def workers_to_come(state: ControlState, model: str) -> int:
+    """How many workers with all their slots free will come of what has begun.
+
+    That includes those that replace a pipeline: what runs on it ends there, and takes none of their slots.
+    """
+    mine = [group for group in state.groups if group.model == model]
+    starting = [group for group in mine if group.state in _STARTING]
+    pipelines = [group for group in mine if group.state in _PIPELINES]
+    return sum(max(1, len(targets(group))) for group in starting) + sum(
+        len(list(_growable(state, group))) for group in pipelines
+    )
+
+
+def workers_in_the_end(state: ControlState, model: str) -> int:
+    """How many workers there will be when everything that has begun is complete and every pipeline is replaced."""
+    mine = [group for group in state.groups if group.model == model]
+    pipelines = {group.group_id: group for group in mine if group.state in _PIPELINES}
+    count = 0
+    for group in mine:
+        if group.group_id in pipelines:
+            count += max(1, len(heirs(state, group)) + len(list(_growable(state, group))))
+        elif group.state in _STARTING:
+            count += 0 if group.parent_id in pipelines else max(1, len(targets(group)))
+        elif group.state is GroupState.STANDALONE:
+            count += group.parent_id not in pipelines
+    return count
+
+
+def _growable(state: ControlState, group: GroupView) -> Iterator[tuple[ConsolidationTarget, Fetch]]:
+    """The missing standalone workers that can start now, each as if it were the only one.
 
     One that failed is tried again after the back-off, when its processes are gone; the pipeline serves meanwhile.
     """
     model = state.models[group.model]
     again = retry_at(model.failures, model.failed_ms)
     if again is not None and state.now_ms < again:
-        return None
+        return
     for target in missing(state, group):
         fetch = _admitted(state, group, target)
         if fetch is not None:
-            plan = _standalone(group, target, fetch)
-            return Start(group.model, plan, Cause.CONSOLIDATION, group.group_id, model.version)
-    return None
-
-
-def workers_to_come(state: ControlState, model: str) -> int:
-    """How many workers more than now will serve this model when everything that has begun is complete."""
-    mine = [group for group in state.groups if group.model == model]
-    serving = {group.group_id for group in mine if group.state in SERVING}
-    count = 0
-    for group in mine:
-        starting = group.state in (GroupState.PLANNED, GroupState.STARTING)
-        if group.parent_id is not None:
-            # While its pipeline serves, an heir replaces it; without one it is a worker of its own.
-            count += starting and group.parent_id not in serving
-        elif starting:
-            count += max(1, len(targets(group)))
-        elif group.state is GroupState.PIPELINE:
-            count += max(0, len(targets(group)) - 1)
-        elif group.state is GroupState.CONSOLIDATING:
-            growing = sum(1 for heir in heirs(state, group) if heir.state is GroupState.STARTING)
-            wanted = 0 if state.models[model].failures else len(missing(state, group))
-            count += max(0, growing + wanted - 1)
-    return count
+            yield target, fetch
 
 
 def _admitted(state: ControlState, group: GroupView, target: ConsolidationTarget) -> Fetch | None:

@@ -7,7 +7,7 @@ one group is started in a pass, so that each plan sees the memory and links that
 
 from collections.abc import Iterable, Iterator
 
-from orchestrator.consolidation import heirs, missing, next_heir, targets, workers_to_come
+from orchestrator.consolidation import heirs, missing, next_heir, targets, workers_in_the_end, workers_to_come
 from orchestrator.control import (
     Cause,
     ControlState,
@@ -229,17 +229,16 @@ def _start_one(state: ControlState, ending: list[GroupView]) -> Iterator[Decisio
 def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
     """Why and how many more workers of this model are wanted; None when none is."""
     serving = [group for group in state.groups if group.model == model.spec.name and group.state in SERVING]
-    starting = workers_to_come(state, model.spec.name)
     needed = instances_needed(
         waiting=model.waiting,
         running=sum(group.running for group in serving),
         capacity=model.spec.capacity,
         serving=len(serving),
-        starting=starting,
+        starting=workers_to_come(state, model.spec.name),
     )
     if needed:
         return Cause.DEMAND, needed
-    there = len(serving) + starting
+    there = workers_in_the_end(state, model.spec.name)
     if there < model.min_replicas:
         return Cause.MIN_REPLICAS, model.min_replicas - there
     if model.warm_until_ms is not None and state.now_ms < model.warm_until_ms and not there:

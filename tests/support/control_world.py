@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from support.clusters import NOW
 
+from orchestrator.consolidation import targets
 from orchestrator.control import (
     ControlState,
     GroupView,
@@ -206,7 +207,7 @@ class World:
     def _check_needed(self, start: Start) -> None:
         capacity = self.models[start.model].spec.capacity
         coming = sum(
-            max(1, len(g.plan.consolidate.targets) if g.plan.consolidate else 1) * capacity
+            max(1, len(targets(g))) * capacity
             for g in self.groups.values()
             if g.model == start.model and g.state is GroupState.STARTING and g.parent_id is None
         )
