@@ -7,7 +7,7 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from admin_ui.changes import init_announcements, redis_is_up
+from admin_ui.changes import REDIS_TIMEOUT_S, init_announcements, redis_is_up
 from admin_ui.config import AdminConfig, celery_broker_url
 from admin_ui.database import init_database
 from admin_ui.formats import FILTERS
@@ -49,7 +49,6 @@ def create_app(config: AdminConfig) -> Flask:
         WTF_CSRF_TIME_LIMIT=None,  # a form left open over lunch still works: the token lives as long as the session
         ALLOW_PLAIN_HTTP=config.allow_plain_http,
         KEY_PEPPER=config.key_pepper,
-        LOGIN_LIMITS=config.login_limits,
         GATEWAY_PORT=config.gateway_port,
         HOLD=config.hold,
     )
@@ -65,12 +64,12 @@ def create_app(config: AdminConfig) -> Flask:
     init_database(app, make_session_factory(engine))
     init_announcements(app, redis_url=config.redis_url, broker_url=celery_broker_url(config.redis_url))
     app.extensions["hydrant_registrations"] = Registrations()
-    init_rate_limits(app, config.redis_url)
     login_manager.init_app(app)
     init_security(app)
     CSRFProtect(app)
     for part in BLUEPRINTS:
         app.register_blueprint(part.blueprint)
+    init_rate_limits(app, config, timeout_s=REDIS_TIMEOUT_S)
     check_all_marked(app)
 
     app.register_error_handler(HTTPException, show_error)

@@ -13,7 +13,9 @@ from flask import Flask, current_app, flash, g
 from flask_login import current_user
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from sqlalchemy.orm import Session
 
 from admin_ui.database import db, forget_reads, session_factory
@@ -102,7 +104,8 @@ def redis_is_up() -> bool:
 def init_announcements(app: Flask, *, redis_url: str, broker_url: str) -> None:
     """Connects the app to Redis (lazily) and to the Celery broker (to send tasks by name, none is imported)."""
     timeouts = {"socket_timeout": REDIS_TIMEOUT_S, "socket_connect_timeout": REDIS_TIMEOUT_S}
-    app.extensions["hydrant_redis"] = Redis.from_url(redis_url, **timeouts)
+    # No retries: a page that waits for Redis to come back is worse than one that says it is away.
+    app.extensions["hydrant_redis"] = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), **timeouts)
     celery = Celery("admin_ui", broker=broker_url, set_as_current=False)
     celery.conf.update(
         task_serializer="json",

@@ -1,18 +1,42 @@
 """Counts failed sign-ins in Redis, so that every worker of the admin UI sees the same count."""
 
-from flask import Flask
+from typing import Any
+
+from flask import Flask, Response
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from admin_ui.config import limiter_storage_url
+from admin_ui.config import AdminConfig, limiter_storage_url
 
-# Without Redis each worker counts for itself (in_memory_fallback): signing in must stay possible, and stay limited.
-limiter = Limiter(get_remote_address, in_memory_fallback_enabled=True, strategy="fixed-window", key_prefix="hyd:admin:")
+LIMITED_VIEWS = ("auth.submit_login", "account.change_password")
+"""The views that check a password."""
 
 
-def init_rate_limits(app: Flask, redis_url: str) -> None:
-    """Counts in `redis_url`."""
-    app.config["RATELIMIT_STORAGE_URI"] = limiter_storage_url(redis_url)
-    app.config["RATELIMIT_STORAGE_OPTIONS"] = {"socket_timeout": 2, "socket_connect_timeout": 2}
-    app.config["RATELIMIT_ENABLED"] = True
-    limiter.init_app(app)
+def init_rate_limits(app: Flask, config: AdminConfig, *, timeout_s: float) -> None:
+    """Limits `LIMITED_VIEWS`, which must be registered already, to `config.login_limits` failures per address.
+
+    Without Redis each worker counts for itself: signing in must stay possible, and stay limited.
+    """
+    app.config["RATELIMIT_STORAGE_URI"] = limiter_storage_url(config.redis_url)
+    app.config["RATELIMIT_STORAGE_OPTIONS"] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    limiter = Limiter(
+        get_remote_address,
+        app=app,
+        in_memory_fallback_enabled=True,
+        strategy="fixed-window",
+        key_prefix="hyd:admin:",
+    )
+    limit = limiter.limit(";".join(config.login_limits), methods=["POST"], deduct_when=_failed)
+    views: dict[str, Any] = app.view_functions
+    for endpoint in LIMITED_VIEWS:
+        views[endpoint] = limit(views[endpoint])
+
+
+def _failed(response: Response) -> bool:
+    return response.status_code >= 400

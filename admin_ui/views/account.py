@@ -8,9 +8,7 @@ from admin_ui.changes import apply
 from admin_ui.database import db, session_factory
 from admin_ui.forms.auth import PasswordForm
 from admin_ui.permissions import SIGNED_IN, permission
-from admin_ui.rate_limits import limiter
 from admin_ui.sessions import sign_in
-from admin_ui.views.auth import is_failure, login_limits
 from registry.db import session_scope
 from registry.errors import RegistryError
 from registry.models import AdminUser
@@ -28,7 +26,6 @@ def password() -> str:
 
 @blueprint.post("/password")
 @permission(SIGNED_IN)
-@limiter.limit(login_limits, deduct_when=is_failure)
 def change_password() -> WsgiResponse | tuple[str, int]:
     """Sets a new password. Every other session of this person ends; this one goes on."""
     form = PasswordForm()

@@ -1,13 +1,12 @@
 """Signing in and out."""
 
-from flask import Blueprint, Response, abort, current_app, redirect, render_template, request, session, url_for
+from flask import Blueprint, abort, redirect, render_template, request, session, url_for
 from flask_login import current_user, logout_user
 from werkzeug.wrappers import Response as WsgiResponse
 
 from admin_ui.database import session_factory
 from admin_ui.forms.auth import LoginForm
 from admin_ui.permissions import PUBLIC, SIGNED_IN, permission
-from admin_ui.rate_limits import limiter
 from admin_ui.sessions import safe_next, sign_in, travels_safely
 from registry.db import session_scope
 from registry.ops import admins
@@ -26,19 +25,8 @@ def login() -> WsgiResponse | str:
     return render_template("login.html", form=LoginForm(), insecure=not travels_safely())
 
 
-def login_limits() -> str:
-    """The configured limits, as Flask-Limiter reads them."""
-    return ";".join(current_app.config["LOGIN_LIMITS"])
-
-
-def is_failure(response: Response) -> bool:
-    """Only failed sign-ins count against the limit."""
-    return response.status_code >= 400
-
-
 @blueprint.post("/login")
 @permission(PUBLIC)
-@limiter.limit(login_limits, deduct_when=is_failure)
 def submit_login() -> WsgiResponse | tuple[str, int]:
     """Checks e-mail and password; both being wrong looks the same as either."""
     if not travels_safely():

@@ -100,7 +100,11 @@ def _page(key: ApiKey, form: RotateForm) -> str:
 
 def _show_once(key: ApiKey, plaintext: str) -> str:
     tenant = tenants.get_tenant(db(), key.tenant_id)
-    names = [model.name for model in models_without_manifests(db()) if key.models == ["*"] or model.name in key.models]
+    names = [
+        model.name
+        for model in models_without_manifests(db())
+        if model.enabled and (key.models == ["*"] or model.name in key.models)
+    ]
     return render_template(
         "keys/once.html",
         key=key,

@@ -22,6 +22,9 @@ from registry.ops import coldstarts, models, prices
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 
+STOP_POLLING = 286
+"""The status at which htmx shows an answer and asks no more."""
+
 
 @blueprint.get("")
 @permission(Permission.SEE)
@@ -64,12 +67,12 @@ def registration(job_id: str) -> str:
 
 @blueprint.get("/registrations/<job_id>/live")
 @permission(Permission.CHANGE_MODELS)
-def registration_live(job_id: str) -> WsgiResponse | str:
-    """The part of that page that refreshes itself."""
+def registration_live(job_id: str) -> tuple[str, int]:
+    """The part of that page that refreshes itself, until the job has ended."""
     job = _registrations().get(job_id)
     if job is None:
         abort(404)
-    return render_template("models/registration_live.html", job=job)
+    return render_template("models/registration_live.html", job=job), 200 if job.state == "reading" else STOP_POLLING
 
 
 @blueprint.get("/<model_id>")

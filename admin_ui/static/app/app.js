@@ -65,6 +65,15 @@ document.addEventListener("change", (event) => {
   if (event.target.closest("form[data-auto]") && event.target.matches("select")) event.target.form.requestSubmit();
 });
 
+// A part that refreshes itself waits while someone reads with the keyboard in it, selects text in it, or looks elsewhere.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const part = event.target;
+  if (!part.hasAttribute("hx-trigger")) return;
+  const selection = document.getSelection();
+  const selecting = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
+  if (document.hidden || selecting || part.contains(document.activeElement)) event.preventDefault();
+});
+
 function connection(lost) {
   const banner = document.getElementById("connection-lost");
   if (banner) banner.hidden = !lost;

@@ -2,10 +2,12 @@
 
 import base64
 import json
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.admin_app import AdminApp, send
+from support.admin_app import AdminApp, running_app, send
 from support.admin_samples import add_samples
 from support.redis_server import RedisServer
 
@@ -98,6 +100,26 @@ def test_without_redis_the_change_is_kept_and_the_page_says_so(
     assert "Redis does not answer" not in client.get("/tenants").text
     send(client, "/tenants/new", {"name": "Second"})
     assert {tenant["name"] for tenant in snapshot(redis_server)["tenants"].values()} == {"Acme", "Second"}
+
+
+def test_a_redis_that_hangs_delays_a_page_and_loses_nothing(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes connections and never answers: every wait has a bound."""
+    monkeypatch.setattr("admin_ui.changes.REDIS_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("admin_ui.app.REDIS_TIMEOUT_S", 0.05)
+    path = tmp_path / "hung.sock"
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(path))
+        hung.listen(64)
+        with running_app(database, f"unix://{path}") as app:
+            assert app.log_in("owner@example.org", "a wrong password")[1].status_code == 401
+            client = app.signed_in("operator")
+            answer = send(client, "/tenants/new", {"name": "Acme"})
+            assert answer.status_code == 302
+            assert "Redis does not answer" in client.get("/").text
+            with read_scope(app.sessions) as session:
+                assert tenants.find_tenant(session, "Acme").enabled
 
 
 def test_the_overview_shows_who_waits_and_what_cannot_start(
