@@ -7,9 +7,11 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from admin_ui.app import create_app
 from admin_ui.config import AdminConfig
+from registry.errors import RegistryError
+from registry.logs import configure_logging
 from registry.settings import load_settings
 
-WORKERS = 1
+WORKERS = 1  # admin_ui.registrations keeps its jobs in memory
 THREADS = 8
 """Pages wait for SQL, not for the processor: threads suffice, and one process keeps a small machine's memory free."""
 
@@ -41,9 +43,14 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def main() -> None:
-    """Serves until stopped."""
-    settings = load_settings()
-    Server(create_app(AdminConfig.from_settings(settings)), settings.admin_port).run()
+    """Serves until stopped. A setting that is wrong ends it with one line that says which."""
+    configure_logging()
+    try:
+        settings = load_settings()
+        config = AdminConfig.from_settings(settings)
+    except RegistryError as error:
+        raise SystemExit(f"admin: {error}") from None
+    Server(create_app(config), settings.admin_port).run()
 
 
 if __name__ == "__main__":

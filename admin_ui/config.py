@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
+from registry.errors import InvalidError
 from registry.settings import Settings
 from registry.snapshot import HoldDoc
 
@@ -31,7 +32,10 @@ class AdminConfig:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "AdminConfig":
-        """The control plane's settings, plus the two that only this process reads (docs/operations.md)."""
+        """The control plane's settings, plus the two that only this process reads (docs/interfaces.md, section 8).
+
+        Raises InvalidError when one of those two has a bad value.
+        """
         return cls(
             database_url=settings.database_url.get_secret_value(),
             redis_url=settings.redis_url.get_secret_value(),
@@ -44,8 +48,15 @@ class AdminConfig:
             },
             gateway_port=settings.gateway_port,
             allow_plain_http=os.environ.get("HYDRANT_ADMIN_ALLOW_HTTP", "") == "1",
-            trusted_proxies=int(os.environ.get("HYDRANT_ADMIN_TRUSTED_PROXIES", "0")),
+            trusted_proxies=_count("HYDRANT_ADMIN_TRUSTED_PROXIES"),
         )
+
+
+def _count(variable: str) -> int:
+    text = os.environ.get(variable, "0")
+    if not text.isdecimal():
+        raise InvalidError(f"{variable} must be a whole number, not {text!r}; correct the environment variable")
+    return int(text)
 
 
 def celery_broker_url(redis_url: str) -> str:

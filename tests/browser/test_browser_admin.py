@@ -1,7 +1,6 @@
 """The admin UI in a real browser: signing in, creating a tenant and a key, on a desk and on a phone."""
 
 import re
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -140,11 +139,3 @@ def test_a_question_near_the_edge_stays_on_the_screen(browser: Browser, site: Si
             assert box is not None
             assert box["x"] >= 0, (path, label)
             assert box["x"] + box["width"] <= 390, (path, label)
-
-
-def test_the_vendored_files_say_where_they_come_from() -> None:
-    vendor = Path(__file__).parents[2] / "admin_ui" / "static" / "vendor"
-    names = {path.name for path in vendor.iterdir()}
-    assert names == {"htmx.min.js", "htmx.LICENSE", "pico.min.css", "pico.LICENSE"}
-    script = (vendor.parents[1] / "vendor.sh").read_text()
-    assert all(name in script for name in names)

@@ -67,9 +67,9 @@ class AdminApp:
 
 
 @contextmanager
-def running_app(database: Path, redis_url: str, **config: Any) -> Iterator[AdminApp]:
-    """An app over the SQLite file `database`, which `make_database` made."""
-    url = f"sqlite:///{database}"
+def running_app(database: Path | str, redis_url: str, **config: Any) -> Iterator[AdminApp]:
+    """An app over `database`: a SQLite file or a URL, which `make_database` has filled."""
+    url = database if isinstance(database, str) else f"sqlite:///{database}"
     engine = make_engine(url)
     sessions = make_session_factory(engine)
     settings = AdminConfig(
@@ -90,9 +90,9 @@ def running_app(database: Path, redis_url: str, **config: Any) -> Iterator[Admin
         engine.dispose()
 
 
-def make_database(database: Path) -> None:
-    """A SQLite file with all tables and an account of each role. Argon2 is slow by design: make one, then copy it."""
-    engine = make_engine(f"sqlite:///{database}")
+def make_database(database: Path | str) -> None:
+    """A SQLite file or URL with all tables and an account of each role. Argon2 is slow by design: make one, copy it."""
+    engine = make_engine(database if isinstance(database, str) else f"sqlite:///{database}")
     Base.metadata.create_all(engine)
     with session_scope(make_session_factory(engine)) as session:
         for role in admins.ROLES:

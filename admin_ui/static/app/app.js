@@ -71,7 +71,7 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (!part.hasAttribute("hx-trigger")) return;
   const selection = document.getSelection();
   const selecting = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
-  if (document.hidden || selecting || part.contains(document.activeElement)) event.preventDefault();
+  if (document.hidden || selecting || part.querySelector(":focus-visible")) event.preventDefault();
 });
 
 function connection(lost) {

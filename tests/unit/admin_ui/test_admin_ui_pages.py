@@ -1,6 +1,7 @@
 """All pages at once: hostile names are escaped, nothing runs inline, empty installations say what to do next."""
 
 import re
+from pathlib import Path
 
 import pytest
 from support.admin_app import AdminApp, send
@@ -127,3 +128,11 @@ def test_an_unforeseen_error_says_so_without_its_cause(admin: AdminApp, monkeypa
     assert answer.status_code == 500
     assert "Something broke on our side" in answer.text
     assert "12345" not in answer.text
+
+
+def test_the_vendored_files_say_where_they_come_from() -> None:
+    vendor = Path(__file__).parents[3] / "admin_ui" / "static" / "vendor"
+    names = {path.name for path in vendor.iterdir()}
+    assert names == {"htmx.min.js", "htmx.LICENSE", "pico.min.css", "pico.LICENSE"}
+    script = (vendor.parents[1] / "vendor.sh").read_text()
+    assert all(name in script for name in names)

@@ -135,7 +135,8 @@ def test_the_overview_shows_who_waits_and_what_cannot_start(
         client.hset("hyd:activity:qwen3-8b", mapping={"gw-1": json.dumps(fresh), "gw-2": json.dumps(stale)})
         client.hset("hyd:coldstart", "qwen3-8b", json.dumps(failed))
     page = admin_with_redis.signed_in("viewer").get("/overview/live").text
-    assert "3 waiting for a cold start" in page
+    assert "<dt>Waiting for a cold start</dt><dd>3</dd>" in page
+    assert "<dt>Requests running</dt><dd>2</dd>" in page
     assert "<strong>qwen3-8b</strong> cannot start: No node can take anything." in page
 
 

@@ -19,6 +19,7 @@ TABLE = {
     "POST /account/password": ANYONE,
     "GET /": VIEWER,
     "GET /overview/live": VIEWER,
+    "GET /overview/day": VIEWER,
     "GET /models": VIEWER,
     "GET /models/<model_id>": VIEWER,
     "GET /models/<model_id>/live": VIEWER,
