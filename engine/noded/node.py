@@ -29,6 +29,9 @@ ENDED_KEPT = 64
 """Stages that have ended and are still reported, so that a controller that was away learns how."""
 
 LOGS_KEPT = 64
+CLOSE_WAIT_S = 5.0
+"""A process that is just being started is recorded before noded ends."""
+
 START_LIMIT_S = 900.0
 """A stage that is not ready this long after its launch has failed. A controller gives up much sooner."""
 
@@ -80,6 +83,9 @@ class Node:
 
     async def close(self) -> None:
         """Let go, leaving engines and weights where they are for the next noded."""
+        starting = {stage.starting for stage in self.stages.values() if stage.starting is not None}
+        if starting:
+            await asyncio.wait(starting, timeout=CLOSE_WAIT_S)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -87,6 +93,8 @@ class Node:
             await asyncio.wait(tasks)
         for stage in self.stages.values():
             stage.unwatch()
+            if stage.limit is not None:
+                stage.limit.cancel()
         await self.store.close()
 
     def changed(self) -> None:
@@ -154,7 +162,7 @@ class Node:
         stage.launch = launch
         stage.record.launch = effect
         stage.save()
-        stage.task = self._spawn(self._start_engine(stage))
+        stage.starting = self._spawn(self._start_engine(stage))
         self.changed()
 
     def _stop(self, stop: Stop) -> None:
@@ -207,7 +215,7 @@ class Node:
     # --- engines -----------------------------------------------------------------------------------------------------
 
     async def _start_engine(self, stage: Stage) -> None:
-        """Start the stage's process and follow it until it is ready or the limit has passed."""
+        """Start the stage's process. Never cancelled but at noded's end, so that no process is started unseen."""
         launch = stage.launch
         if launch is None:
             raise RuntimeError(f"stage {stage.stage_id} has no launch effect")
@@ -219,14 +227,17 @@ class Node:
             return
         stage.mark("fork")
         self._own(stage, processes.identify(pid))
+        if not stage.record.stopping:
+            self._limit_start(stage)
         stage.give_model()
         self.changed()
-        await self._limit_start(stage)
 
-    async def _limit_start(self, stage: Stage) -> None:
-        await asyncio.sleep(START_LIMIT_S)
-        if stage.state in ("starting", "loading"):
-            self._end(stage, "failed", f"not ready {START_LIMIT_S:.0f} s after its launch", 0)
+    def _limit_start(self, stage: Stage) -> None:
+        def check() -> None:
+            if stage.state in ("starting", "loading"):
+                self._end(stage, "failed", f"not ready {START_LIMIT_S:.0f} s after its launch", 0)
+
+        stage.limit = asyncio.get_running_loop().call_later(START_LIMIT_S, check)
 
     def _prepare(self, stage: Stage, launch: Launch) -> None:
         device = self.devices[launch.device]
@@ -265,6 +276,9 @@ class Node:
         """Record and watch the stage's first process."""
         stage.record.leader = leader
         stage.save()
+        if stage.record.stopping:
+            # It was stopped while its process was being started; whoever stops it waits to find it here.
+            return
         if leader is None or not stage.watch(leader, self._engine_died):
             self._engine_died(stage)
 
@@ -288,8 +302,8 @@ class Node:
             return
         stage.record.stopping = True
         stage.save()
-        if stage.task is not None and stage.task is not asyncio.current_task():
-            stage.task.cancel()
+        if stage.limit is not None:
+            stage.limit.cancel()
         if ended == "failed":
             log.warning("stage failed", stage=stage.stage_id, group=stage.record.group_id, reason=reason)
         self._spawn(self._take_down(stage, ended, reason, grace_s))
@@ -300,6 +314,9 @@ class Node:
         self.changed()
 
     async def _take_down(self, stage: Stage, ended: str, reason: str | None, grace_s: float) -> None:
+        if stage.starting is not None and not stage.starting.done():
+            # Bounded: a start takes as long as its request to the warm runtime may.
+            await asyncio.wait({stage.starting})
         await stage.terminate(grace_s)
         if stage.pids:
             log.error("processes do not die", stage=stage.stage_id, pids=stage.pids)
@@ -339,11 +356,11 @@ class Node:
         if found is not None:
             log.info("adopted", stage=stage.stage_id, pid=found.pid)
             self._own(stage, found)
-            stage.task = self._spawn(self._limit_start(stage))
+            self._limit_start(stage)
         elif record.leader is not None:
             self._end(stage, "failed", f"{stage.death_reason()} (noded was away)", 0)
         else:
-            stage.task = self._spawn(self._start_engine(stage))
+            stage.starting = self._spawn(self._start_engine(stage))
 
     async def _kill_orphans(self) -> None:
         """Kill engine processes under this node's directory that belong to no stage it knows."""

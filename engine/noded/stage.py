@@ -42,7 +42,8 @@ class Stage:
         self.launch: Launch | None = launch_from(record)
         self.weights: StageWeights | None = None
         self.pids: list[int] = []
-        self.task: asyncio.Task[None] | None = None
+        self.starting: asyncio.Task[None] | None = None
+        self.limit: asyncio.TimerHandle | None = None
         self.ended: str | None = None
         self.reason: str | None = None
         self.engine_marks: dict[str, int] = {}
@@ -180,12 +181,18 @@ class Stage:
 
     def refresh_processes(self) -> None:
         """Look up the stage's processes and the shared memory that they would leave behind."""
-        self.pids = processes.in_directory(self.directory)
+        self.pids = self._processes()
         self._shared_memory |= {
             path
             for path in processes.shared_memory(self.pids)
             if self.weights is None or not path.is_relative_to(self.weights.folder.parent.parent)
         }
+
+    def _processes(self) -> list[int]:
+        """Ids of its living processes, the first one also before it has gone to the stage's directory."""
+        found = processes.in_directory(self.directory)
+        first = self.record.leader
+        return found if first is None or first.pid in found or not first.alive() else [first.pid, *found]
 
     # --- its end -----------------------------------------------------------------------------------------------------
 
@@ -198,7 +205,7 @@ class Stage:
             await processes.wait_for_end(self.pids, grace_s)
         # Repeated: a process may have forked another between the look and the kill.
         for _ in range(KILL_ROUNDS):
-            self.pids = processes.in_directory(self.directory)
+            self.pids = self._processes()
             if not self.pids:
                 return
             processes.send(self.pids, signal.SIGKILL)

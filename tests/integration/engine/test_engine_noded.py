@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model", tied=True, layers=LAYERS)
 
 
-@pytest.fixture
-def node() -> Iterator[EngineNode]:
+@contextmanager
+def running_node() -> Iterator[EngineNode]:
     """A running noded whose engines are stand-ins."""
     with short_directory() as home:
         python = home / "python"
@@ -45,6 +46,20 @@ def node() -> Iterator[EngineNode]:
             yield node
         finally:
             node.close()
+
+
+@pytest.fixture
+def node() -> Iterator[EngineNode]:
+    """A noded of the test's own."""
+    with running_node() as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def idle_node() -> Iterator[EngineNode]:
+    """A noded for tests that change nothing."""
+    with running_node() as node:
+        yield node
 
 
 def launch(stage: str, group: str = "grp", name: str = "ok", port: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -165,23 +180,23 @@ def test_a_stop_that_overtakes_its_launch_wins(node: EngineNode, model: Path) ->
         ({"settings": []}, "settings"),
     ],
 )
-def test_a_bad_launch_is_refused_with_the_field(node: EngineNode, change: dict[str, Any], complaint: str) -> None:
+def test_a_bad_launch_is_refused_with_the_field(idle_node: EngineNode, change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadEffect, match=complaint):
-        node.apply({**launch("stg"), **change})
-    assert node.client.report()["stages"] == []
+        idle_node.apply({**launch("stg"), **change})
+    assert idle_node.client.report()["stages"] == []
 
 
-def test_noded_refuses_what_is_not_an_effect(node: EngineNode) -> None:
+def test_noded_refuses_what_is_not_an_effect(idle_node: EngineNode) -> None:
     for body in (b"{", b"[]", b"null", b'"x"', b"\xff"):
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(node.config.api_socket))
+            connection.connect(str(idle_node.config.api_socket))
             head = f"POST /v1/apply HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             connection.sendall(head.encode() + body)
             answer = b"".join(iter(lambda c=connection: c.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 422"), answer
         assert b'"bad_effect"' in answer
     with pytest.raises(BadEffect, match="tensors"):
-        node.apply({**prefetch_effect_without_tensors(), "tensors": []})
+        idle_node.apply({**prefetch_effect_without_tensors(), "tensors": []})
 
 
 def prefetch_effect_without_tensors() -> dict[str, Any]:
@@ -370,11 +385,11 @@ def test_a_half_written_record_costs_only_its_stage(node: EngineNode, model: Pat
     assert [(stage["stage_id"], stage["state"]) for stage in node.client.report()["stages"]] == [("b", "ready")]
 
 
-def test_only_one_noded_runs_for_a_node(node: EngineNode) -> None:
-    swept = node.sweep()
+def test_only_one_noded_runs_for_a_node(idle_node: EngineNode) -> None:
+    swept = idle_node.sweep()
     assert swept.returncode == 1
     assert "another noded runs" in swept.stderr
-    assert node.answers()
+    assert idle_node.answers()
 
 
 # --- what it tells ----------------------------------------------------------------------------------------------------
@@ -412,8 +427,8 @@ def test_probe_and_counters_speak_for_the_group(node: EngineNode, model: Path) -
     os.kill(stage["pids"][0], signal.SIGCONT)
 
 
-def test_the_report_describes_the_node(node: EngineNode) -> None:
-    report = node.client.report()
+def test_the_report_describes_the_node(idle_node: EngineNode) -> None:
+    report = idle_node.client.report()
     assert (report["v"], report["node"], report["address"], report["ports"]) == (
         1,
         "node-t",
