@@ -30,7 +30,5 @@ def leftovers(home: Path, nodes: Iterable[DevNode], shared_before: set[Path]) ->
     for node in nodes:
         config = parse_config({"node": {"name": node.name}}, {"HYDRANT_HOME": str(home)})
         found += [f"directory {path}" for path in (config.store_dir, config.temp_dir) if path.exists()]
-    named = {
-        path for path in shared_memory_files() - shared_before if path.name.startswith(("sglang", "hydrant", "torch_"))
-    }
-    return found + [f"shared memory {path}" for path in sorted(named)]
+    appeared = shared_memory_files() - shared_before
+    return found + [f"shared memory {path}" for path in sorted(appeared) if path.name.startswith(("sglang", "torch_"))]

@@ -7,8 +7,7 @@ from redis import Redis
 from sqlalchemy import select
 
 from cli.progress import Progress
-from registry.db import SessionFactory, make_engine, make_session_factory, session_scope
-from registry.ids import now_ms
+from registry.db import SessionFactory, make_engine, make_session_factory, read_scope, session_scope
 from registry.migrate import upgrade
 from registry.models import AdminUser, Model, Tenant
 from registry.ops.admins import create_admin
@@ -93,7 +92,7 @@ def seed(
     return Seeded(api_key=key, owner_password=password)
 
 
-def publish(sessions: SessionFactory, redis: Redis) -> None:
+def publish(sessions: SessionFactory, redis: Redis, settings: Settings) -> None:
     """Give the gateways what SQL says, once Redis is there."""
-    with sessions() as session:
-        rebuild_redis_if_lost(session, redis, now_ms())
+    with read_scope(sessions) as session:
+        rebuild_redis_if_lost(session, redis, hold=settings.hold)

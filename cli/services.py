@@ -89,6 +89,8 @@ class Services:
             "HYDRANT_GATEWAY_PORT": str(self.ports.gateway),
             "HYDRANT_ADMIN_PORT": str(self.ports.admin),
             "HYDRANT_HOSTED_PORT": str(self.ports.hosted),
+            # honcho kills what has not ended 5 s after it was asked to.
+            "HYDRANT_DRAIN_TIMEOUT_S": "4",
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "PYTHONUNBUFFERED": "1",
         }

@@ -57,13 +57,15 @@ def running(
         progress.say("starting the Procfile: Redis, gateway, hosted, controller, ledger, beat, admin UI, two nodes")
         services.start()
         redis = Redis.from_url(settings.redis_url.get_secret_value())
-        _wait_until_ready(services, sessions, redis, progress)
+        _wait_until_ready(services, settings, sessions, redis, progress)
         yield Running(services, settings, sessions, redis, seeded)
     finally:
         services.stop(progress)
 
 
-def _wait_until_ready(services: Services, sessions: SessionFactory, redis: "Redis", progress: Progress) -> None:
+def _wait_until_ready(
+    services: Services, settings: Settings, sessions: SessionFactory, redis: Redis, progress: Progress
+) -> None:
     hint = f"Look at {services.log}"
 
     def redis_answers() -> bool | None:
@@ -76,7 +78,7 @@ def _wait_until_ready(services: Services, sessions: SessionFactory, redis: "Redi
             return None
 
     progress.wait_for("Redis", redis_answers, within_s=READY_WITHIN_S, hint=hint)
-    seed.publish(sessions, redis)
+    seed.publish(sessions, redis, settings)
     for name, url in (("gateway", services.gateway_url + "/ready"), ("admin UI", services.admin_url + "/health")):
         progress.wait_for(name, lambda url=url: services.answers(url) or None, within_s=READY_WITHIN_S, hint=hint)  # type: ignore[misc]
     wanted = {node.name for node in services.nodes}

@@ -54,7 +54,7 @@ def sweep() -> None:
     """Settle what dead gateways left open, and make good a Redis that has lost its memory."""
     here = runtime()
     with read_scope(here.sessions) as session:
-        rebuilt = rebuild_redis_if_lost(session, here.redis)
+        rebuilt = rebuild_redis_if_lost(session, here.redis, hold=here.settings.hold)
     if rebuilt.balances:
         log.warning("Redis had lost balances; they were rebuilt from SQL", tenants=rebuilt.balances)
     settle_lost(here)
