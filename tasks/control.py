@@ -49,8 +49,10 @@ def node_report(node_name: str, report: dict[str, Any]) -> None:
     """A node says how it is."""
     here = runtime()
     with alone(here) as session:
-        store_report(session, report, now_ms())
-    run(here)
+        news = store_report(session, report, now_ms())
+    # A sign of life alone is not worth a look at everything: the clock's next tick has one.
+    if news:
+        run(here)
 
 
 @app.task(name="control.applied")  # type: ignore[untyped-decorator]

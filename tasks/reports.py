@@ -15,12 +15,15 @@ UNKNOWN_GROUP_VERSION = 1 << 40
 """Outranks every version that a group can have reached: for groups that SQL does not know."""
 
 
-def store_report(session: Session, report: Mapping[str, Any], now_ms: int) -> None:
-    """Write a node's full state. Reports may come twice or out of order; an older one is dropped."""
+def store_report(session: Session, report: Mapping[str, Any], now_ms: int) -> bool:
+    """Write a node's full state; whether it says anything new. Reports may come twice or out of order; an older one is
+    dropped."""
     name = report["node"]
     known = session.get(Node, name)
-    if known is not None and known.boot_id == report["boot_id"] and report["seq"] < known.report_seq:
-        return
+    same_boot = known is not None and known.boot_id == report["boot_id"]
+    if known is not None and same_boot and report["seq"] < known.report_seq:
+        return False
+    news = known is None or not same_boot or report["seq"] > known.report_seq
     upsert_from_report(session, dict(report), now_ms)
     reported = {stage["stage_id"]: stage for stage in report["stages"]}
     rows = session.scalars(
@@ -39,6 +42,7 @@ def store_report(session: Session, report: Mapping[str, Any], now_ms: int) -> No
         {stage["group_id"] for stage in reported.values() if stage["state"] not in ("gone", "failed")}
     ):
         _stop_unknown(session, name, group_id, now_ms)
+    return news
 
 
 def note_stopped(session: Session, stop: Outbox) -> bool:

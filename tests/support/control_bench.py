@@ -109,9 +109,9 @@ class Bench:
         before = None
         for _ in range(ROUNDS):
             self.gateway.beat()
+            self.run()
             self.deliver()
             self.report()
-            self.run()
             now = (self.states(), len(self.outbox(undone=True)), self.redis.get("hyd:routes:version"))
             if now == before:
                 return

@@ -327,6 +327,7 @@ def test_a_node_that_was_away_for_hours_is_still_told_to_stop(bench):
     bench.messages(f"node.{name}")
     bench.age_outbox(4 * 3_600_000)
     bench.report(name)
+    bench.run()
     bench.deliver()
     assert bench.nodes[name].stages("ready") == []
 
@@ -353,6 +354,22 @@ def test_older_and_doubled_reports_change_nothing(bench):
     with bench.here.sessions() as session:
         marks = session.scalars(select(ColdStartEvent.kind).where(ColdStartEvent.stage_id != "")).all()
     assert len(marks) == len(set(marks))
+
+
+def test_a_sign_of_life_without_news_is_noted_and_no_more(bench, monkeypatch):
+    from tasks import control
+
+    runs = []
+    monkeypatch.setattr(control, "run", runs.append)
+    with session_scope(bench.here.sessions) as session:
+        session.get_one(Node, "n0").seen_at_ms = 0
+    bench.report("n0")
+    assert runs == []
+    with bench.here.sessions() as session:
+        assert session.get_one(Node, "n0").seen_at_ms > 0
+    bench.nodes["n0"].touch()
+    bench.report("n0")
+    assert len(runs) == 1
 
 
 def test_a_report_from_before_the_launch_does_not_fail_the_start(bench):
@@ -399,7 +416,7 @@ def test_a_lost_node_fails_its_groups_and_the_model_moves(bench):
     with session_scope(bench.here.sessions) as session:
         session.get_one(Node, lost).seen_at_ms -= 21_000
     bench.gateway.activity("m", waiting=1)
-    bench.report(other)
+    bench.run()
     bench.deliver(other)
     bench.report(other)
     bench.deliver(other)
