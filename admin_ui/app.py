@@ -26,6 +26,7 @@ from admin_ui.views import (
     models,
     nodes,
     overview,
+    registrations,
     tenants,
     usage,
     users,
@@ -34,7 +35,7 @@ from registry.db import make_engine, make_session_factory
 
 MAX_FORM_BYTES = 1_000_000
 
-BLUEPRINTS = (auth, health, overview, models, tenants, keys, usage, ledger, nodes, audit, users, account)
+BLUEPRINTS = (auth, health, overview, models, registrations, tenants, keys, usage, ledger, nodes, audit, users, account)
 
 
 def create_app(config: AdminConfig) -> Flask:

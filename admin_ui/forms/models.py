@@ -19,7 +19,7 @@ from admin_ui.forms.base import (
 from registry.models import Model
 from registry.settings_allowlist import CHOICES
 
-LANES = {"direct": "Direct (bytes pass through)", "litellm": "Through LiteLLM"}
+LANES = {"direct": "Direct", "litellm": "LiteLLM"}
 WARM_MINUTES = {"15": "15 minutes", "60": "1 hour", "240": "4 hours", "480": "8 hours", "1440": "24 hours"}
 
 
@@ -39,7 +39,7 @@ class PriceForm(Form):
 class ServingForm(Form):
     """How a model is served; everything here can be changed later."""
 
-    lane = SelectField("Lane", choices=LANES)
+    lane = SelectField("Lane", choices=LANES, description="Direct passes bytes through; LiteLLM translates.")
     slo_ttft_ms = SecondsField(
         "First token within", [Required()], default=10_000, description="What a cold start is planned for."
     )
@@ -98,6 +98,8 @@ class EditForm(ServingForm):
     """A model that exists."""
 
     name = StringField("Name", [InputRequired("Give the model a name.")], render_kw={"maxlength": 120})
+    kv_reserve_bytes = GigabytesField("Memory for the KV cache", [Required()], description="Of a whole worker.")
+    context_length = WholeNumberField("Context length", [Required()], unit="tokens")
 
     @classmethod
     def of(cls, model: Model) -> "EditForm":

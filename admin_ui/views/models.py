@@ -1,29 +1,22 @@
 """Models: register, change, price, warm up, stop, and the reasons behind a plan."""
 
-from flask import Blueprint, abort, current_app, flash, redirect, render_template, url_for
-from flask_login import current_user
+from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from werkzeug.wrappers import Response as WsgiResponse
 
-from admin_ui.changes import announce, press, redis_client, redis_is_up, submit
-from admin_ui.database import db, session_factory
-from admin_ui.forms.models import AliasForm, EditForm, PriceForm, RegisterForm, WarmForm
+from admin_ui.changes import press, redis_client, redis_is_up, submit
+from admin_ui.database import db
+from admin_ui.forms.models import AliasForm, EditForm, PriceForm, WarmForm
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.cluster import living_groups, models_without_manifests, recent_cold_starts, recent_groups
 from admin_ui.read.decision import VERDICTS, explained
 from admin_ui.read.demand import demand, start_states
 from admin_ui.read.waterfall import draw
-from admin_ui.registrations import Register, Registrations
 from admin_ui.views.found import found
-from registry.db import session_scope
 from registry.ids import now_ms
-from registry.manifest import ManifestDoc
 from registry.models import Model
 from registry.ops import coldstarts, models, prices
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
-
-STOP_POLLING = 286
-"""The status at which htmx shows an answer and asks no more."""
 
 
 @blueprint.get("")
@@ -38,41 +31,6 @@ def index() -> str:
     now = now_ms()
     in_force = {id_: next((price for price in list_ if price.from_ms <= now), None) for id_, list_ in latest.items()}
     return render_template("models/index.html", models=rows, states=states, prices=in_force, now_ms=now)
-
-
-@blueprint.route("/new", methods=["GET", "POST"])
-@permission(Permission.CHANGE_MODELS)
-def create() -> WsgiResponse | str | tuple[str, int]:
-    """Begins to register a model; reading its source goes on behind the page that follows."""
-    form = RegisterForm()
-    if not form.is_submitted():
-        return render_template("models/new.html", form=form)
-    if form.validate():
-        job = _registrations().begin(form.name.data, form.source.data.strip(), _registering(form))
-        if job is not None:
-            return redirect(url_for("models.registration", job_id=job.id))
-        form.form_errors.append("Two models are being read already; send this again when one of them is done.")
-    return render_template("models/new.html", form=form), 422
-
-
-@blueprint.get("/registrations/<job_id>")
-@permission(Permission.CHANGE_MODELS)
-def registration(job_id: str) -> str:
-    """How far the reading has come."""
-    job = _registrations().get(job_id)
-    if job is None:
-        abort(404, "This registration is not known any more. If the model is not in the list, register it again.")
-    return render_template("models/registration.html", job=job)
-
-
-@blueprint.get("/registrations/<job_id>/live")
-@permission(Permission.CHANGE_MODELS)
-def registration_live(job_id: str) -> tuple[str, int]:
-    """The part of that page that refreshes itself, until the job has ended."""
-    job = _registrations().get(job_id)
-    if job is None:
-        abort(404)
-    return render_template("models/registration_live.html", job=job), 200 if job.state == "reading" else STOP_POLLING
 
 
 @blueprint.get("/<model_id>")
@@ -292,33 +250,3 @@ def _state(model: Model) -> dict[str, object]:
         "demand": demand(redis_client(), [model.name], now).get(model.name) if up else None,
         "starting": start_states(redis_client()).get(model.name) if up else None,
     }
-
-
-def _registrations() -> Registrations:
-    jobs: Registrations = current_app.extensions["hydrant_registrations"]
-    return jobs
-
-
-def _registering(form: RegisterForm) -> Register:
-    """What is to be done with the manifest, long after this request has ended."""
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    sessions, actor = session_factory(), current_user.email
-    values = {
-        "name": form.name.data,
-        "source": form.source.data.strip(),
-        "input_nusd": form.input_nusd.data,
-        "cached_input_nusd": form.cached_input_nusd.data,
-        "output_nusd": form.output_nusd.data,
-        "request_nusd": form.request_nusd.data or 0,
-        "settings": form.settings(),
-        **form.serving(),
-    }
-
-    def register(manifest: ManifestDoc) -> str:
-        with session_scope(sessions) as session:
-            model = models.register_model(session, actor, manifest=manifest, **values)
-        with app.app_context():
-            announce(reconcile=True)
-        return model.id
-
-    return register

@@ -118,6 +118,8 @@ def test_editing_shows_what_is_there_and_changes_what_is_sent(admin: AdminApp, s
         ({"context_length": "9999999"}, "whole number from 1 to 4096"),
         ({"min_replicas": "-1"}, "whole number from 0"),
         ({"capacity": "0"}, "whole number from 1"),
+        ({"kv_reserve_bytes": ""}, "Fill this in."),
+        ({"context_length": ""}, "Fill this in."),
     ],
 )
 def test_a_bad_edit_changes_nothing(admin: AdminApp, samples: Samples, fields: dict[str, str], message: str) -> None:
