@@ -23,7 +23,7 @@ def call(port: int, path: str, body: dict[str, Any] | None = None, key: str = AP
         connection.close()
 
 
-def greedy_ids(port: int, prompt: str, tokens: int = 32) -> list[int]:
+def greedy_ids(port: int, prompt: str, tokens: int) -> list[int]:
     """Ids of the `tokens` greedy tokens after `prompt`."""
     sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
     status, answer = call(port, "/generate", {"text": prompt, "sampling_params": sampling})
