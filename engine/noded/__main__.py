@@ -17,7 +17,7 @@ import structlog
 
 from engine.node_config import ConfigError, NodeConfig, load_config
 from engine.noded import api, inventory, sweep
-from engine.noded.node import Node, reap
+from engine.noded.node import Node
 from engine.weights.inventory import StoreError
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -89,6 +89,17 @@ async def run(config: NodeConfig, devices: list[inventory.Device]) -> None:
         for path in (config.api_socket, config.signal_socket):
             path.unlink(missing_ok=True)
         log.info("noded ended; its engines go on")
+
+
+def reap() -> None:
+    """Collect ended processes whose parent is this one: plainly started engines and orphans that came to it."""
+    while True:
+        try:
+            pid, _status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
 
 
 if __name__ == "__main__":

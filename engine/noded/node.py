@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import time
@@ -16,9 +15,10 @@ from engine import flags
 from engine.node_config import ConfigError, NodeConfig
 from engine.noded import effects, inventory, processes
 from engine.noded.effects import EffectError, Evict, Launch, Rate, Stop
+from engine.noded.launcher import Launcher
 from engine.noded.record import GroupVersions, StageRecord
 from engine.noded.stage import Stage
-from engine.noded.starter import LOOK_S, CannotStart, Warm, start_plainly
+from engine.noded.starter import LOOK_S, CannotStart, Warm
 from engine.weights.inventory import StoreError
 from engine.weights.spec import Prefetch, SpecError
 from engine.weights.store import WeightStore
@@ -51,7 +51,7 @@ class Node:
         self._boot_id = processes.boot_id()
         self._change = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._interface = inventory.interface_of(config.address)
+        self._launcher = Launcher(config, devices, self.warm)
 
     # --- its life ----------------------------------------------------------------------------------------------------
 
@@ -220,8 +220,7 @@ class Node:
         if launch is None:
             raise RuntimeError(f"stage {stage.stage_id} has no launch effect")
         try:
-            self._prepare(stage, launch)
-            pid = await self._start_process(stage, launch)
+            pid = await self._launcher.start(stage, launch)
         except (CannotStart, ConfigError, flags.BadSettings, OSError) as error:
             self._end(stage, "failed", str(error), 0)
             return
@@ -238,39 +237,6 @@ class Node:
                 self._end(stage, "failed", f"not ready {START_LIMIT_S:.0f} s after its launch", 0)
 
         stage.limit = asyncio.get_running_loop().call_later(START_LIMIT_S, check)
-
-    def _prepare(self, stage: Stage, launch: Launch) -> None:
-        device = self.devices[launch.device]
-        place = flags.StagePlace(
-            kind=device.kind,
-            gpu=device.gpu,
-            device_free_bytes=inventory.free_bytes(device),
-            cores=device.cores,
-            host=self.config.address,
-            interface=self._interface,
-        )
-        shape = flags.StageShape(
-            rank=launch.rank,
-            world=launch.world,
-            layers=launch.layers,
-            dist_address=launch.dist_address,
-            port=launch.port,
-            api_key=launch.api_key,
-            model_name=launch.model_name,
-            memory_bytes=launch.memory_bytes,
-            settings=launch.settings,
-        )
-        env = flags.environment(shape, place) | {"HYDRANT_NODED_SIGNALS": str(self.config.signal_socket)}
-        stage.prepare(flags.arguments(shape, place), env, device.cores)
-
-    async def _start_process(self, stage: Stage, launch: Launch) -> int:
-        kind = self.devices[launch.device].kind
-        if self.warm.pid is not None or await self.warm.look():
-            try:
-                return await self.warm.fork(stage.directory)
-            except CannotStart as error:
-                log.warning("starting plainly", stage=stage.stage_id, why=str(error))
-        return start_plainly(self.config, kind, stage.directory)
 
     def _own(self, stage: Stage, leader: processes.Identity | None) -> None:
         """Record and watch the stage's first process."""
@@ -418,14 +384,3 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of noded failed", exc_info=error)
-
-
-def reap() -> None:
-    """Collect ended processes whose parent is this one: plainly started engines and orphans that came to it."""
-    while True:
-        try:
-            pid, _status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
