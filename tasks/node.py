@@ -9,6 +9,7 @@ import structlog
 from engine.client import BadEffect, NodedClient, NodedUnavailable, StaleVersion
 from registry.settings import load_settings
 from tasks.app import app
+from tasks.failpoints import reach
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,7 @@ def apply(outbox_id: int, effect: dict[str, Any]) -> None:
     except NodedUnavailable as away:
         log.warning("noded is away; the effect will be sent again", error=str(away))
         return
+    reach("node.applied")
     app.send_task("control.applied", args=[outbox_id, error, refused], queue="control")
 
 

@@ -19,6 +19,8 @@ NODE_LOST_MS = 20_000
 _OVER = [state.value for state in OVER]
 STOP_AGAIN_MS = 60_000
 """A stop that its node has taken and that left something alive for this long is asked for again."""
+LAST_USED_STEP_MS = 10_000
+"""How far behind `last_used_at_ms` may be: it is not worth a write with every request."""
 _GONE = [StageState.GONE.value, StageState.FAILED.value]
 
 
@@ -29,10 +31,13 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
+    used = _note_use(groups, demand)
     return ControlState(
         now_ms=now_ms,
         nodes=tuple(_node(node, groups, now_ms) for node in nodes),
-        models={m.name: _model(session, m, demand.models.get(m.name, ModelDemand()), nodes) for m in models},
+        models={
+            m.name: _model(session, m, demand.models.get(m.name, ModelDemand()), nodes, used.get(m.id)) for m in models
+        },
         groups=tuple(_group(g, causes[g.id], demand, g.id in stopping) for g in groups),
         routes_version=demand.routes_version,
         lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
@@ -61,6 +66,20 @@ def _stopping(session: Session, groups: Iterable[Group], now_ms: int) -> set[str
         or_(on_its_way, Outbox.done_at_ms > now_ms - STOP_AGAIN_MS),
     )
     return set(session.scalars(stops))
+
+
+def _note_use(groups: Iterable[Group], demand: Demand) -> dict[str, int]:
+    """When each model was last asked for, by its id.
+
+    Kept in SQL, roughly: else a Redis that has lost its memory makes a model look idle for as long as it has been up.
+    """
+    used: dict[str, int] = {}
+    for group in groups:
+        asked_ms = demand.models.get(group.model.name, ModelDemand()).last_request_at_ms or 0
+        if asked_ms > (group.last_used_at_ms or 0) + LAST_USED_STEP_MS:
+            group.last_used_at_ms = asked_ms
+        used[group.model_id] = max(used.get(group.model_id, 0), asked_ms, group.last_used_at_ms or 0)
+    return used
 
 
 def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
@@ -149,7 +168,9 @@ def _group(group: Group, cause: Cause, demand: Demand, stopping: bool) -> GroupV
     )
 
 
-def _model(session: Session, model: Model, demand: ModelDemand, nodes: Iterable[Node]) -> ModelView:
+def _model(
+    session: Session, model: Model, demand: ModelDemand, nodes: Iterable[Node], used_ms: int | None
+) -> ModelView:
     failures, failed_ms, avoid = _failures(session, model)
     return ModelView(
         spec=model_spec(model),
@@ -161,7 +182,7 @@ def _model(session: Session, model: Model, demand: ModelDemand, nodes: Iterable[
         waiting=demand.waiting,
         oldest_waiting_ms=demand.oldest_at_ms,
         running=demand.running,
-        last_request_ms=demand.last_request_at_ms,
+        last_request_ms=used_ms or demand.last_request_at_ms,
         failures=failures,
         failed_ms=failed_ms,
         avoid=avoid,

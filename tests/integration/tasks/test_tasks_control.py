@@ -6,6 +6,7 @@ from sqlalchemy import select
 
 from registry.db import session_scope
 from registry.models import ColdStart, ColdStartEvent, Group, Node, Stage
+from tasks.demand import SINCE_KEY
 
 
 def kinds(messages):
@@ -176,6 +177,15 @@ def test_a_wiped_redis_gets_its_routes_back_and_stops_no_busy_worker(bench):
     assert bench.gateway.routes("m") == [route]
     assert int(bench.redis.get("hyd:routes:version")) > before, "gateways must see that something is new"
     assert group.id == route["group_id"]
+
+
+def test_the_idle_clock_outlives_redis(bench):
+    serving(bench, keep_alive_s=60)
+    bench.age_groups(600_000)
+    bench.redis.flushall()
+    bench.redis.set(SINCE_KEY, 0)
+    bench.run()
+    assert bench.states() == ["standalone"], "asked for a moment ago, and ready for ten minutes"
 
 
 def test_a_redis_wiped_while_a_worker_drains_does_not_cut_its_requests(bench):
