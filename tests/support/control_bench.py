@@ -145,11 +145,11 @@ class Bench:
                 row.done_at_ms = None if row.done_at_ms is None else row.done_at_ms - by_ms
 
     def age_groups(self, by_ms: int) -> None:
-        """As if every group had been made, become ready and ended so much earlier."""
+        """As if every group had been made, become ready, been used and ended so much earlier."""
         with session_scope(self.here.sessions) as session:
             for group in session.scalars(select(Group)):
                 group.created_at_ms -= by_ms
                 group.deadline_ms -= by_ms
-                for column in ("ready_at_ms", "stopped_at_ms"):
+                for column in ("ready_at_ms", "last_used_at_ms", "stopped_at_ms"):
                     value = getattr(group, column)
                     setattr(group, column, None if value is None else value - by_ms)

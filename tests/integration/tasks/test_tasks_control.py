@@ -182,6 +182,8 @@ def test_a_wiped_redis_gets_its_routes_back_and_stops_no_busy_worker(bench):
 def test_the_idle_clock_outlives_redis(bench):
     serving(bench, keep_alive_s=60)
     bench.age_groups(600_000)
+    bench.gateway.activity("m")
+    bench.run()
     bench.redis.flushall()
     bench.redis.set(SINCE_KEY, 0)
     bench.run()

@@ -171,6 +171,12 @@ def test_from_the_first_request_to_zero_again(cluster):
     wait_until(lambda: not cluster.gateway.routes("m"), SECONDS, cluster.told)
     assert all(node.stages("ready", "loading", "starting", "fetching") == [] for node in cluster.nodes.values())
 
+    for process in cluster.procs.all:
+        process.process.terminate()
+    for process in cluster.procs.all:
+        process.stop()
+        assert process.process.returncode == 0, f"{process.name} did not end in order: {process.output[-2000:]}"
+
 
 def test_nodeds_that_were_away_a_killed_node_worker_and_a_wiped_redis(cluster):
     with_model(cluster)
