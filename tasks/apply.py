@@ -167,8 +167,9 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
         if became_ready:
             cold_start.ready_at_ms = now_ms
             session.add(ColdStartEvent(cold_start_id=cold_start.id, kind="ready", at_ms=now_ms))
-        elif to is GroupState.FAILED and cold_start.ready_at_ms is None:
-            cold_start.failed_at_ms, cold_start.reason = now_ms, decision.reason
+        elif to in OVER and cold_start.ready_at_ms is None:
+            cold_start.failed_at_ms = now_ms
+            cold_start.reason = decision.reason or "called off before it was ready"
     return True
 
 

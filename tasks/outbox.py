@@ -3,7 +3,7 @@
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.models import Outbox
@@ -12,7 +12,16 @@ RESEND_AFTER_MS = 10_000
 GIVE_UP_AFTER_MS = 3_600_000
 """An effect for a node that has not answered for an hour: by then the group it belongs to has failed."""
 
+STOP_AGAIN_MS = 60_000
+"""A stop that its node has taken and that left something alive for this long is asked for again."""
+
 log = structlog.get_logger(__name__)
+
+
+def stop_under_way(now_ms: int) -> ColumnElement[bool]:
+    """Rows that are a stop on its way to its node, or taken by it a moment ago: none needs to be added to them."""
+    on_its_way = and_(Outbox.done_at_ms.is_(None), Outbox.created_at_ms > now_ms - GIVE_UP_AFTER_MS)
+    return and_(Outbox.kind == "stop", or_(on_its_way, Outbox.done_at_ms > now_ms - STOP_AGAIN_MS))
 
 
 def send_outbox(session: Session, app: Celery, now_ms: int) -> int:

@@ -10,6 +10,7 @@ from orchestrator.control import StageState
 from registry.models import ColdStartEvent, Group, Node, Outbox, Stage
 from registry.ops.nodes import upsert_from_report
 from tasks.apply import node_effect
+from tasks.outbox import stop_under_way
 
 UNKNOWN_GROUP_VERSION = 1 << 40
 """Outranks every version that a group can have reached: for groups that SQL does not know."""
@@ -94,6 +95,7 @@ def _record_marks(session: Session, row: Stage, group: Group, marks: Mapping[str
 
 def _stop_unknown(session: Session, node: str, group_id: str, now_ms: int) -> None:
     """A node runs a group that SQL has never heard of (a database restored from a backup): it is ended."""
-    if session.scalar(select(Outbox.id).where(Outbox.group_id == group_id, Outbox.kind == "stop")) is None:
+    under_way = select(Outbox.id).where(Outbox.group_id == group_id, stop_under_way(now_ms)).limit(1)
+    if session.scalar(under_way) is None:
         effect = {"v": 1, "kind": "stop", "group_id": group_id, "version": UNKNOWN_GROUP_VERSION, "grace_s": 5}
         session.add(node_effect(node, effect, now_ms))

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
@@ -11,14 +11,12 @@ from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
 from registry.models import ColdStart, Group, Model, Node, Outbox, Stage
 from tasks.demand import Demand, ModelDemand
-from tasks.outbox import GIVE_UP_AFTER_MS
+from tasks.outbox import stop_under_way
 from tasks.spec import held_groups, model_spec
 
 NODE_LOST_MS = 20_000
 """A node that has not reported for this long is lost: its worker asks it every few seconds."""
 _OVER = [state.value for state in OVER]
-STOP_AGAIN_MS = 60_000
-"""A stop that its node has taken and that left something alive for this long is asked for again."""
 LAST_USED_STEP_MS = 10_000
 """How far behind `last_used_at_ms` may be: it is not worth a write with every request."""
 _GONE = [StageState.GONE.value, StageState.FAILED.value]
@@ -59,13 +57,8 @@ def _live_groups(session: Session) -> Sequence[Group]:
 
 def _stopping(session: Session, groups: Iterable[Group], now_ms: int) -> set[str | None]:
     """Groups with a stop that is on its way, or was taken a moment ago."""
-    on_its_way = and_(Outbox.done_at_ms.is_(None), Outbox.created_at_ms > now_ms - GIVE_UP_AFTER_MS)
-    stops = select(Outbox.group_id).where(
-        Outbox.kind == "stop",
-        Outbox.group_id.in_([group.id for group in groups]),
-        or_(on_its_way, Outbox.done_at_ms > now_ms - STOP_AGAIN_MS),
-    )
-    return set(session.scalars(stops))
+    ids = [group.id for group in groups]
+    return set(session.scalars(select(Outbox.group_id).where(Outbox.group_id.in_(ids), stop_under_way(now_ms))))
 
 
 def _note_use(groups: Iterable[Group], demand: Demand) -> dict[str, int]:
@@ -107,7 +100,6 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
                 fetches.append(Fetch(stage.id, node.name, remaining, stage.fetch_deadline_ms))
         for device, size in _kept_for_heirs(group, groups, node.name):
             reserved[device] += size
-            ports += 1
     devices = tuple(
         DeviceState(
             node=node.name,

@@ -40,7 +40,7 @@ class FakeNoded:
         self._stages: dict[str, dict[str, Any]] = {}
         self._versions: dict[str, int] = {}
         self._stopped: set[str] = set()
-        self._first_port = first_port
+        self.ports = [first_port, first_port + 3]
         self._path = socket_path
         self._server: _Server | None = None
         self._changed = threading.Condition()
@@ -99,7 +99,7 @@ class FakeNoded:
                 "at_ms": _now_ms(),
                 "devices": [{"index": 0, "kind": "cpu", "name": "fake", "memory_bytes": MEMORY_BYTES, "cores": [0]}],
                 "address": "127.0.0.1",
-                "ports": [self._first_port, self._first_port + 3],
+                "ports": self.ports,
                 "link_bps": LINK_BPS,
                 "store": {"bytes": 0, "limit_bytes": 10**9, "digests": []},
                 "warm": {"ready": True, "pid": 1, "engine": "fake"},

@@ -126,7 +126,7 @@ class Weather:
 
 
 @pytest.mark.parametrize("empty_engine", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_after_any_weather_one_worker_serves_and_then_none_is_left(bench, seed, monkeypatch):
     bench.add_model(split=True)
     weather = Weather(bench, seed, monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import select
+from support.fake_noded import FakeNoded
 
 from registry.db import session_scope
 from registry.models import ColdStart, ColdStartEvent, Group, Node, Stage
@@ -417,7 +418,11 @@ def test_a_group_that_sql_never_heard_of_is_stopped_once(bench):
     bench.report("n0")
     (message,) = bench.messages("node.n0")
     assert (message["args"][1]["kind"], message["args"][1]["group_id"]) == ("stop", "grp_unknown")
-    bench.carry_out(node, message)
+    bench.age_outbox(4 * 3_600_000)
+    bench.report("n0")
+    bench.run()
+    (again,) = bench.messages("node.n0")
+    bench.carry_out(node, again)
     assert node.stages("gone")
 
 
@@ -503,6 +508,38 @@ def test_a_start_that_no_node_heard_of_gives_its_ports_back(bench):
         assert bench.states()[-1] == "failed"
     with bench.here.sessions() as session:
         assert set(session.scalars(select(Stage.state))) == {"gone"}
+
+
+def test_a_worker_that_has_no_port_to_grow_on_waits_and_holds_up_no_other_model(bench):
+    bench.nodes["n2"] = FakeNoded("n2", first_port=31200)
+    bench.add_model(split=True)
+    bench.add_model("other")
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    with session_scope(bench.here.sessions) as session:
+        for stage in session.scalars(select(Stage)):
+            stage.group.stages[0].dist_port = None
+            node = session.get_one(Node, stage.node_name)
+            node.port_first = node.port_last = stage.port
+            bench.nodes[node.name].ports = [stage.port, stage.port]
+    bench.settle()
+    assert bench.states() == ["consolidating"]
+    bench.gateway.activity("other", waiting=1)
+    bench.report("n2")
+    bench.settle()
+    assert bench.states() == ["consolidating", "standalone"]
+
+
+def test_a_start_called_off_is_an_ended_cold_start(bench):
+    bench.add_model()
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    bench.change_model(enabled=False)
+    bench.settle()
+    with bench.here.sessions() as session:
+        (cold_start,) = session.scalars(select(ColdStart)).all()
+    assert cold_start.failed_at_ms is not None
+    assert cold_start.reason == "called off before it was ready"
 
 
 # --- two controllers --------------------------------------------------------------------------------------------------
