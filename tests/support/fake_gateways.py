@@ -10,8 +10,12 @@ from redis import Redis
 from registry.ids import now_ms
 
 
+FRESH_MS = 60_000
+"""Nothing here is refreshed by itself, so what is not meant to be old is dated ahead: a slow machine changes no test."""
+
+
 class FakeGateway:
-    """One gateway's heartbeat and activity. Nothing is refreshed by itself."""
+    """One gateway's heartbeat and activity."""
 
     def __init__(self, redis: Redis, gateway_id: str = "gw_1") -> None:
         self._redis = redis
@@ -21,9 +25,8 @@ class FakeGateway:
         """Alive, having seen `routes_version` (None: the newest there is)."""
         newest = int(self._redis.get("hyd:routes:version") or 0)
         seen = newest if routes_version is None else routes_version
-        self._redis.hset(
-            "hyd:gateways", self.gateway_id, json.dumps({"at_ms": now_ms() - age_ms, "routes_version": seen})
-        )
+        beat = {"at_ms": now_ms() - (age_ms or -FRESH_MS), "routes_version": seen}
+        self._redis.hset("hyd:gateways", self.gateway_id, json.dumps(beat))
 
     def activity(
         self, model: str, *, waiting: int = 0, groups: dict[str, int] | None = None, age_ms: int = 0, **changes: Any
@@ -32,7 +35,7 @@ class FakeGateway:
         at_ms = now_ms() - age_ms
         running = groups or {}
         entry = {
-            "at_ms": at_ms,
+            "at_ms": now_ms() - (age_ms or -FRESH_MS),
             "waiting": waiting,
             "oldest_at_ms": at_ms if waiting else None,
             "running": sum(running.values()),
