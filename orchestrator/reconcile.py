@@ -43,13 +43,6 @@ def reconcile(state: ControlState) -> list[Decision]:
     return decisions
 
 
-def route_preference(group: GroupView) -> int | None:
-    """How much a new request should prefer this group (higher first); None: it takes no new requests."""
-    if group.state not in SERVING:
-        return None
-    return 2 if group.state is GroupState.STANDALONE else 1
-
-
 def _starts(decisions: Iterable[Decision]) -> bool:
     return any(isinstance(decision, Start) for decision in decisions)
 

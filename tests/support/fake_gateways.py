@@ -9,9 +9,8 @@ from redis import Redis
 
 from registry.ids import now_ms
 
-
 FRESH_MS = 60_000
-"""Nothing here is refreshed by itself, so what is not meant to be old is dated ahead: a slow machine changes no test."""
+"""Nothing here is refreshed by itself, so what is not meant to be old is dated ahead: a slow machine changes nothing."""
 
 
 class FakeGateway:

@@ -8,7 +8,7 @@ from support.control_state import group, heir, model, probed, stage, state, wait
 
 from orchestrator.control import Cause, Move, StageState, Start, Stop
 from orchestrator.lifecycle import GroupState
-from orchestrator.reconcile import reconcile, route_preference
+from orchestrator.reconcile import reconcile
 from orchestrator.types import Fetch
 
 S = StageState
@@ -323,12 +323,3 @@ def test_an_heir_lives_on_when_its_pipeline_breaks():
     broken = group(G.CONSOLIDATING, stage(0, "n0"), stage(1, "n1", S.FAILED), targets=["n0"])
     ready = heir(G.STARTING, stage(0, "n0"), probe=probed())
     assert moves(reconcile(state(broken, ready))) == [("grp_1", G.FAILED), ("grp_2", G.STANDALONE)]
-
-
-# --- routes -----------------------------------------------------------------------------------------------------------
-
-
-def test_only_a_serving_group_is_routed_and_a_standalone_one_is_preferred():
-    preference = {there: route_preference(group(there)) for there in G}
-    assert {there for there, prefer in preference.items() if prefer} == {G.PIPELINE, G.CONSOLIDATING, G.STANDALONE}
-    assert preference[G.STANDALONE] > preference[G.PIPELINE]
