@@ -10,7 +10,7 @@ from redis import Redis
 from registry.ids import now_ms
 
 FRESH_MS = 60_000
-"""Nothing here is refreshed by itself, so what is not meant to be old is dated ahead: a slow machine changes nothing."""
+"""Nothing here is refreshed by itself; what is not meant to be old is dated ahead, so a slow machine does no harm."""
 
 
 class FakeGateway:
