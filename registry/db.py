@@ -62,14 +62,31 @@ def make_session_factory(engine: Engine) -> SessionFactory:
 
 @contextmanager
 def session_scope(factory: SessionFactory) -> Iterator[Session]:
-    """A session for a change: commits when the block ends, rolls back when it raises."""
-    with factory() as session, session.begin():
+    """A session for a change: commits when the block ends, rolls back when it raises.
+
+    Raises RuntimeError if the transaction ended before the block did (a failed flush ends it, even when the block
+    caught the error): the changes before that are lost, and nobody may take them for done.
+    """
+    with factory() as session, session.begin() as transaction:
         yield session
+        if not transaction.is_active:
+            raise RuntimeError("the transaction was rolled back before its end; none of its changes were kept")
 
 
 @contextmanager
 def read_scope(factory: SessionFactory) -> Iterator[Session]:
     """A session that only reads, and never waits for writers. What it changed, if anything, is rolled back."""
-    engine: Engine = factory.kw["bind"]
-    with factory(bind=engine.execution_options(**{_READ_ONLY: True, "postgresql_readonly": True})) as session:
+    with factory(bind=_reading(factory.kw["bind"])) as session:
         yield session
+
+
+@contextmanager
+def separate_reader(session: Session) -> Iterator[Session]:
+    """Another, reading session on the same database: it sees what is committed, and nothing that `session` still has to
+    commit."""
+    with Session(_reading(session.get_bind().engine)) as reader:
+        yield reader
+
+
+def _reading(engine: Engine) -> Engine:
+    return engine.execution_options(**{_READ_ONLY: True, "postgresql_readonly": True})

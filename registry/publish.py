@@ -13,6 +13,7 @@ from redis import Redis
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from registry.db import separate_reader
 from registry.errors import SnapshotError
 from registry.ids import now_ms as clock_ms
 from registry.models import Alias, ApiKey, LedgerEntry, Model, Price, Tenant
@@ -169,7 +170,7 @@ def publish_snapshot(session: Session, redis: Redis, now_ms: int, *, hold: HoldD
     version has seen every change that was committed before any lower version was drawn.
     """
     version = int(redis.eval(_DRAW_VERSION, 2, SNAPSHOT_DRAWN_KEY, SNAPSHOT_VERSION_KEY, str(clock_ms())))
-    with Session(session.get_bind()) as fresh:
+    with separate_reader(session) as fresh:
         document = build_snapshot(fresh, now_ms, version=version, hold=hold)
     _write_snapshot(redis, document)
     return version
@@ -178,7 +179,7 @@ def publish_snapshot(session: Session, redis: Redis, now_ms: int, *, hold: HoldD
 def publish_balances(session: Session, redis: Redis, tenant_ids: Collection[str]) -> None:
     """Publish the settled balances of `tenant_ids` as absolute values. Call it after the commit."""
     ordered = sorted(tenant_ids)
-    with Session(session.get_bind()) as fresh:
+    with separate_reader(session) as fresh:
         for start in range(0, len(ordered), 500):
             _write_balances(redis, _sum_ledger(fresh, ordered[start : start + 500]))
 
@@ -189,7 +190,7 @@ def rebuild_redis_if_lost(
     """Make Redis agree with SQL again: after Redis lost its data, after a publisher died between its commit and its
     publication, and when time alone changed the read model (a price came into force, a key expired)."""
     at_ms = clock_ms() if now_ms is None else now_ms
-    with Session(session.get_bind()) as fresh:
+    with separate_reader(session) as fresh:
         wanted = build_snapshot(fresh, at_ms, hold=hold)
         tenant_ids = set(fresh.scalars(select(Tenant.id)))
         recent = set(

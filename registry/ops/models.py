@@ -89,7 +89,7 @@ def register_model(
     }
     for field, value in limits.items():
         setattr(model, field, _checked(field, value))
-    _store(session, model)
+    _store(session, model, {})
     prices.add_price(
         session,
         model.id,
@@ -135,24 +135,19 @@ def update_model(session: Session, actor: str, model_id: str, **changes: Any) ->
     keep_alive_s, min_replicas. New engine settings apply to workers started from now on; they are given as changes to
     the present ones."""
     model = get_model(session, model_id)
-    noted = dict(changes)
-    if "settings" in changes:
-        present = {**model.settings, **changes.pop("settings")}
-        model.settings = validate_settings(present, max_context_length=model.manifest["context_length"])
-        model.context_length = model.settings["context_length"]
-        model.max_stages = 1 if model.settings["embedding"] else model.manifest["max_stages"]
-    if "name" in changes:
-        name = checks.model_name("name", changes.pop("name"))
-        if name != model.name:
-            if _running_groups(session, model.id):
-                raise ConflictError("a model cannot be renamed while it runs; stop it first", "name")
-            _refuse_taken(session, name)
-            model.name = name
+    fresh: dict[str, Any] = {"updated_at_ms": now_ms()}
     for field, value in changes.items():
-        setattr(model, field, _checked(field, value))
-    model.updated_at_ms = now_ms()
-    _store(session, model)
-    audit.record(session, actor, "model.update", model.id, **noted)
+        if field == "settings":
+            present = {**model.settings, **value}
+            settings = validate_settings(present, max_context_length=model.manifest["context_length"])
+            fresh["settings"], fresh["context_length"] = settings, settings["context_length"]
+            fresh["max_stages"] = 1 if settings["embedding"] else model.manifest["max_stages"]
+        elif field == "name" and value != model.name:
+            fresh["name"] = _new_name(session, model, value)
+        elif field != "name":
+            fresh[field] = _checked(field, value)
+    _store(session, model, fresh)
+    audit.record(session, actor, "model.update", model.id, **changes)
     return model
 
 
@@ -290,11 +285,21 @@ def _refuse_taken(session: Session, name: str, *, field: str = "name") -> None:
             raise ConflictError(f"workers of a deleted model named {name!r} still drain; try again shortly", field)
 
 
-def _store(session: Session, model: Model) -> None:
-    name = model.name
+def _new_name(session: Session, model: Model, value: object) -> str:
+    name = checks.model_name("name", value)
+    if _running_groups(session, model.id):
+        raise ConflictError("a model cannot be renamed while it runs; stop it first", "name")
+    _refuse_taken(session, name)
+    return name
+
+
+def _store(session: Session, model: Model, changes: Mapping[str, Any]) -> None:
+    name = changes.get("name", model.name)
     try:
+        # Changed inside the savepoint: beginning it flushes, and a flush that fails outside ends the whole transaction.
         with session.begin_nested():
+            for field, value in changes.items():
+                setattr(model, field, value)
             session.add(model)
-            session.flush()
     except IntegrityError:
         raise ConflictError(f"there is already a model named {name!r}; choose another name", "name") from None

@@ -1,7 +1,7 @@
 """Tenants: create, change, enable, disable."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -41,7 +41,7 @@ def create_tenant(
         salt=secrets.token_hex(16),
         created_at_ms=now_ms(),
     )
-    _store(session, tenant)
+    _store(session, tenant, {})
     audit.record(session, actor, "tenant.create", tenant.id, name=tenant.name, rpm=rpm, tpm=tpm, parallel=parallel)
     return tenant
 
@@ -85,9 +85,7 @@ def update_tenant(
     for field, value in (("rpm", rpm), ("tpm", tpm), ("parallel", parallel)):
         if not isinstance(value, Unchanged):
             changes[field] = checks.limit(field, value)
-    for field, value in changes.items():
-        setattr(tenant, field, value)
-    _store(session, tenant)
+    _store(session, tenant, changes)
     audit.record(session, actor, "tenant.update", tenant.id, **changes)
     return tenant
 
@@ -100,11 +98,13 @@ def set_enabled(session: Session, actor: str, tenant_id: str, enabled: bool) -> 
     return tenant
 
 
-def _store(session: Session, tenant: Tenant) -> None:
-    name = tenant.name
+def _store(session: Session, tenant: Tenant, changes: Mapping[str, Any]) -> None:
+    name = changes.get("name", tenant.name)
     try:
+        # Changed inside the savepoint: beginning it flushes, and a flush that fails outside ends the whole transaction.
         with session.begin_nested():
+            for field, value in changes.items():
+                setattr(tenant, field, value)
             session.add(tenant)
-            session.flush()
     except IntegrityError:
         raise ConflictError(f"there is already a tenant named {name!r}; choose another name", "name") from None

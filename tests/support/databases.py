@@ -19,13 +19,11 @@ __all__ = ["empty_engine", "postgres_server", "session_factory"]
 def empty_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """An engine on a database without any table."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/hydrant.db"
-    else:
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        url = server.new_database()
-    engine = make_engine(url)
-    yield engine
-    engine.dispose()
+        yield from _engine(f"sqlite:///{tmp_path}/hydrant.db")
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    with server.new_schema() as url:
+        yield from _engine(url)
 
 
 @pytest.fixture
@@ -33,3 +31,9 @@ def session_factory(empty_engine: Engine) -> SessionFactory:
     """Sessions on a database with the whole schema (test_registry_migrations proves that migrations make the same)."""
     Base.metadata.create_all(empty_engine)
     return make_session_factory(empty_engine)
+
+
+def _engine(url: str) -> Iterator[Engine]:
+    engine = make_engine(url)
+    yield engine
+    engine.dispose()

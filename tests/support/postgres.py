@@ -14,7 +14,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -26,13 +28,13 @@ UNPRIVILEGED_USER = "nobody"
 
 
 class PostgresServer:
-    """One postgres process; `new_database` gives a fresh, empty database and its URL."""
+    """One postgres process; `new_schema` gives an empty place and its URL."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._data = directory / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        self._databases = 0
+        self._schemas = 0
         self._as_user: list[str] = []
 
     def start(self) -> PostgresServer:
@@ -64,7 +66,7 @@ class PostgresServer:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                psycopg.connect(self._dsn("postgres")).close()
+                psycopg.connect(self._dsn).close()
                 return
             except psycopg.OperationalError:
                 assert self._process is not None
@@ -73,13 +75,16 @@ class PostgresServer:
                     raise RuntimeError(f"postgres did not start: {(self.directory / 'log').read_text()}") from None
                 time.sleep(0.02)
 
-    def new_database(self) -> str:
-        """The URL of a database that nobody has used yet."""
-        self._databases += 1
-        name = f"test_{self._databases}"
-        with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return f"postgresql://hydrant@/{name}?host={self.directory}"
+    @contextmanager
+    def new_schema(self) -> Iterator[str]:
+        """The URL of an empty schema, dropped at the end: as good as a database, and much faster to make."""
+        self._schemas += 1
+        name = f"test_{self._schemas}"
+        self._execute(f"CREATE SCHEMA {name}")
+        try:
+            yield f"postgresql://hydrant@/postgres?host={self.directory}&options=-csearch_path%3D{name}"
+        finally:
+            self._execute(f"DROP SCHEMA {name} CASCADE")
 
     def stop(self) -> None:
         """Ends the server at once, dropping every connection."""
@@ -97,8 +102,14 @@ class PostgresServer:
         """`command`, unprivileged, and interrupted by the kernel should the tests die."""
         return ["setpriv", *self._as_user, "--pdeathsig", "INT", "--", *command]
 
-    def _dsn(self, database: str) -> str:
-        return f"host={self.directory} user=hydrant dbname={database}"
+    def _execute(self, statement: LiteralString) -> None:
+        # A connection that a failed test left open must not hold up the next one.
+        with psycopg.connect(self._dsn, autocommit=True, options="-c lock_timeout=10s") as connection:
+            connection.execute(statement)
+
+    @property
+    def _dsn(self) -> str:
+        return f"host={self.directory} user=hydrant dbname=postgres"
 
 
 def _binaries() -> Path:
@@ -110,7 +121,7 @@ def _binaries() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """One server for all tests; each takes its own database."""
+    """One server for all tests; each takes its own schema."""
     # Not tmp_path: a unix socket's path may have 107 bytes at most, and another user must be able to reach it.
     directory = Path(tempfile.mkdtemp(prefix="hyd-postgres-"))
     server = PostgresServer(directory)

@@ -1,5 +1,6 @@
 """Sessions: writers queue, readers do not wait, foreign keys hold."""
 
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -23,6 +24,18 @@ def test_a_block_that_raises_changes_nothing(session_factory: SessionFactory) ->
         add_and_fail()
     with read_scope(session_factory) as session:
         assert session.scalars(select(Tenant)).all() == []
+
+
+def test_a_transaction_that_ended_early_is_not_taken_for_done(session_factory: SessionFactory) -> None:
+    def swallow_a_failed_flush() -> None:
+        with session_scope(session_factory) as session:
+            add_tenant(session)
+            session.add(Alias(name="a", model_id="mod_missing"))
+            with suppress(IntegrityError):
+                session.flush()
+
+    with pytest.raises(RuntimeError, match="rolled back"):
+        swallow_a_failed_flush()
 
 
 def test_a_read_scope_keeps_no_change(session_factory: SessionFactory) -> None:
