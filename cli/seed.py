@@ -25,7 +25,7 @@ MODEL_NAME = "smollm2-135m"
 MODEL_DIR = Path.home() / ".cache/hydrant/models/SmolLM2-135M-Instruct"
 BUDGET_NUSD = 5_000_000_000
 
-# Measured on two cores of a small virtual machine, where SGLang's own start takes seconds (docs/performance.md).
+# Measured on two cores of a small virtual machine, where SGLang's own start takes seconds.
 CPU_PROFILE = {
     "tpot_ms": 90,
     "prefill_ms": 400,

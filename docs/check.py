@@ -4,6 +4,7 @@ Run by `make check`. Prints one line for each thing that is wrong and exits 1.
 """
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,32 +42,47 @@ def wrong_paths(page: Path, known: set[str]) -> Iterator[str]:
 
 
 def wrong_commands(page: Path) -> Iterator[str]:
-    """`make` targets and `hydrant` subcommands on a page that do not exist."""
+    """`make` targets and `hydrant` commands on a page that do not exist or would not take what they are given."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = page.read_text()
     for target in re.findall(r"(?:^|`|\s{4})make ([a-z-]+)", text, re.MULTILINE):
         if target not in targets:
             yield f"{page.relative_to(ROOT)}: the Makefile has no target {target}"
-    for words in re.findall(r"(?:^|`|\s{4})hydrant ((?:[a-z][a-z-]+ ?){1,2})", text, re.MULTILINE):
-        if not hydrant_has(tuple(words.split())):
-            yield f"{page.relative_to(ROOT)}: there is no command hydrant {words.strip()}"
+    for words in hydrant_commands(text):
+        trouble = trouble_with(words)
+        if trouble is not None:
+            yield f"{page.relative_to(ROOT)}: hydrant {' '.join(words)}: {trouble}"
 
 
-def hydrant_has(words: tuple[str, ...]) -> bool:
-    """Whether `hydrant WORDS...` names a command (a word that follows a command that is no group is its argument)."""
-    from click import Command, Context, Group
+def hydrant_commands(text: str) -> Iterator[list[str]]:
+    """The words after `hydrant` of each command on a page, in code blocks and between backticks."""
+    blocks = [re.split(r"\s{3,}|\s#", line)[0] for line in re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)]
+    for code in (*blocks, *CODE.findall(text)):
+        for part in re.split(r"&&|[;|]", code):
+            found = re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:\S*/bin/)?hydrant ([a-z].*)", part)
+            if found:
+                yield shlex.split(found[1])
 
-    from cli.main import main
 
-    here: Command = main
-    for word in words:
+def trouble_with(words: list[str]) -> str | None:
+    """Why the command line would refuse these words; None when it would not. A bare command, as in prose, is fine."""
+    from click import Command, Context, Group, UsageError
+
+    from cli.main import cli
+
+    here: Command = cli
+    for at, word in enumerate(words):
         if not isinstance(here, Group):
-            return True
+            try:
+                here.make_context(here.name, words[at:])
+            except UsageError as error:
+                return error.format_message()
+            return None
         found = here.get_command(Context(here), word)
         if found is None:
-            return False
+            return "there is no such command"
         here = found
-    return True
+    return None
 
 
 def missing_from_structure(known: set[str]) -> Iterator[str]:

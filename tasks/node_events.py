@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 from celery.signals import worker_ready, worker_shutting_down
-from engine.client import NodedUnavailable
 from kombu.exceptions import OperationalError
 
+from engine.client import NodedUnavailable
 from tasks.app import app
 from tasks.node import noded
 
