@@ -8,9 +8,13 @@ from support.admin_site import Site, running_site
 from support.browser import running_browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all tests; each opens pages with cookies of their own."""
+    """One browser for a module's tests; each opens pages with cookies of their own.
+
+    Not for the whole session: while it lives, Playwright keeps an event loop running in the tests' thread, and every
+    test with an event loop of its own would fail.
+    """
     with running_browser() as running:
         yield running
 

@@ -18,7 +18,8 @@ LONG = 100
 
 @pytest.fixture(scope="module")
 def model_id(stack: Stack, smollm2: Path) -> Iterator[str]:
-    """SmolLM2, with a service level that one link cannot meet."""
+    """SmolLM2, with a service level that one link cannot meet, and none of it in any host's memory."""
+    stack.evict_all()
     model = stack.register(NAME, smollm2, slo_ttft_ms=17_000, keep_alive_s=600)
     yield model
     stack.set_model(model, enabled=False)
