@@ -24,6 +24,7 @@ from gateway.errors import (
     unavailable,
     worker_failed,
 )
+from gateway.failpoints import reach
 from gateway.hold import Hold, Waiter
 from gateway.metering import Metering
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
@@ -171,6 +172,7 @@ class Inference:
             self._metering.release(attempt)
             raise
         self._metering.open(attempt)
+        reach("gateway.admitted")
         call.reply.headers.extend(admitted.headers())
 
     def _end(self, call: Call, outcome: str) -> None:
@@ -198,6 +200,7 @@ class Inference:
             try:
                 attempt = call.open_attempt
                 attempt.group_id, attempt.cold_start_id = route.group_id, route.cold_start_id
+                reach("gateway.routed")
                 if call.request.stream:
                     await self._proxy_stream(call, route)
                 else:
@@ -308,6 +311,7 @@ class Inference:
                     await call.reply.stream(last)
                     call.delivered = True
                     self._deliver(call, reader.usage)
+                    reach("gateway.delivered")
                 if reader.failed:
                     break
         if not (reader.done and reader.finished):

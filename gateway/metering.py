@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from gateway.admission import Admission
 from gateway.attempts import Attempt, FinalEvent
 from gateway.celery_message import CeleryHints
+from gateway.failpoints import reach
 from gateway.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Metering:
         except OSError as error:
             # The event is still published from memory; only a death of this process before that would lose it.
             log.error("the usage spool cannot be written (%s): free disk space under $HYDRANT_HOME", error)
+        reach("gateway.spooled")
         return self._enqueue(event)
 
     def release(self, attempt: Attempt) -> asyncio.Future[None]:
@@ -140,5 +142,6 @@ class Metering:
     async def _publish(self, ending: FinalEvent | Attempt) -> None:
         if isinstance(ending, FinalEvent):
             await self._admission.finish(ending)
+            reach("gateway.published")
         else:
             await self._admission.release(ending)

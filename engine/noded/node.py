@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from engine import flags
+from engine.failpoints import reach
 from engine.node_config import ConfigError, NodeConfig
 from engine.noded import effects, inventory, processes
 from engine.noded.effects import EffectError, Evict, Launch, Rate, Stop
@@ -162,6 +163,7 @@ class Node:
         stage.launch = launch
         stage.record.launch = effect
         stage.save()
+        reach("noded.recorded")
         stage.starting = self._spawn(self._start_engine(stage))
         self.changed()
 
@@ -210,6 +212,8 @@ class Node:
             self._end(stage, "failed", f"weights: {weights.error}", 0)
             return
         stage.give_model()
+        if weights.verified:
+            reach("noded.verified")
         self.changed()
 
     # --- engines -----------------------------------------------------------------------------------------------------
@@ -224,6 +228,7 @@ class Node:
         except (CannotStart, ConfigError, flags.BadSettings, OSError) as error:
             self._end(stage, "failed", str(error), 0)
             return
+        reach("noded.forked")
         stage.mark("fork")
         self._own(stage, processes.identify(pid))
         if not stage.record.stopping:
@@ -268,6 +273,7 @@ class Node:
             return
         stage.record.stopping = True
         stage.save()
+        reach("noded.stopping")
         if stage.limit is not None:
             stage.limit.cancel()
         if ended == "failed":

@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from engine.failpoints import reach
 from engine.runtime import stage
 from engine.runtime.imports import engine_version, import_engine
 
@@ -120,6 +121,7 @@ def fork_stage(stage_dir: Path, close_in_child: tuple[socket.socket, ...]) -> in
             traceback.print_exc()
         finally:
             os._exit(1)
+    reach("warm.forked")
     return pid
 
 

@@ -3,11 +3,11 @@
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.stack import Stack
+from support.stack import Stack, wait_for
 
 from cli.services import ROOT
 
@@ -48,3 +48,21 @@ def stack() -> Iterator[Stack]:
         left = running.stop()
         assert not left, "left behind:\n" + "\n".join(left)
     shutil.rmtree(home)
+
+
+@pytest.fixture
+def tiny(stack: Stack, tiny_llama: Path) -> Iterator[Callable[..., str]]:
+    """Registers the tiny model under a name; at the test's end nothing of it may run."""
+    made: list[str] = []
+
+    def register(name: str, source: Path = tiny_llama, **options: object) -> str:
+        made.append(stack.register(name, source, **{"keep_alive_s": 600, **options}))
+        return made[-1]
+
+    yield register
+    for model_id in made:
+        stack.set_model(model_id, enabled=False)
+    for model_id in made:
+        wait_for("the end of the model's groups", lambda model_id=model_id: stack.all_over(model_id), 90)
+    wait_for("no engine process", lambda: not stack.engine_processes(), 30)
+    wait_for("books that balance", stack.books_balance, 30)

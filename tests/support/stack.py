@@ -24,6 +24,7 @@ from cli import seed
 from cli.leftovers import leftovers, shared_memory_files
 from cli.services import ROOT, DevNode, Ports, Services
 from engine.client import NodedClient, NodedError
+from engine.noded import processes
 from registry.db import SessionFactory, read_scope, session_scope
 from registry.ids import now_ms
 from registry.models import Group, LedgerEntry, Model, Node, Usage
@@ -64,7 +65,7 @@ class Stack:
     def __init__(self, home: Path, link_gbps: float) -> None:
         self.home = home
         gateway, admin, hosted = free_ports(3)
-        base = 33_000
+        base = 21_000  # below the ports that outgoing connections take
         nodes = [
             DevNode("node-a", core=0, ports=(base, base + 99), link_gbps=link_gbps),
             DevNode("node-b", core=1, ports=(base + 100, base + 199), link_gbps=link_gbps),
@@ -97,13 +98,13 @@ class Stack:
         wait_for("the admin UI", lambda: self.get(f"{self.services.admin_url}/health"), 90)
         wait_for("warm runtimes", self.nodes_warm, 120)
 
-    def run(self, name: str) -> None:
-        """Start one of the Procfile's processes (again)."""
+    def run(self, name: str, *, failpoint: str | None = None) -> None:
+        """Start one of the Procfile's processes (again); with a failpoint, one that kills itself there."""
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 ["sh", "-c", procfile()[name]],
                 cwd=ROOT,
-                env=self.services.environment(),
+                env=self.services.environment() | ({"HYDRANT_FAILPOINT": failpoint} if failpoint else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -111,13 +112,29 @@ class Stack:
             )
 
     def kill(self, name: str) -> None:
-        """SIGKILL one process."""
+        """SIGKILL one process, unless it has killed itself."""
         process = self.processes.pop(name)
         process.kill()
         process.wait(timeout=10)
 
+    def dead(self, name: str) -> bool:
+        """Whether one process has ended."""
+        return self.processes[name].poll() is not None
+
+    def engine_processes(self) -> list[str]:
+        """Every process that works in a stage's directory, a line each: by the kernel's word, not by ours."""
+        found = []
+        for node in self.services.nodes:
+            stages = self.home / node.name / "stages"
+            found += [f"{path.name} on {node.name}: {pids}" for path, pids in processes.under(stages).items()]
+        return found
+
     def stop(self) -> list[str]:
-        """Stop everything in order; what was left behind, a line each."""
+        """Stop everything in order; what was left behind, a line each.
+
+        Models have been disabled by now: an engine that still runs has lost its owner, which the sweep would hide.
+        """
+        orphans = self._engines_that_stay()
         for process in self.processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -131,7 +148,13 @@ class Stack:
         self.processes.clear()
         for node in self.services.nodes:
             self.services.sweep(node)
-        return leftovers(self.home, self.services.nodes, self._shared_before)
+        return orphans + leftovers(self.home, self.services.nodes, self._shared_before)
+
+    def _engines_that_stay(self) -> list[str]:
+        end = time.monotonic() + 30
+        while (found := self.engine_processes()) and time.monotonic() < end:
+            time.sleep(0.2)
+        return [f"engine processes of stage {line}" for line in found]
 
     def log_tail(self, name: str, lines: int = 40) -> str:
         """The end of a process' log."""
@@ -269,6 +292,11 @@ class Stack:
             and int(self.redis.hget("hyd:reserved", self.tenant_id) or 0) == 0
             and self.redis.hlen("hyd:attempts") == 0
         )
+
+    def rows_of(self, request_id: str) -> list[Usage]:
+        """Settled usage of one request: a row an attempt."""
+        with read_scope(self.sessions) as session:
+            return list(session.scalars(select(Usage).where(Usage.request_id == request_id)))
 
     def set_model(self, model_id: str, **columns: Any) -> None:
         """Change columns of a model directly."""
