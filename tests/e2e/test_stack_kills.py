@@ -63,7 +63,7 @@ def well(stack: Stack) -> Iterator[None]:
     wait_for("warm runtimes", stack.nodes_warm, 120)
     yield
     for name in list(stack.processes):
-        if stack.dead(name):
+        if stack.dead(name) or name in stack.armed:
             restart(stack, name)
     wait_for("the gateway", lambda: stack.get(f"{stack.services.gateway_url}/ready"), 60)
 
@@ -72,6 +72,8 @@ def restart(stack: Stack, name: str, *, failpoint: str | None = None) -> None:
     """SIGKILL a process and start it again, as systemd does after a second."""
     stack.kill(name)
     stack.run(name, failpoint=failpoint)
+    if name == "redis":
+        wait_for("Redis", stack.redis_answers, 30)
 
 
 def check(ask: Ask, *, victim: str) -> None:
@@ -157,9 +159,7 @@ def test_any_process_killed_at_a_random_moment(
     ask = Ask(stack, model, max_tokens=80 if pipeline else 200)
     time.sleep(moment_s)
     print(f"{victim} killed after {moment_s:.1f} s; the groups are {[g.state for g in stack.groups(model_id)]}")
-    stack.kill(victim)
-    time.sleep(0.5)
-    stack.run(victim)
+    restart(stack, victim)
     check(ask, victim=victim)
     wait_for("the gateway", lambda: stack.get(f"{stack.services.gateway_url}/ready"), 60)
     Ask(stack, model).answered().billed_once()

@@ -12,8 +12,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 NAME = "smollm2"
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+POEM = [{"role": "user", "content": "Write a poem about winter."}]
 STORY = [{"role": "user", "content": "Tell a long story about a lighthouse keeper and the sea."}]
-LONG = 100
+LONG = 250
+"""Tokens: at 50 to 100 ms each, a stream outlives the growth of the standalone worker beside it."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,7 @@ class Streamed(threading.Thread):
         self._client = stack.client(timeout=240, max_retries=0)
         self._arguments = {"messages": messages, "max_tokens": max_tokens, "extra_body": extra or None}
         self.text = ""
+        self.tokens: list[str] = []
         self.finish_reason: str | None = None
         self.usage: openai.types.CompletionUsage | None = None
         self.begun = threading.Event()
@@ -43,12 +46,19 @@ class Streamed(threading.Thread):
     def run(self) -> None:
         try:
             stream = self._client.chat.completions.create(
-                model=NAME, temperature=0, stream=True, stream_options={"include_usage": True}, **self._arguments
+                model=NAME,
+                temperature=0,
+                stream=True,
+                logprobs=True,
+                stream_options={"include_usage": True},
+                **self._arguments,
             )
             for chunk in stream:
                 self.usage = chunk.usage or self.usage
                 for choice in chunk.choices:
                     self.text += choice.delta.content or ""
+                    if choice.logprobs is not None:
+                        self.tokens += [one.token for one in choice.logprobs.content or ()]
                     self.finish_reason = choice.finish_reason or self.finish_reason
                 if self.text:
                     self.begun.set()
@@ -81,6 +91,7 @@ def test_main_path(stack: Stack, model_id: str) -> None:
 
     long = Streamed(stack, STORY, LONG, ignore_eos=True)
     assert long.begun.wait(60)
+    other = Streamed(stack, POEM, LONG, ignore_eos=True)
     heir = wait_for("the standalone worker", lambda: stack.group_in(model_id, "standalone"), 120)
     assert heir.parent_id == pipeline.id
     # It holds a stage of the pipeline already, and fetched only what was missing.
@@ -89,17 +100,20 @@ def test_main_path(stack: Stack, model_id: str) -> None:
     assert whole.bytes_fetched == whole.bytes_total - shared.bytes_total
 
     during = Streamed(stack, QUESTION, 24).ended()
-    assert during.text == cold.text
-    assert long.ended().finish_reason == "length"
-    assert long.usage is not None
-    assert long.usage.completion_tokens == LONG
+    assert during.tokens == cold.tokens
+    assert long.is_alive(), "the streams must span the whole consolidation; make LONG larger"
+    assert other.is_alive(), "the streams must span the whole consolidation; make LONG larger"
+    for stream in (long, other):
+        assert stream.ended().finish_reason == "length"
+        assert stream.usage is not None
+        assert stream.usage.completion_tokens == len(stream.tokens) == LONG
     wait_for("the pipeline's end", lambda: stack.group_in(model_id, "stopped"), 60)
-    again = Streamed(stack, STORY, LONG, ignore_eos=True).ended()
-    assert again.text == long.text, "the standalone worker continues as the pipeline would have"
+    # Undisturbed, on the standalone worker: no token was missed or repeated, and the pipeline computed the same ones.
+    assert Streamed(stack, STORY, LONG, ignore_eos=True).ended().tokens == long.tokens
+    assert Streamed(stack, POEM, LONG, ignore_eos=True).ended().tokens == other.tokens
 
-    rows = stack.settled(model_id, 4)
-    by_group = {row.attempt_id: row.group_id for row in rows}
-    assert list(by_group.values()) == [pipeline.id, pipeline.id, heir.id, heir.id]
+    rows = stack.settled(model_id, 6)
+    assert [row.group_id for row in rows] == [pipeline.id] * 3 + [heir.id] * 3
     assert all(row.outcome == "ok" for row in rows)
     counted = stack.counters(heir)
     assert counted is not None

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 
+import httpx
 import openai
 from support.stack import Stack, wait_for
 
@@ -30,7 +31,7 @@ class Ask(threading.Thread):
         self.text = ""
         self.seen: list[tuple[float, int]] = []
         self.finish_reason: str | None = None
-        self.error: openai.OpenAIError | None = None
+        self.error: openai.OpenAIError | httpx.HTTPError | None = None
         self.start()
 
     def run(self) -> None:
@@ -42,7 +43,7 @@ class Ask(threading.Thread):
                 self.finish_reason = answer.choices[0].finish_reason
                 self.text = answer.choices[0].text
                 self.seen.append((time.monotonic(), answer.usage.completion_tokens))
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, httpx.HTTPError) as error:  # the SDK lets a broken stream's own error through
             self.error = error
 
     def _read_stream(self) -> None:

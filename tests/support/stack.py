@@ -72,6 +72,7 @@ class Stack:
         ]
         self.services = Services(home, Ports(gateway, admin, hosted), nodes)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.armed: set[str] = set()
         self.settings: Settings
         self.sessions: SessionFactory
         self.redis: Redis
@@ -92,7 +93,7 @@ class Stack:
             (self.home / f"{node.name}.toml").write_text(node.toml())
         for name in procfile():
             self.run(name)
-        wait_for("Redis", self._redis_answers)
+        wait_for("Redis", self.redis_answers)
         self._seed()
         wait_for("the gateway", lambda: self.get(f"{self.services.gateway_url}/ready"), 90)
         wait_for("the admin UI", lambda: self.get(f"{self.services.admin_url}/health"), 90)
@@ -100,6 +101,7 @@ class Stack:
 
     def run(self, name: str, *, failpoint: str | None = None) -> None:
         """Start one of the Procfile's processes (again); with a failpoint, one that kills itself there."""
+        (self.armed.add if failpoint else self.armed.discard)(name)
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 ["sh", "-c", procfile()[name]],
@@ -162,13 +164,14 @@ class Stack:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def nodes_warm(self) -> bool:
-        """Whether both nodes report a warm runtime."""
+        """Whether the controller knows both nodes' warm runtimes: those that run now, not ones killed a moment ago."""
         with read_scope(self.sessions) as session:
             nodes = session.scalars(select(Node)).all()
-        warm = [n for n in nodes if n.report.get("warm", {}).get("ready") and now_ms() - n.seen_at_ms < 15_000]
-        return len(warm) == len(self.services.nodes)
+        warm = {n.report.get("warm", {}).get("pid") for n in nodes if now_ms() - n.seen_at_ms < 15_000}
+        return {self.processes[name].pid for name in self.processes if name.startswith("warm-")} <= warm
 
-    def _redis_answers(self) -> bool:
+    def redis_answers(self) -> bool:
+        """Whether Redis is there."""
         try:
             return bool(self.redis.ping())
         except RedisError:
