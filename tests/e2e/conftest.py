@@ -45,7 +45,9 @@ def stack() -> Iterator[Stack]:
         running.start()
         yield running
     finally:
+        told = running.secrets_in_logs()
         left = running.stop()
+        assert not told, "\n".join(told)
         assert not left, "left behind:\n" + "\n".join(left)
     shutil.rmtree(home)
 

@@ -27,13 +27,14 @@ from engine.client import NodedClient, NodedError
 from engine.noded import processes
 from registry.db import SessionFactory, read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import Group, LedgerEntry, Model, Node, Usage
+from registry.models import Group, LedgerEntry, Model, Node, Tenant, Usage
+from registry.ops import nodes
 from registry.ops.keys import create_key
 from registry.ops.models import register_model
 from registry.ops.money import top_up
 from registry.ops.tenants import create_tenant
 from registry.publish import publish_balances, publish_snapshot
-from registry.settings import Settings, load_settings
+from registry.settings import SECRET_NAMES, Settings, load_settings
 
 T = TypeVar("T")
 SERVING = ("pipeline", "consolidating", "standalone")
@@ -225,6 +226,54 @@ class Stack:
         """The unmodified SDK."""
         return openai.OpenAI(base_url=f"{self.services.gateway_url}/v1", api_key=self.api_key, **options)
 
+    def client_of_another_tenant(self) -> openai.OpenAI:
+        """The SDK with a key of a tenant that was made just now."""
+        with session_scope(self.sessions) as session:
+            tenant = create_tenant(session, "test", name=f"another {now_ms()}")
+            top_up(session, "test", tenant.id, 1_000_000_000, "tests")
+            pepper = self.settings.key_pepper.get_secret_value()
+            _, key = create_key(session, "test", pepper, tenant_id=tenant.id, name="tests")
+        with read_scope(self.sessions) as session:
+            publish_snapshot(session, self.redis, now_ms())
+            publish_balances(session, self.redis, {tenant.id})
+        client = openai.OpenAI(base_url=f"{self.services.gateway_url}/v1", api_key=key, timeout=120)
+        wait_for("the key at the gateway", lambda: _accepted(client), 10)
+        return client
+
+    def salt(self) -> str:
+        """What separates this tenant's prefix cache from others'."""
+        return self.row(Tenant, self.tenant_id).salt
+
+    def row(self, table: type[T], identity: str) -> T:
+        """One row of SQL by its primary key."""
+        with read_scope(self.sessions) as session:
+            return session.get_one(table, identity)
+
+    def drain(self, node: str, *, back: bool = False) -> None:
+        """Ask for a node to be emptied, or let it take stages again."""
+        with session_scope(self.sessions) as session:
+            if back:
+                nodes.uncordon(session, "test", node)
+            else:
+                nodes.drain(session, "test", node)
+
+    def secrets(self) -> dict[str, str]:
+        """Everything that may stand in no log, by what it is."""
+        found = {name: getattr(self.settings, name).get_secret_value() for name in SECRET_NAMES}
+        with read_scope(self.sessions) as session:
+            found |= {f"the key of {group.id}": group.api_key for group in session.scalars(select(Group))}
+        return found | {"the API key's secret": self.api_key.split("-", 2)[2]}
+
+    def secrets_in_logs(self) -> list[str]:
+        """Which secret stands in which log, a line each: never the secret itself."""
+        logs = {path: path.read_text(errors="replace") for path in self.home.rglob("*.log")}
+        return [
+            f"{what} is in {path.relative_to(self.home)}"
+            for what, secret in self.secrets().items()
+            for path, text in logs.items()
+            if secret in text
+        ]
+
     def groups(self, model_id: str) -> list[Group]:
         """All groups of a model, oldest first, with their stages."""
         with read_scope(self.sessions) as session:
@@ -308,6 +357,14 @@ class Stack:
             for name, value in columns.items():
                 setattr(model, name, value)
         self.publish()
+
+
+def _accepted(client: openai.OpenAI) -> bool:
+    try:
+        client.models.list()
+    except openai.AuthenticationError:
+        return False
+    return True
 
 
 def procfile() -> dict[str, str]:
