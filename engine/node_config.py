@@ -92,7 +92,7 @@ class NodeConfig:
     @property
     def temp_dir(self) -> Path:
         """Parent of the stages' TMPDIRs. Short, because SGLang makes unix sockets in them."""
-        return Path(tempfile.gettempdir()) / f"hydrant-{_digest(self.run_dir)}"
+        return Path(tempfile.gettempdir()).resolve() / f"hydrant-{_digest(self.run_dir)}"
 
 
 def load_config(environ: Mapping[str, str] | None = None) -> NodeConfig:
@@ -125,8 +125,9 @@ def parse_config(content: dict[str, Any], environ: Mapping[str, str]) -> NodeCon
     name = str(node.get("name") or environ.get("HYDRANT_NODE") or socket.gethostname())
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
         raise ConfigError(f"[node] name: {name!r} may hold letters, digits, '-', '_' and '.'")
-    home = Path(environ.get("HYDRANT_HOME") or "~/.local/state/hydrant").expanduser().absolute()
-    run_dir = Path(node.get("run_dir", home / name)).expanduser().absolute()
+    home = Path(environ.get("HYDRANT_HOME") or "~/.local/state/hydrant").expanduser()
+    # Without symbolic links: /proc shows where processes work as the kernel knows it, and they are told by that.
+    run_dir = Path(node.get("run_dir", home / name)).expanduser().resolve()
     store_dir = Path(node.get("store_dir", f"/dev/shm/hydrant-{os.getuid()}-{_digest(run_dir)}"))  # noqa: S108
     checkout = Path(__file__).resolve().parent.parent
     link = _number(node, "link_gbps", None, "[node]")
@@ -138,7 +139,7 @@ def parse_config(content: dict[str, Any], environ: Mapping[str, str]) -> NodeCon
         store_bytes=int((_number(node, "store_gb", DEFAULT_STORE_GB, "[node]") or 0) * 1e9),
         engine_python=Path(node.get("engine_python", checkout / ".venv-engine/bin/python")).expanduser().absolute(),
         run_dir=run_dir,
-        store_dir=store_dir.expanduser().absolute(),
+        store_dir=store_dir.expanduser().resolve(),
         devices=tuple(_device(_table(item, "device"), index) for index, item in enumerate(content.get("device", []))),
     )
     if len(os.fsencode(config.signal_socket)) > SOCKET_PATH_LIMIT:

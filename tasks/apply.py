@@ -76,7 +76,7 @@ def _start(session: Session, decision: Start, now_ms: int) -> bool:
         state=GroupState.STARTING.value,
         parent_id=decision.parent_id,
         plan=plan.to_json(),
-        api_key=secrets.token_urlsafe(32),
+        api_key=group_key(),
         created_at_ms=now_ms,
         deadline_ms=now_ms + max(START_DEADLINE_MS, 3 * plan.predicted_ttft_ms),
         version=1,
@@ -97,6 +97,11 @@ def _start(session: Session, decision: Start, now_ms: int) -> bool:
             session.add(node_effect(stage.node_name, effect, now_ms))
     log.info("starting", model=model.name, group=group.id, cause=decision.cause.value, stages=plan.s)
     return True
+
+
+def group_key() -> str:
+    """A new key for a group's workers. Never starts with '-': it goes on a command line, and noded refuses it."""
+    return "hyk-" + secrets.token_urlsafe(32)
 
 
 def _stages(session: Session, decision: Start) -> list[Stage]:

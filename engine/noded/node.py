@@ -70,7 +70,7 @@ class Node:
                 shutil.rmtree(directory, ignore_errors=True)
                 continue
             try:
-                stage = Stage(record, directory, self.config.temp_dir, self.changed)
+                stage = Stage(record, self.config, self.changed)
             except (EffectError, TypeError) as error:
                 log.warning("a stage's record is of another version; ending it", stage=directory.name, error=str(error))
                 await self._kill_all(directory)
@@ -183,7 +183,7 @@ class Node:
         stage = self.stages.get(stage_id)
         if stage is None:
             record = StageRecord(stage_id, group_id, version)
-            stage = Stage(record, self.config.stages_dir / stage_id, self.config.temp_dir, self.changed)
+            stage = Stage(record, self.config, self.changed)
             stage.mark("queued")
             self.stages[stage_id] = stage
         elif stage.record.group_id != group_id:
@@ -197,7 +197,7 @@ class Node:
         try:
             weights = self.store.prefetch(request)
         except (OSError, StoreError) as error:
-            self._end(stage, "failed", f"weights: {error}", 0)
+            self._weights_failed(stage, str(error))
             return
         if stage.weights is None:
             stage.weights = weights
@@ -209,12 +209,21 @@ class Node:
         if weights is None or not stage.alive or stage.record.stopping:
             return
         if weights.error is not None:
-            self._end(stage, "failed", f"weights: {weights.error}", 0)
+            self._weights_failed(stage, weights.error)
             return
         stage.give_model()
         if weights.verified:
+            stage.keep_weight_marks()
             reach("noded.verified")
         self.changed()
+
+    def _weights_failed(self, stage: Stage, error: str) -> None:
+        """An engine that has loaded has copied verified bytes: it needs neither the store nor the source any more."""
+        stage.read_events()
+        if "load_end" in stage.engine_marks:
+            log.warning("a loaded stage's weights are gone; it serves on", stage=stage.stage_id, reason=error)
+        else:
+            self._end(stage, "failed", f"weights: {error}", 0)
 
     # --- engines -----------------------------------------------------------------------------------------------------
 
@@ -318,10 +327,11 @@ class Node:
         effect = stage.saved_prefetch()
         if effect is not None:
             try:
-                self._fetch(stage, Prefetch.from_json(effect))
+                request = Prefetch.from_json(effect)
             except SpecError as error:
-                self._end(stage, "failed", f"weights: {error}", 0)
-                return
+                self._weights_failed(stage, str(error))
+            else:
+                self._fetch(stage, request)
         if stage.launch is None or not stage.alive:
             return
         found = processes.leader(processes.in_directory(stage.directory))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engine.node_config import NodeConfig
 from engine.noded import processes
 from engine.noded.effects import Launch
 from engine.noded.log_tail import reason_from
@@ -31,14 +32,18 @@ KILL_WAIT_S = 5.0
 """How long killed processes may take to disappear; one that is stuck in the kernel is reported, not waited for."""
 
 
+def temp_dir_of(config: NodeConfig, stage_id: str) -> Path:
+    """The stage's TMPDIR. Short, whatever the stage id: SGLang makes unix sockets in it."""
+    return config.temp_dir / hashlib.sha256(stage_id.encode()).hexdigest()[:10]
+
+
 class Stage:
     """A stage and its files. Everything happens on noded's event loop; `changed` is called when the report differs."""
 
-    def __init__(self, record: StageRecord, directory: Path, temp_root: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, record: StageRecord, config: NodeConfig, changed: Callable[[], None]) -> None:
         self.record = record
-        self.directory = directory
-        # Short, whatever the stage id: SGLang makes unix sockets in it.
-        self.temp_dir = temp_root / hashlib.sha256(record.stage_id.encode()).hexdigest()[:10]
+        self.directory = config.stages_dir / record.stage_id
+        self.temp_dir = temp_dir_of(config, record.stage_id)
         self.launch: Launch | None = launch_from(record)
         self.weights: StageWeights | None = None
         self.pids: list[int] = []
@@ -48,6 +53,7 @@ class Stage:
         self.reason: str | None = None
         self.engine_marks: dict[str, int] = {}
         self._changed = changed
+        self._store_dir = config.store_dir
         self._pidfd: int | None = None
         self._shared_memory: set[Path] = set()
         if record.launch is not None:
@@ -67,7 +73,7 @@ class Stage:
             return "stopping"
         if self.launch is None:
             return "fetching"
-        if "ready" in self.engine_marks and self.weights is not None and self.weights.verified:
+        if "ready" in self.engine_marks and self.verified:
             return "ready"
         return "loading" if "load_start" in self.engine_marks else "starting"
 
@@ -75,6 +81,11 @@ class Stage:
     def alive(self) -> bool:
         """Whether the stage has not ended."""
         return self.ended is None
+
+    @property
+    def verified(self) -> bool:
+        """Whether every digest has matched, now or under an earlier noded."""
+        return "prefetch_end" in self.record.marks or (self.weights is not None and self.weights.verified)
 
     @property
     def log(self) -> Path:
@@ -91,6 +102,12 @@ class Stage:
         """Note that `name` happened now, unless it has before, and keep it."""
         if name not in self.record.marks:
             self.record.marks[name] = time.time_ns() // 1_000_000
+            self.save()
+
+    def keep_weight_marks(self) -> None:
+        """Keep when the weights came, for a noded that adopts the stage and finds them held, or gone."""
+        if self.weights is not None and "prefetch_end" not in self.record.marks:
+            self.record.marks |= self.weights.marks
             self.save()
 
     def note_probe(self, used: dict[str, int]) -> None:
@@ -185,7 +202,8 @@ class Stage:
         self._shared_memory |= {
             path
             for path in processes.shared_memory(self.pids)
-            if self.weights is None or not path.is_relative_to(self.weights.folder.parent.parent)
+            # What an engine maps while it loads is the store's, and other stages'.
+            if not path.is_relative_to(self._store_dir)
         }
 
     def _processes(self) -> list[int]:
@@ -235,9 +253,7 @@ class Stage:
     def as_json(self, url_host: str) -> dict[str, Any]:
         """As the report shows it."""
         weights, launch = self.weights, self.launch
-        marks = {**self.record.marks, **self.engine_marks}
-        if weights is not None:
-            marks |= weights.marks
+        marks = {**({} if weights is None else weights.marks), **self.record.marks, **self.engine_marks}
         marks.pop("ready", None)
         if "ready" in self.engine_marks and "prefetch_end" in marks:
             marks["ready"] = max(self.engine_marks["ready"], marks["prefetch_end"])
@@ -254,6 +270,6 @@ class Stage:
             "bytes_total": 0 if weights is None else weights.bytes_total,
             "bytes_to_fetch": 0 if weights is None else weights.bytes_to_fetch,
             "bytes_fetched": 0 if weights is None else weights.bytes_fetched,
-            "verified": weights is not None and weights.verified,
+            "verified": self.verified,
             "marks": marks,
         }

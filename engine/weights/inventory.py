@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,7 +46,10 @@ class Inventory:
             segment.progress.close()
 
     def find(self, keys: Iterable[Key]) -> dict[Key, Place]:
-        """The places of those contents that are held or being fetched."""
+        """The places of those contents that are held or being fetched. What someone has removed is dropped."""
+        for segment in list(self._segments.values()):
+            if segment.made and not segment.fetching and not segment.path.exists():
+                self.drop(segment, "its file was removed from the weight store")
         return {key: self._index[key] for key in keys if key in self._index}
 
     def holds(self, key: Key) -> bool:
@@ -127,7 +131,8 @@ class Inventory:
                 segment.last_used = time.time()
                 if segment.made:
                     # So that the order of eviction survives a restart.
-                    os.utime(segment.path)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.utime(segment.path)
 
     def pin_paths(self, pin: object, paths: Iterable[Path]) -> None:
         """Keep the segments at these paths, as far as they exist."""

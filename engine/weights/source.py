@@ -57,10 +57,16 @@ class Source:
     """A directory (or prefix) of files at a URL."""
 
     def __init__(self, url: str, retry: RetryPolicy) -> None:
-        """Raises SourceError when no store can be made for the URL."""
         self.url = url
         self._retry = retry
         self._local = url.startswith("file:")
+        self._store: Any = None
+
+    def _open(self) -> None:
+        """Make the store at the first read: what is held needs no source. Raises SourceError."""
+        if self._store is not None:
+            return
+        url = self.url
         if self._local and not os.path.isdir(unquote(urlsplit(url).path)):
             raise SourceError(f"{url} does not exist on this node. Mount or copy the model there, or register anew.")
         options: dict[str, Any] = {}
@@ -81,6 +87,7 @@ class Source:
 
         Raises SourceError when the file is missing, forbidden or too short, or when reads keep failing.
         """
+        self._open()
         at, failures = begin, 0
         while at < end:
             before = at

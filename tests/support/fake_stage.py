@@ -1,18 +1,22 @@
 """Stands in for SGLang in tests of noded: `fake_stage.py -m engine.stage_main DIR`, the real life of a stage around it.
 
 What the stage does is told by its model name: "ok" serves; "dies" fails while starting; "stubborn" ignores SIGTERM;
-"children" starts two more processes. It is used as a node's `engine_python`.
+"children" starts two more processes; "loads" maps its segments and loads until there is a file `go` in its directory;
+"quiet" never wakes noded. It is used as a node's `engine_python`.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 METRICS = (
     'sglang:prompt_tokens_total{model_name="m"} 7.0\n'
@@ -47,15 +51,29 @@ def main() -> None:
     """Be the stage."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from engine.runtime import stage
-    from engine.sglang_plugin import signals
 
     directory = Path(sys.argv[-1])
-    argv = stage.become_stage(directory)["argv"]
+    serve(directory, stage.become_stage(directory))
+
+
+def serve(directory: Path, spec: dict[str, Any]) -> None:
+    """What SGLang does once the process is the stage's."""
+    from engine.runtime import stage
+    from engine.sglang_plugin import signals
+
+    argv = spec["argv"]
     name, port = argv[argv.index("--served-model-name") + 1], int(argv[argv.index("--port") + 1])
     Answers.key = argv[argv.index("--api-key") + 1]
+    if name == "quiet":
+        del os.environ[signals.SIGNAL_VARIABLE]
     signals.emit("runtime")
-    stage.wait_for_model(directory)
+    model = stage.wait_for_model(directory)
     signals.emit("load_start")
+    mapped = []
+    if name == "loads":
+        mapped = [map_whole(path) for path in segments_of(Path(model["load_spec"]))]
+        while not (directory / "go").exists():
+            time.sleep(0.01)
     if name == "dies":
         print(f"RuntimeError: no luck with key {Answers.key}", flush=True)
         sys.exit(1)
@@ -64,12 +82,28 @@ def main() -> None:
     if name == "children":
         for _ in range(2):
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    for each in mapped:
+        each.close()
     signals.emit("load_end")
     server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
     if "--node-rank" not in argv or argv[argv.index("--node-rank") + 1] == "0":
         Path(os.environ["TMPDIR"], "left-behind").touch()
     signals.emit("ready")
     server.serve_forever()
+
+
+def segments_of(load_spec: Path) -> set[Path]:
+    """The segments that the stage reads, all of them made."""
+    paths = {Path(tensor["segment"]) for tensor in json.loads(load_spec.read_text())["tensors"]}
+    while not all(path.exists() for path in paths):
+        time.sleep(0.01)
+    return paths
+
+
+def map_whole(path: Path) -> mmap.mmap:
+    """The file, mapped as the real loader maps it."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
 
 if __name__ == "__main__":

@@ -9,80 +9,16 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.engine_node import CONTROL_PYTHON, EngineNode, free_ports, short_directory
-from support.manifest import API_KEY, launch_effect, prefetch_effect, stop_effect
-from support.safetensors_writer import write_model
+from support.engine_node import EngineNode
+from support.manifest import API_KEY, prefetch_effect, stop_effect
+from support.stand_in_node import TENSORS, launch, pipeline, prefetch
 
 from engine.client import BadEffect, NodedClient, NodedUnavailable, StaleVersion
 from engine.noded import processes
-
-LAYERS = 2
-TENSORS = 1 + 6 * LAYERS + 1
-FAKE_STAGE = Path(__file__).resolve().parents[2] / "support/fake_stage.py"
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A tiny model directory."""
-    return write_model(tmp_path / "model", tied=True, layers=LAYERS)
-
-
-@contextmanager
-def running_node() -> Iterator[EngineNode]:
-    """A running noded whose engines are stand-ins."""
-    with short_directory() as home:
-        python = home / "python"
-        python.write_text(f'#!/bin/sh\nexec {CONTROL_PYTHON} {FAKE_STAGE} "$@"\n')
-        python.chmod(0o755)
-        node = EngineNode(home, "node-t", (31000, 31099), 0, engine_python=python, store_gb=0.01)
-        try:
-            node.start_noded()
-            yield node
-        finally:
-            node.close()
-
-
-@pytest.fixture
-def node() -> Iterator[EngineNode]:
-    """A noded of the test's own."""
-    with running_node() as node:
-        yield node
-
-
-@pytest.fixture(scope="module")
-def idle_node() -> Iterator[EngineNode]:
-    """A noded for tests that change nothing."""
-    with running_node() as node:
-        yield node
-
-
-def launch(stage: str, group: str = "grp", name: str = "ok", port: int | None = None, **fields: Any) -> dict[str, Any]:
-    """A launch effect for a whole worker whose stand-in behaves as `name` says."""
-    effect = launch_effect(group, stage, 0, [LAYERS], port or free_ports(1)[0])
-    return {**effect, "model_name": name, **fields}
-
-
-def prefetch(model: Path, stage: str, group: str = "grp", **fields: Any) -> dict[str, Any]:
-    """A prefetch effect for a whole worker."""
-    return {**prefetch_effect(model, group, stage, 0, [LAYERS]), **fields}
-
-
-def pipeline(model: Path, group: str, name: str = "ok") -> list[dict[str, Any]]:
-    """Effects for two ranks `<group>_0` and `<group>_1` on the same node."""
-    effects = []
-    for rank in range(2):
-        stage = f"{group}_{rank}"
-        effects.append(prefetch_effect(model, group, stage, rank, [1, 1]))
-        effect = launch_effect(group, stage, rank, [1, 1], free_ports(1)[0], dist_port=31099)
-        effects.append({**effect, "model_name": name})
-    return effects
-
 
 # --- starting ---------------------------------------------------------------------------------------------------------
 
