@@ -152,7 +152,7 @@ class ControlState:
             for node in self.nodes
             if node.name not in without and node.name not in self.lost
         )
-        return ClusterState(nodes=nodes, now_ms=self.now_ms)
+        return ClusterState(nodes=nodes, now_ms=self.now_ms, silent=self.lost)
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from orchestrator.types import (
 DEGRADED_SLACK = 2
 """A fetch of a plan that misses its service level may take this many times its predicted duration."""
 RETRY_MS = 2_000
-"""When to ask again after memory or ports were short: nothing here knows when they will be given back."""
+"""When to ask again after memory, ports or nodes were short: nothing here knows when they will be there again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,24 @@ def plan(request: PlanRequest, cluster: ClusterState, max_stages: int = MAX_STAG
     kinds = {device.kind for node in usable for device in node.devices}
     if not kinds:
         cordoned = len(cluster.nodes) - len(usable)
-        return NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
+        none = NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
+        return _unless_nodes_return(none, cluster)
     outcomes = [
         _plan_on_kind(request, kind, usable, cluster.now_ms, max_stages)
         for kind in sorted(kinds, key=lambda kind: (kind == "cpu", kind))
     ]
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
-    return next((found for found in plans if not found.degraded), plans[0] if plans else outcomes[0])
+    best = next((found for found in plans if not found.degraded), plans[0] if plans else outcomes[0])
+    return best if isinstance(best, Plan) else _unless_nodes_return(best, cluster)
+
+
+def _unless_nodes_return(refusal: NoPlan, cluster: ClusterState) -> NoPlan:
+    """The refusal, which is not for good while a node is silent or none has reported yet: a node may change it."""
+    if refusal.retry_after_ms is None and (cluster.silent or not cluster.nodes):
+        refusal = replace(refusal, retry_after_ms=RETRY_MS)
+    if cluster.silent:
+        refusal = replace(refusal, detail={**refusal.detail, "silent": ", ".join(sorted(cluster.silent))})
+    return refusal
 
 
 def _plan_on_kind(

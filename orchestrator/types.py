@@ -60,7 +60,7 @@ class ModelSpec(Record):
                       then needs its own copy of the embedding.
     kv_reserve_bytes  K of the paper: device memory kept for the KV cache of a whole worker.
     context_bytes     device memory one engine process takes besides weights and KV cache, on any kind of device.
-    gpu_context_bytes what it takes besides that on an accelerator: `memory.GPU_CONTEXT_BYTES`, once it is served by SGLang.
+    gpu_context_bytes what it takes besides that on an accelerator; see `memory.GPU_CONTEXT_BYTES`.
     file_dtype_bytes, dtype_bytes  bytes of one weight in the files (as all sizes above count it) and in device memory.
     slo_tpot_ms       None: time per output token is not limited.
     max_stages        the largest pipeline that helps this model.
@@ -176,10 +176,14 @@ class NodeState(Record):
 
 @dataclass(frozen=True, slots=True)
 class ClusterState(Record):
-    """Every node, as known at `now_ms`."""
+    """Every node that reports, as known at `now_ms`.
+
+    silent  names of nodes that have stopped reporting: what they could do may be had again soon.
+    """
 
     nodes: tuple[NodeState, ...]
     now_ms: int
+    silent: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         _check("cluster.now_ms", self.now_ms, at_least=0)
