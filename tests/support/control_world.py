@@ -212,7 +212,7 @@ class World:
             if g.model == start.model and g.state is GroupState.STARTING and g.parent_id is None
         )
         slots = sum(
-            capacity - min(g.running, capacity)
+            capacity - g.running
             for g in self.groups.values()
             if g.model == start.model and g.state in SERVING
         )

@@ -58,6 +58,12 @@ def test_more_requests_than_slots_start_another_group():
     assert start.cause is Cause.DEMAND
 
 
+def test_a_worker_that_two_gateways_have_filled_twice_gets_another_beside_it():
+    overfull = group(GroupState.STANDALONE, running=8)
+    (start,) = starts(reconcile(state(overfull, models=[model(running=8)])))
+    assert start.cause is Cause.DEMAND
+
+
 def test_requests_that_end_on_a_draining_group_take_no_slot_of_the_one_that_serves():
     draining = group(GroupState.DRAINING, group_id="grp_0", running=4)
     serving = group(GroupState.STANDALONE, running=0)
