@@ -7,6 +7,9 @@ RETRY_FIRST_MS = 1_000
 """Wait after the first failed start of a model; it doubles with each further failure."""
 RETRY_LONGEST_MS = 60_000
 """The wait stops growing here."""
+EARLY_DEATH_MS = 60_000
+"""A worker that fails sooner than this after ready, having served nothing, counts as a failed start: else one that
+always dies at once would be started again without a pause."""
 
 
 def instances_needed(

@@ -147,6 +147,8 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
         return False
     to = move(group.id, GroupState(group.state), decision.to, decision.reason)
     values: dict[str, Any] = {"state": to.value, "version": decision.version + 1, "reason": decision.reason}
+    if decision.blamed:
+        values["blamed"] = sorted(decision.blamed)
     became_ready = to in SERVING and group.ready_at_ms is None
     if became_ready:
         values["ready_at_ms"] = now_ms

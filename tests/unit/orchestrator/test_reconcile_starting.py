@@ -232,6 +232,22 @@ def test_a_start_past_its_deadline_fails_and_names_what_was_slow():
     assert failure_of(silent) == "not ready in time: the probe was not answered"
 
 
+@pytest.mark.parametrize(
+    ("there", "blamed"),
+    [
+        (group(STARTING, stage(0, "n0"), stage(1, "n1", S.FAILED)), {"n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1", S.GONE)), {"n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1", S.FETCHING), deadline_ms=NOW - 1), {"n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1"), probe=probed(None), deadline_ms=NOW - 1), {"n0", "n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1"), probe=probed(False)), {"n0", "n1"}),
+    ],
+    ids=["failed", "gone", "slow", "probe unanswered", "probe refused"],
+)
+def test_a_failed_start_names_the_nodes_that_it_broke_on(there, blamed):
+    (move,) = [decision for decision in reconcile(state(there)) if isinstance(decision, Move)]
+    assert move.blamed == blamed
+
+
 def test_a_start_at_its_deadline_still_has_time():
     assert moves(reconcile(state(group(STARTING, stage(state=S.LOADING), deadline_ms=NOW)))) == []
 
