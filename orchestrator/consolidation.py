@@ -72,8 +72,7 @@ def _growable(state: ControlState, group: GroupView) -> Iterator[tuple[Consolida
 
     One that failed is tried again after the back-off, when its processes are gone; the pipeline serves meanwhile.
     """
-    model = state.models[group.model]
-    again = retry_at(model.failures, model.failed_ms)
+    again = retry_at(group.heir_failures, group.heir_failed_ms)
     if again is not None and state.now_ms < again:
         return
     for target in missing(state, group):

@@ -68,6 +68,7 @@ class GroupView:
     """A group that is not over, or whose processes are not all gone yet.
 
     running        requests on it, summed over live gateways.
+    heir_failures  standalone workers that failed to replace this pipeline; `heir_failed_ms` is the last one's moment.
     drain_version  the routes version from which no gateway may choose it; None while it is routed.
     """
 
@@ -86,6 +87,8 @@ class GroupView:
     drain_version: int | None = None
     deadline_ms: int = 0
     stopping: bool = False
+    heir_failures: int = 0
+    heir_failed_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,10 @@ class ModelView:
 
     version          compared and swapped when a group of it is started.
     last_request_ms  when a request of it last ended or began on any gateway.
-    failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment.
-    avoid            nodes on which the last failed start broke.
+    failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment. Among them are
+                     workers that died within EARLY_DEATH_MS of ready without having served; not among them those that
+                     were to replace a pipeline (see GroupView).
+    avoid            nodes on which any of those failed starts broke.
     held             tensor groups of this model that each node's host memory holds, verified.
     """
 
@@ -152,7 +157,7 @@ class ControlState:
             for node in self.nodes
             if node.name not in without and node.name not in self.lost
         )
-        return ClusterState(nodes=nodes, now_ms=self.now_ms)
+        return ClusterState(nodes=nodes, now_ms=self.now_ms, silent=self.lost)
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------
@@ -171,12 +176,13 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Move a group to another state, if it is still at `version`."""
+    """Move a group to another state, if it is still at `version`; `blamed` names the nodes on which it broke."""
 
     group_id: str
     version: int
     to: GroupState
     reason: str | None = None
+    blamed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ _REASONS: Mapping[ReasonCode, str] = {
 }
 
 _REFUSALS: Mapping[NoPlanReason, str] = {
-    NoPlanReason.NO_NODES: "No node can take anything ({cordoned} cordoned). Add a node or lift a cordon:"
+    NoPlanReason.NO_NODES: "No node that reports can take anything ({cordoned} cordoned). Add a node or lift a cordon:"
     " hydrant node --help.",
     NoPlanReason.MODEL_TOO_LARGE: "A whole worker needs {need} of device memory and the largest device has {largest}."
     " Lower the model's KV reserve or context length, or add a larger device.",
@@ -65,6 +65,11 @@ def reason_text(reason: Reason) -> str:
 def refusal_text(refusal: NoPlan) -> str:
     """Why nothing can be started and what would help, in one or two sentences."""
     text = _REFUSALS[refusal.reason].format_map(_words(refusal.detail))
+    if "silent" in refusal.detail:
+        text += (
+            f" Not counted, because they have stopped reporting: {refusal.detail['silent']}."
+            " Check that their noded and node worker run."
+        )
     if refusal.retry_after_ms is None:
         return text
     return f"{text} Asked again in {_seconds(refusal.retry_after_ms)}."

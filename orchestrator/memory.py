@@ -1,8 +1,9 @@
 """How much device memory a stage and a whole worker take, and which device of a node can give it.
 
 The paper reserves ceil(M + K) for a full-memory worker and ceil((M + K) / s) for a low-memory one (M weights, K KV
-cache). Here a stage counts its own bytes, since embeddings make stages uneven, and every engine process counts
-its context. Consolidation starts a second process, so a full stage's node must hold M + K + (M + K)/s and two contexts.
+cache). Here a stage counts its own bytes, since embeddings make stages uneven, weights count as the engine holds them
+(float32 arithmetic doubles what float16 files bring), and every engine process counts its context. Consolidation
+starts a second process, so a full stage's node must hold M + K + (M + K)/s and two contexts.
 """
 
 from collections.abc import Sequence
@@ -11,16 +12,32 @@ from dataclasses import dataclass
 from orchestrator.partition import Part
 from orchestrator.types import ConsolidationMode, DeviceState, ModelSpec
 
+GPU_CONTEXT_BYTES = 1_500_000_000
+"""What the engine takes off a GPU reservation before weights and KV cache: the CUDA context and activations.
 
-def full_bytes(model: ModelSpec) -> int:
-    """Device memory of a standalone worker: M + K + one context."""
-    return model.weights_bytes + model.kv_reserve_bytes + model.context_bytes
+The engine's own number (engine/flags.py, GPU_RESERVE_BYTES), which this package may not import; a test holds the two
+together."""
 
 
-def stage_bytes(model: ModelSpec, part: Part) -> int:
+def full_bytes(model: ModelSpec, kind: str) -> int:
+    """Device memory of a standalone worker on a device of `kind`: M + K + one context."""
+    return weights_in_memory(model, model.weights_bytes) + model.kv_reserve_bytes + context_bytes(model, kind)
+
+
+def stage_bytes(model: ModelSpec, part: Part, kind: str) -> int:
     """Device memory of one stage: its weights, its layers' share of K (rounded up) and one context."""
     kv_share = -(-model.kv_reserve_bytes * part.count // model.layers)
-    return part.size_bytes + kv_share + model.context_bytes
+    return weights_in_memory(model, part.size_bytes) + kv_share + context_bytes(model, kind)
+
+
+def weights_in_memory(model: ModelSpec, file_bytes: int) -> int:
+    """Device memory of weights that take `file_bytes` in the model's files, rounded up."""
+    return -(-file_bytes * model.dtype_bytes // model.file_dtype_bytes)
+
+
+def context_bytes(model: ModelSpec, kind: str) -> int:
+    """Device memory of one engine process on a device of `kind` besides weights and KV cache."""
+    return model.context_bytes + (0 if kind == "cpu" else model.gpu_context_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,10 +67,11 @@ def distinct(sites: Iterable[Site], limit: int) -> list[Site]:
 
 
 class Placer:
-    """Places pipelines of one model on one set of sites at one moment; keeps what it has worked out for a stage."""
+    """Places pipelines of one model on sites of one kind of device at one moment; keeps what it has worked out."""
 
-    def __init__(self, model: ModelSpec, sites: Sequence[Site], now_ms: int) -> None:
+    def __init__(self, model: ModelSpec, kind: str, sites: Sequence[Site], now_ms: int) -> None:
         self._model = model
+        self._kind = kind
         self._sites = sites
         self._now_ms = now_ms
         self._offers: dict[tuple[int, int, bool, bool], list[Offer]] = {}
@@ -95,7 +96,7 @@ class Placer:
         if key not in self._offers:
             ready = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
             offering = {offer.node.name for offer in ready}
-            need = _Need(self._model, parts, rank, full=full, drain_first=drain_first)
+            need = _Need(self._model, self._kind, parts, rank, full=full, drain_first=drain_first)
             made = (_offer(need, site, self._now_ms) for site in self._sites if site.node.name not in offering)
             found = ready + [offer for offer in made if offer is not None]
             self._offers[key] = sorted(found, key=lambda offer: offer.rank_key)
@@ -105,15 +106,17 @@ class Placer:
 class _Need:
     """What one stage asks of a node, worked out once for all nodes."""
 
-    def __init__(self, model: ModelSpec, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> None:
+    def __init__(
+        self, model: ModelSpec, kind: str, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool
+    ) -> None:
         s = len(parts)
         self.model = model
         self.part = parts[rank]
         self.full = full
         self.drain_first = drain_first
         self.alone = s == 1 or not full
-        self.whole_bytes = memory.full_bytes(model)
-        self.own_bytes = self.whole_bytes if s == 1 else memory.stage_bytes(model, self.part)
+        self.whole_bytes = memory.full_bytes(model, kind)
+        self.own_bytes = self.whole_bytes if s == 1 else memory.stage_bytes(model, self.part, kind)
         self.floor_ms = {warm: predict.floor_ms(model.profile, s, warm=warm) for warm in (False, True)}
         self.ports = ports_needed(s, rank, full=full)
 

@@ -32,7 +32,7 @@ from orchestrator.types import (
 DEGRADED_SLACK = 2
 """A fetch of a plan that misses its service level may take this many times its predicted duration."""
 RETRY_MS = 2_000
-"""When to ask again after memory or ports were short: nothing here knows when they will be given back."""
+"""When to ask again after memory, ports or nodes were short: nothing here knows when they will be there again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,24 @@ def plan(request: PlanRequest, cluster: ClusterState, max_stages: int = MAX_STAG
     kinds = {device.kind for node in usable for device in node.devices}
     if not kinds:
         cordoned = len(cluster.nodes) - len(usable)
-        return NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
+        none = NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
+        return _unless_nodes_return(none, cluster)
     outcomes = [
         _plan_on_kind(request, kind, usable, cluster.now_ms, max_stages)
         for kind in sorted(kinds, key=lambda kind: (kind == "cpu", kind))
     ]
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
-    return next((found for found in plans if not found.degraded), plans[0] if plans else outcomes[0])
+    best = next((found for found in plans if not found.degraded), plans[0] if plans else outcomes[0])
+    return best if isinstance(best, Plan) else _unless_nodes_return(best, cluster)
+
+
+def _unless_nodes_return(refusal: NoPlan, cluster: ClusterState) -> NoPlan:
+    """The refusal, which is not for good while a node is silent or none has reported yet: a node may change it."""
+    if refusal.retry_after_ms is None and (cluster.silent or not cluster.nodes):
+        refusal = replace(refusal, retry_after_ms=RETRY_MS)
+    if cluster.silent:
+        refusal = replace(refusal, detail={**refusal.detail, "silent": ", ".join(sorted(cluster.silent))})
+    return refusal
 
 
 def _plan_on_kind(
@@ -75,12 +86,14 @@ def _plan_on_kind(
         if devices:
             sites.append(Site(node, devices))
     limit = min(max_stages, model.max_stages, model.layers)
-    choice, fallback, candidates = _search(request, Placer(model, distinct(sites, limit), now_ms), len(sites), limit)
+    choice, fallback, candidates = _search(
+        request, Placer(model, kind, distinct(sites, limit), now_ms), len(sites), limit
+    )
     if choice is not None:
-        return _compose(request, choice, candidates, now_ms, degraded=False)
+        return _compose(request, kind, choice, candidates, now_ms, degraded=False)
     if fallback is not None:
-        return _compose(request, fallback, candidates, now_ms, degraded=True)
-    return _refuse(model, sites, candidates)
+        return _compose(request, kind, fallback, candidates, now_ms, degraded=True)
+    return _refuse(model, kind, sites, candidates)
 
 
 def _search(
@@ -149,7 +162,7 @@ def _verdict(model: ModelSpec, ttft: int, tpot: int | None) -> Verdict:
 
 
 def _compose(
-    request: PlanRequest, choice: _Choice, judged: Sequence[Candidate], now_ms: int, *, degraded: bool
+    request: PlanRequest, kind: str, choice: _Choice, judged: Sequence[Candidate], now_ms: int, *, degraded: bool
 ) -> Plan:
     chosen = replace(choice.candidate, verdict=Verdict.CHOSEN)
     candidates = tuple(chosen if candidate == choice.candidate else candidate for candidate in judged)
@@ -158,7 +171,7 @@ def _compose(
         for rank, offer in enumerate(choice.offers)
     )
     targets = tuple(
-        _target(request.model, rank, choice.parts[rank], offer, offer.seat.mode)
+        _target(request.model, kind, rank, choice.parts[rank], offer, offer.seat.mode)
         for rank, offer in enumerate(choice.offers)
         if offer.seat.mode is not None
     )
@@ -198,7 +211,9 @@ def _stage(
     )
 
 
-def _target(model: ModelSpec, rank: int, part: Part, offer: Offer, mode: ConsolidationMode) -> ConsolidationTarget:
+def _target(
+    model: ModelSpec, kind: str, rank: int, part: Part, offer: Offer, mode: ConsolidationMode
+) -> ConsolidationTarget:
     """The standalone worker of a full stage; its node will hold the stage's own bytes by then."""
     (whole,) = split(model, 1)
     return ConsolidationTarget(
@@ -206,15 +221,15 @@ def _target(model: ModelSpec, rank: int, part: Part, offer: Offer, mode: Consoli
         node=offer.node.name,
         device=offer.seat.standalone_device,
         mode=mode,
-        memory_bytes=memory.full_bytes(model),
+        memory_bytes=memory.full_bytes(model, kind),
         reserved_bytes=offer.seat.standalone_bytes,
         fetch_bytes=whole.missing_bytes(model, offer.node.held.union(part.groups)),
     )
 
 
-def _refuse(model: ModelSpec, sites: Sequence[Site], judged: Sequence[Candidate]) -> NoPlan:
+def _refuse(model: ModelSpec, kind: str, sites: Sequence[Site], judged: Sequence[Candidate]) -> NoPlan:
     """Why not even a single worker can be placed, with the numbers a person needs to change that."""
-    need = memory.full_bytes(model)
+    need = memory.full_bytes(model, kind)
     devices = [device for site in sites for device in site.devices]
     verdict = judged[0].verdict
     if verdict is Verdict.NO_ROOM:

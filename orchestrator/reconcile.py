@@ -6,6 +6,7 @@ one group is started in a pass, so that each plan sees the memory and links that
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from orchestrator.consolidation import heirs, missing, next_heir, targets, workers_in_the_end, workers_to_come
 from orchestrator.control import (
@@ -64,7 +65,8 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
     broken = _broken(state, group)
     if broken is not None:
         over = group.state is GroupState.DRAINING
-        yield Move(group.group_id, group.version, GroupState.STOPPED if over else GroupState.FAILED, broken)
+        to = GroupState.STOPPED if over else GroupState.FAILED
+        yield Move(group.group_id, group.version, to, broken.reason, broken.nodes)
         return
     if group.state is GroupState.DRAINING:
         yield from _follow_draining(state, group)
@@ -89,25 +91,37 @@ def _alive(state: ControlState, group: GroupView) -> Iterator[str]:
             yield stage.stage_id
 
 
-def _broken(state: ControlState, group: GroupView) -> str | None:
-    """Why the group can no longer serve, in words for a person."""
+class _Break(NamedTuple):
+    """Why a group can no longer serve, in words for a person, and the nodes to blame."""
+
+    reason: str
+    nodes: frozenset[str]
+
+
+def _broken(state: ControlState, group: GroupView) -> _Break | None:
     for stage in group.stages:
-        where = f"stage {stage.rank} on {stage.node}"
+        where, node = f"stage {stage.rank} on {stage.node}", frozenset({stage.node})
         if stage.state is StageState.FAILED:
-            return f"{where}: {stage.reason or 'failed without giving a reason'}"
+            return _Break(f"{where}: {stage.reason or 'failed without giving a reason'}", node)
         if stage.node in state.lost:
-            return f"{where}: the node has stopped reporting; check that its noded and node worker run"
+            return _Break(f"{where}: the node has stopped reporting; check that its noded and node worker run", node)
         if stage.state is StageState.GONE and group.state is not GroupState.DRAINING:
-            return f"{where}: {stage.reason or 'its processes ended'}"
-    if group.state is GroupState.STARTING:
-        if group.probe is not None and group.probe.ok is False:
-            return f"no token came out of the group: {group.probe.error or 'the probe gave no reason'}"
-        if state.now_ms > group.deadline_ms:
-            slow = ", ".join(
-                f"stage {s.rank} on {s.node} is {s.state}" for s in group.stages if s.state is not StageState.READY
-            )
-            return f"not ready in time: {slow or 'the probe was not answered'}"
-    return None
+            return _Break(f"{where}: {stage.reason or 'its processes ended'}", node)
+    return _failed_start(state, group) if group.state is GroupState.STARTING else None
+
+
+def _failed_start(state: ControlState, group: GroupView) -> _Break | None:
+    # A token passes all ranks: which of them did not let it through is not known.
+    everywhere = frozenset(stage.node for stage in group.stages)
+    if group.probe is not None and group.probe.ok is False:
+        why = group.probe.error or "the probe gave no reason"
+        return _Break(f"no token came out of the group: {why}", everywhere)
+    if state.now_ms <= group.deadline_ms:
+        return None
+    slow = [stage for stage in group.stages if stage.state is not StageState.READY]
+    words = ", ".join(f"stage {stage.rank} on {stage.node} is {stage.state}" for stage in slow)
+    nodes = frozenset(stage.node for stage in slow) or everywhere
+    return _Break(f"not ready in time: {words or 'the probe was not answered'}", nodes)
 
 
 def _unwanted(state: ControlState, group: GroupView) -> bool:

@@ -7,6 +7,9 @@ RETRY_FIRST_MS = 1_000
 """Wait after the first failed start of a model; it doubles with each further failure."""
 RETRY_LONGEST_MS = 60_000
 """The wait stops growing here."""
+EARLY_DEATH_MS = 60_000
+"""A worker that fails sooner than this after ready, having served nothing, counts as a failed start: else one that
+always dies at once would be started again without a pause."""
 
 
 def instances_needed(
@@ -14,9 +17,10 @@ def instances_needed(
 ) -> int:
     """How many more workers to start now: r = min(ceil(deficit / capacity), `at_most`), 0 when there is no deficit.
 
-    deficit = waiting requests - free slots of the `serving` workers - all slots of the `starting` ones, each worker
-    serving `capacity` requests at a time and `running` of them being in use. ValueError on a negative number or a
-    capacity below 1.
+    deficit = waiting requests + `running` ones - slots of the `serving` and the `starting` workers, each serving
+    `capacity` requests at a time. More may run than there are slots: each gateway counts for itself, so two can send a
+    worker twice what it takes, and what is too much there wants another worker as a held request does. ValueError on
+    a negative number or a capacity below 1.
     """
     numbers = {"waiting": waiting, "running": running, "serving": serving, "starting": starting, "at_most": at_most}
     for name, number in numbers.items():
@@ -24,8 +28,7 @@ def instances_needed(
             raise ValueError(f"{name}: expected at least 0, got {number}")
     if capacity < 1:
         raise ValueError(f"capacity: expected at least 1, got {capacity}")
-    free = max(0, serving * capacity - running)
-    deficit = waiting - free - starting * capacity
+    deficit = waiting + running - (serving + starting) * capacity
     return min(-(-max(0, deficit) // capacity), at_most)
 
 

@@ -59,7 +59,9 @@ class ModelSpec(Record):
     head_bytes        the final norm and the output projection; with `tied`, only the norm: the last stage of a pipeline
                       then needs its own copy of the embedding.
     kv_reserve_bytes  K of the paper: device memory kept for the KV cache of a whole worker.
-    context_bytes     device memory one engine process takes besides weights and KV cache.
+    context_bytes     device memory one engine process takes besides weights and KV cache, on any kind of device.
+    gpu_context_bytes what it takes besides that on an accelerator; see `memory.GPU_CONTEXT_BYTES`.
+    file_dtype_bytes, dtype_bytes  bytes of one weight in the files (as all sizes above count it) and in device memory.
     slo_tpot_ms       None: time per output token is not limited.
     max_stages        the largest pipeline that helps this model.
     capacity          requests one worker serves at the same time.
@@ -76,6 +78,9 @@ class ModelSpec(Record):
     slo_tpot_ms: int | None
     profile: Profile
     context_bytes: int = 0
+    gpu_context_bytes: int = 0
+    file_dtype_bytes: int = 1
+    dtype_bytes: int = 1
     max_stages: int = MAX_STAGES
     capacity: int = 8
 
@@ -85,9 +90,11 @@ class ModelSpec(Record):
             raise ValueError("model.layer_bytes: a model has at least one layer")
         for i, size in enumerate(self.layer_bytes):
             _check(f"model.layer_bytes[{i}]", size, at_least=1)
-        for name in ("embed_bytes", "head_bytes", "kv_bytes_per_token", "kv_reserve_bytes", "context_bytes"):
+        for name in ("embed_bytes", "head_bytes", "kv_bytes_per_token", "kv_reserve_bytes"):
             _check(f"model.{name}", getattr(self, name), at_least=0)
-        for name in ("slo_ttft_ms", "max_stages", "capacity"):
+        for name in ("context_bytes", "gpu_context_bytes"):
+            _check(f"model.{name}", getattr(self, name), at_least=0)
+        for name in ("slo_ttft_ms", "max_stages", "capacity", "file_dtype_bytes", "dtype_bytes"):
             _check(f"model.{name}", getattr(self, name), at_least=1)
         _check_optional("model.slo_tpot_ms", self.slo_tpot_ms, at_least=1)
 
@@ -98,7 +105,7 @@ class ModelSpec(Record):
 
     @property
     def weights_bytes(self) -> int:
-        """M of the paper: all weights of a standalone worker."""
+        """M of the paper: all weights of a standalone worker, as the files have them."""
         return self.embed_bytes + sum(self.layer_bytes) + self.head_bytes
 
 
@@ -169,10 +176,14 @@ class NodeState(Record):
 
 @dataclass(frozen=True, slots=True)
 class ClusterState(Record):
-    """Every node, as known at `now_ms`."""
+    """Every node that reports, as known at `now_ms`.
+
+    silent  names of nodes that have stopped reporting: what they could do may be had again soon.
+    """
 
     nodes: tuple[NodeState, ...]
     now_ms: int
+    silent: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         _check("cluster.now_ms", self.now_ms, at_least=0)

@@ -205,6 +205,7 @@ class Group(Base):
     cold_start_id: Mapped[str | None] = mapped_column(ForeignKey("cold_starts.id"))
     state: Mapped[str] = mapped_column(String(20), index=True)  # orchestrator.lifecycle
     reason: Mapped[str | None] = mapped_column(Text)  # why it failed, for a person
+    blamed: Mapped[list[Any]] = mapped_column(default=list)  # names of the nodes on which it broke
     version: Mapped[int] = mapped_column(default=1)
     parent_id: Mapped[str | None] = mapped_column(String(40))  # the pipeline that this standalone worker replaces
     plan: Mapped[dict[str, Any]]  # orchestrator.types.Plan.to_json()

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator.control import Cause, Decision, Move, Probe, Start, Stop, Wait
 from orchestrator.lifecycle import OVER, SERVING, GroupState, move
+from orchestrator.types import Plan, Profile
 from registry.ids import new_id
 from registry.models import ColdStart, ColdStartEvent, Group, Model, Node, Outbox, Stage
 from tasks.effects import launch_effect, prefetch_effect, stop_effect
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 START_DEADLINE_MS = 300_000
 """A start that is not ready after this has failed; one predicted to be slow gets three times its prediction."""
+AFTER_FETCH_MS = 60_000
+"""What a start may take after the last moment at which its fetches are in time, besides the model's measured tail."""
 
 
 def apply(session: Session, decisions: Iterable[Decision], now_ms: int) -> int:
@@ -78,7 +81,7 @@ def _start(session: Session, decision: Start, now_ms: int) -> bool:
         plan=plan.to_json(),
         api_key=group_key(),
         created_at_ms=now_ms,
-        deadline_ms=now_ms + max(START_DEADLINE_MS, 3 * plan.predicted_ttft_ms),
+        deadline_ms=_deadline(model, plan, now_ms),
         version=1,
     )
     group.stages = _stages(session, decision)
@@ -102,6 +105,16 @@ def _start(session: Session, decision: Start, now_ms: int) -> bool:
 def group_key() -> str:
     """A new key for a group's workers. Never starts with '-': it goes on a command line, and noded refuses it."""
     return "hyk-" + secrets.token_urlsafe(32)
+
+
+def _deadline(model: Model, plan: Plan, now_ms: int) -> int:
+    """When the start has failed if it is not ready: never before a fetch that is still in time can have ended.
+
+    A background fetch (consolidation) may take several times what the prediction is made of.
+    """
+    fetched = max(stage.deadline_ms for stage in plan.stages)
+    after = Profile.from_json(model.profile).tail_ms + AFTER_FETCH_MS
+    return max(now_ms + START_DEADLINE_MS, now_ms + 3 * plan.predicted_ttft_ms, fetched + after)
 
 
 def _stages(session: Session, decision: Start) -> list[Stage]:
@@ -152,6 +165,8 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
         return False
     to = move(group.id, GroupState(group.state), decision.to, decision.reason)
     values: dict[str, Any] = {"state": to.value, "version": decision.version + 1, "reason": decision.reason}
+    if decision.blamed:
+        values["blamed"] = sorted(decision.blamed)
     became_ready = to in SERVING and group.ready_at_ms is None
     if became_ready:
         values["ready_at_ms"] = now_ms

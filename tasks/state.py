@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
 from orchestrator.lifecycle import OVER, GroupState
+from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
-from registry.models import ColdStart, Group, Model, Node, Outbox, Stage
+from registry.models import ColdStart, Group, Model, Node, Outbox, Stage, Usage
 from tasks.demand import Demand, ModelDemand
 from tasks.outbox import stop_under_way
 from tasks.spec import held_groups, model_spec
@@ -29,6 +30,7 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
+    heir_failures = _heir_failures(session, groups)
     used = _note_use(groups, demand)
     return ControlState(
         now_ms=now_ms,
@@ -36,7 +38,9 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
         models={
             m.name: _model(session, m, demand.models.get(m.name, ModelDemand()), nodes, used.get(m.id)) for m in models
         },
-        groups=tuple(_group(g, causes[g.id], demand, g.id in stopping) for g in groups),
+        groups=tuple(
+            _group(g, causes[g.id], demand, g.id in stopping, heir_failures.get(g.id, (0, None))) for g in groups
+        ),
         routes_version=demand.routes_version,
         lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
         draining=frozenset(n.name for n in nodes if n.draining),
@@ -137,7 +141,9 @@ def _kept_for_heirs(group: Group, groups: Sequence[Group], node: str) -> Iterabl
 # --- groups and models ------------------------------------------------------------------------------------------------
 
 
-def _group(group: Group, cause: Cause, demand: Demand, stopping: bool) -> GroupView:
+def _group(
+    group: Group, cause: Cause, demand: Demand, stopping: bool, heir_failures: tuple[int, int | None]
+) -> GroupView:
     probe = group.probe
     return GroupView(
         group_id=group.id,
@@ -157,6 +163,8 @@ def _group(group: Group, cause: Cause, demand: Demand, stopping: bool) -> GroupV
         drain_version=group.drain_version,
         deadline_ms=group.deadline_ms,
         stopping=stopping,
+        heir_failures=heir_failures[0],
+        heir_failed_ms=heir_failures[1],
     )
 
 
@@ -184,21 +192,42 @@ def _model(
 
 
 def _failures(session: Session, model: Model) -> tuple[int, int | None, frozenset[str]]:
-    """Starts that failed in a row, newest first, when the newest did, and the nodes it broke on."""
+    """Starts that failed in a row, when the newest did, and every node that any of them broke on.
+
+    A pipeline's heirs are left out: the pipeline serves, so their failures must not keep requests from a start.
+    """
     recent = session.scalars(
         select(Group)
-        .where(Group.model_id == model.id)
-        .options(selectinload(Group.stages))
+        .where(Group.model_id == model.id, Group.parent_id.is_(None))
         .order_by(Group.created_at_ms.desc())
         .limit(12)
     ).all()
     failed = []
     for group in recent:
-        if group.ready_at_ms is not None:
-            break
-        if group.state == GroupState.FAILED:
+        if group.state == GroupState.FAILED and not _worked(session, group):
             failed.append(group)
+        elif group.ready_at_ms is not None:
+            break
     if not failed:
         return 0, None, frozenset()
-    avoid = frozenset(stage.node_name for stage in failed[0].stages if stage.state == StageState.FAILED)
-    return len(failed), failed[0].stopped_at_ms, avoid
+    return len(failed), failed[0].stopped_at_ms, frozenset(node for group in failed for node in group.blamed)
+
+
+def _worked(session: Session, group: Group) -> bool:
+    """Whether a group that failed had become ready and then lived for a while or served a request."""
+    if group.ready_at_ms is None:
+        return False
+    if (group.stopped_at_ms or 0) - group.ready_at_ms >= EARLY_DEATH_MS:
+        return True
+    served = select(Usage.attempt_id).where(Usage.group_id == group.id, Usage.outcome == "ok").limit(1)
+    return session.scalar(served) is not None
+
+
+def _heir_failures(session: Session, groups: Iterable[Group]) -> dict[str | None, tuple[int, int | None]]:
+    """How many heirs of each pipeline have failed, and when the last one did."""
+    query = (
+        select(Group.parent_id, func.count(), func.max(Group.stopped_at_ms))
+        .where(Group.parent_id.in_([group.id for group in groups]), Group.state == GroupState.FAILED.value)
+        .group_by(Group.parent_id)
+    )
+    return {parent: (count, last_ms) for parent, count, last_ms in session.execute(query)}

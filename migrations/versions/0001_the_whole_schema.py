@@ -250,6 +250,7 @@ def upgrade() -> None:
         sa.Column("cold_start_id", sa.String(length=40), nullable=True),
         sa.Column("state", sa.String(length=20), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("blamed", sa.JSON(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("parent_id", sa.String(length=40), nullable=True),
         sa.Column("plan", sa.JSON(), nullable=False),

@@ -19,13 +19,15 @@ from support.fake_noded import FakeNoded
 from support.registry_rows import add_model
 
 from engine.client import BadEffect, StaleVersion
+from orchestrator.control import ControlState
 from registry.db import session_scope
 from registry.ids import now_ms
 from registry.models import Group, Model, Outbox
 from registry.publish import publish_snapshot
 from tasks import control
-from tasks.demand import SINCE_KEY
+from tasks.demand import SINCE_KEY, read_demand
 from tasks.runtime import Runtime
+from tasks.state import load_state
 
 ROUNDS = 40
 
@@ -117,6 +119,11 @@ class Bench:
                 return
             before = now
         raise AssertionError(f"this does not come to rest: {before}")
+
+    def load_state(self) -> ControlState:
+        """What the controller would decide from now."""
+        with self.here.sessions() as session:
+            return load_state(session, read_demand(self.redis, now_ms()), now_ms())
 
     # --- what is there --------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from orchestrator.control import (
 )
 from orchestrator.lifecycle import OVER, SERVING, GroupState, move
 from orchestrator.reconcile import reconcile
+from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState
 
 PASSES = 60
@@ -72,6 +73,9 @@ class World:
     waits: dict[str, Wait] = field(default_factory=dict)
     routed: frozenset[str] = frozenset()
     probes: set[str] = field(default_factory=set)
+    served: set[str] = field(default_factory=set)
+    failed_ms: dict[str, int] = field(default_factory=dict)
+    blamed: dict[str, frozenset[str]] = field(default_factory=dict)
     _made: int = 0
 
     # --- what the controller sees ---------------------------------------------------------------------------------
@@ -96,7 +100,7 @@ class World:
                 )
                 for name, model in self.models.items()
             },
-            groups=live,
+            groups=tuple(self._with_heir_failures(group) for group in live),
             routes_version=self.seen_version,
             lost=frozenset(node.name for node in self.nodes.values() if node.silent),
             draining=frozenset(node.name for node in self.nodes.values() if node.draining),
@@ -135,16 +139,29 @@ class World:
     def _failures(self, name: str) -> dict[str, object]:
         failed = []
         for group in reversed(self.groups.values()):
-            if group.model != name:
+            if group.model != name or group.parent_id is not None:
                 continue
-            if group.ready_ms is not None:
-                break
-            if group.state is GroupState.FAILED:
+            if group.state is GroupState.FAILED and not self._worked(group):
                 failed.append(group)
+            elif group.ready_ms is not None:
+                break
         if not failed:
             return {"failures": 0, "failed_ms": None, "avoid": frozenset()}
-        avoid = frozenset(stage.node for stage in failed[0].stages if stage.state is StageState.FAILED)
-        return {"failures": len(failed), "failed_ms": failed[0].drain_version, "avoid": avoid}
+        avoid = frozenset(node for group in failed for node in self.blamed[group.group_id])
+        return {"failures": len(failed), "failed_ms": self.failed_ms[failed[0].group_id], "avoid": avoid}
+
+    def _worked(self, group: GroupView) -> bool:
+        if group.ready_ms is None:
+            return False
+        return group.group_id in self.served or self.failed_ms[group.group_id] - group.ready_ms >= EARLY_DEATH_MS
+
+    def _with_heir_failures(self, group: GroupView) -> GroupView:
+        failed = [
+            self.failed_ms[g.group_id]
+            for g in self.groups.values()
+            if g.parent_id == group.group_id and g.state is GroupState.FAILED
+        ]
+        return replace(group, heir_failures=len(failed), heir_failed_ms=max(failed, default=None))
 
     # --- what the controller does ---------------------------------------------------------------------------------
 
@@ -211,11 +228,7 @@ class World:
             for g in self.groups.values()
             if g.model == start.model and g.state is GroupState.STARTING and g.parent_id is None
         )
-        slots = sum(
-            capacity - min(g.running, capacity)
-            for g in self.groups.values()
-            if g.model == start.model and g.state in SERVING
-        )
+        slots = sum(capacity - g.running for g in self.groups.values() if g.model == start.model and g.state in SERVING)
         model = self.models[start.model]
         kept = max(model.min_replicas, 1 if (model.warm_until_ms or 0) > self.now_ms else 0)
         there = sum(
@@ -237,7 +250,7 @@ class World:
             self._change(group.group_id, running=0)
         self._change(group.group_id, state=to, version=group.version + 1)
         if to is GroupState.FAILED:
-            self._change(group.group_id, drain_version=self.now_ms)
+            self.failed_ms[group.group_id], self.blamed[group.group_id] = self.now_ms, decision.blamed
         return True
 
     def _check_may_drain(self, group: GroupView, reason: str) -> None:
@@ -341,6 +354,7 @@ class World:
         """A request ends."""
         group = self.groups[group_id]
         if group.running:
+            self.served.add(group_id)
             self._change(group_id, running=group.running - 1)
             self.last_request_ms[group.model] = self.now_ms
         self.dispatch()

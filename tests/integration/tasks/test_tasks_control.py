@@ -428,6 +428,7 @@ def test_a_group_that_sql_never_heard_of_is_stopped_once(bench):
 
 def test_a_lost_node_fails_its_groups_and_the_model_moves(bench):
     group = serving(bench)
+    bench.age_groups(60_000)
     lost = group.stages[0].node_name
     (other,) = set(bench.nodes) - {lost}
     with session_scope(bench.here.sessions) as session:

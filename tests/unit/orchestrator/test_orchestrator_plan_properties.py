@@ -35,6 +35,12 @@ def planned(request: PlanRequest, cluster: ClusterState) -> Plan:
     return outcome
 
 
+def kind_of(outcome: Plan, cluster: ClusterState) -> str:
+    """The kind of device that a plan is for: it never mixes them."""
+    first = outcome.stages[0]
+    return next(d.kind for n in cluster.nodes for d in n.devices if (d.node, d.index) == (first.node, first.device))
+
+
 @given(cases)
 def test_a_device_is_never_promised_more_than_it_has_free(case):
     request, cluster = case
@@ -65,7 +71,7 @@ def test_every_full_stage_has_a_place_for_its_standalone_worker(case):
     full = [stage for stage in outcome.stages if stage.full]
     if outcome.s == 1:
         assert outcome.consolidate is None
-        assert outcome.stages[0].reserved_bytes == memory.full_bytes(request.model)
+        assert outcome.stages[0].reserved_bytes == memory.full_bytes(request.model, kind_of(outcome, cluster))
         return
     assert outcome.consolidate is not None
     assert [t.rank for t in outcome.consolidate.targets] == [stage.rank for stage in full]
@@ -73,7 +79,7 @@ def test_every_full_stage_has_a_place_for_its_standalone_worker(case):
     for stage, target in zip(full, outcome.consolidate.targets, strict=True):
         assert target.node == stage.node
         assert (target.device == stage.device) == (target.mode is not ConsolidationMode.OTHER_DEVICE)
-        assert target.memory_bytes == memory.full_bytes(request.model)
+        assert target.memory_bytes == memory.full_bytes(request.model, kind_of(outcome, cluster))
         available = target.reserved_bytes
         if target.mode is ConsolidationMode.DRAIN_FIRST:
             available += stage.reserved_bytes
@@ -167,9 +173,9 @@ def test_a_refusal_is_true(request, cluster):
     outcome = plan(request, cluster)
     if isinstance(outcome, Plan):
         return
-    need = memory.full_bytes(request.model)
     for node in cluster.nodes:
-        if node.cordoned or node.free_ports < 1 or all(d.free_bytes < need for d in node.devices):
+        fits = any(d.free_bytes >= memory.full_bytes(request.model, d.kind) for d in node.devices)
+        if node.cordoned or node.free_ports < 1 or not fits:
             continue
         (whole,) = split(request.model, 1)
         missing = whole.missing_bytes(request.model, node.held)

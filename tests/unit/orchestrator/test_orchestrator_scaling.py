@@ -21,7 +21,10 @@ from orchestrator.scaling import RETRY_LONGEST_MS, idle_since, instances_needed,
         (3, 5, 1, 0, 0),
         (3, 6, 1, 0, 1),
         (3, 8, 1, 1, 0),
-        (1, 20, 1, 0, 1),
+        (1, 20, 1, 0, 2),
+        (0, 16, 1, 0, 1),
+        (0, 16, 1, 1, 0),
+        (0, 16, 2, 0, 0),
     ],
 )
 def test_workers_are_started_for_what_no_free_or_starting_slot_will_take(waiting, running, serving, starting, needed):
@@ -36,10 +39,11 @@ counts = st.integers(0, 50)
 def test_never_more_than_asked_for_and_never_none_while_a_request_has_nowhere_to_go(w, r, capacity, serving, starting):
     needed = instances_needed(waiting=w, running=r, capacity=capacity, serving=serving, starting=starting)
     assert 0 <= needed <= 4
-    slots = max(0, serving * capacity - r) + starting * capacity
-    assert (needed == 0) == (w <= slots)
+    slots = (serving + starting) * capacity
+    # What runs already is at its place, even where there are no slots: only the rest of it wants another.
+    assert (needed == 0) == (w + r <= slots)
     if 0 < needed < 4:
-        assert w <= slots + needed * capacity
+        assert w + r <= slots + needed * capacity
 
 
 @pytest.mark.parametrize("field", ["waiting", "running", "serving", "starting", "capacity"])

@@ -273,16 +273,32 @@ def test_the_pipeline_drains_when_every_heir_serves():
 def test_a_failed_heir_leaves_the_pipeline_serving_and_is_tried_again_after_the_back_off():
     pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n1"])
     failed = heir(G.FAILED, stage(0, "n1", S.GONE))
-    early = model(failures=1, failed_ms=NOW - 999)
-    assert reconcile(state(pipeline, failed, models=[early])) == []
-    (start,) = reconcile(state(pipeline, failed, models=[replace(early, failed_ms=NOW - 1000)]))
+    early = replace(pipeline, heir_failures=1, heir_failed_ms=NOW - 999)
+    assert reconcile(state(early, failed)) == []
+    (start,) = reconcile(state(replace(early, heir_failed_ms=NOW - 1000), failed))
+    assert start.cause is Cause.CONSOLIDATION
+
+
+def test_failed_heirs_keep_no_request_from_a_start_nor_failed_starts_an_heir_from_growing():
+    pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n1"], running=4, heir_failures=5, heir_failed_ms=NOW)
+    (start,) = reconcile(state(pipeline, models=[waiting(running=4)]))
+    assert start.cause is Cause.DEMAND
+    (start,) = reconcile(state(replace(pipeline, heir_failures=0), models=[model(failures=5, failed_ms=NOW)]))
     assert start.cause is Cause.CONSOLIDATION
 
 
 def test_a_failed_heir_must_be_gone_before_another_takes_its_memory():
     pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n1"])
     failed = heir(G.FAILED, stage(0, "n1", S.STOPPING), stopping=True)
-    assert reconcile(state(pipeline, failed, models=[model(failures=1, failed_ms=0)])) == []
+    assert (
+        reconcile(
+            state(
+                pipeline,
+                failed,
+            )
+        )
+        == []
+    )
 
 
 def test_no_standalone_worker_grows_on_a_cordoned_node():
@@ -308,8 +324,8 @@ def test_the_heir_waits_for_a_port_and_a_link(changes):
 
 def test_an_idle_pipeline_that_cannot_become_standalone_ends():
     pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n1"], ready_ms=0)
-    for view in (model(), model(failures=1, failed_ms=NOW)):
-        assert moves(reconcile(state(pipeline, models=[view]))) == [("grp_1", G.DRAINING)]
+    for there in (pipeline, replace(pipeline, heir_failures=1, heir_failed_ms=NOW)):
+        assert moves(reconcile(state(there))) == [("grp_1", G.DRAINING)]
 
 
 def test_a_worker_and_the_pipeline_that_it_replaces_are_not_both_ended():

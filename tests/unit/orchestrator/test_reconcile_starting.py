@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from support.clusters import NOW, a_model, a_node
+from support.clusters import GB, NOW, a_model, a_node
 from support.control_state import SMALL, a_plan, group, heir, model, probed, stage, state, waiting
 
 from orchestrator.control import Cause, GroupView, Move, Probe, StageState, Start, Wait
+from orchestrator.explain import refusal_text
 from orchestrator.lifecycle import GroupState
+from orchestrator.plan import RETRY_MS
 from orchestrator.reconcile import PROBE_TIMEOUT_MS, reconcile
-from orchestrator.types import NoPlanReason
+from orchestrator.types import DeviceState, NoPlanReason
 
 S = StageState
 STARTING = GroupState.STARTING
@@ -53,6 +55,12 @@ def test_no_second_start_while_one_starts_or_a_slot_is_free(there):
 def test_more_requests_than_slots_start_another_group():
     full = group(GroupState.STANDALONE, running=4)
     (start,) = starts(reconcile(state(full, models=[waiting(count=1, running=4)])))
+    assert start.cause is Cause.DEMAND
+
+
+def test_a_worker_that_two_gateways_have_filled_twice_gets_another_beside_it():
+    overfull = group(GroupState.STANDALONE, running=8)
+    (start,) = starts(reconcile(state(overfull, models=[model(running=8)])))
     assert start.cause is Cause.DEMAND
 
 
@@ -132,7 +140,32 @@ def test_without_nodes_the_model_waits_and_says_why():
     (wait,) = reconcile(state(models=[waiting()], nodes=[]))
     assert isinstance(wait, Wait)
     assert wait.why.reason is NoPlanReason.NO_NODES
-    assert wait.retry_at_ms is None
+    # None has reported yet: that is not for good.
+    assert wait.retry_at_ms == NOW + RETRY_MS
+
+
+@pytest.mark.parametrize(
+    ("spec", "lost", "reason"),
+    [
+        (SMALL, {"n0", "n1"}, NoPlanReason.NO_NODES),
+        (a_model(40), {"n1"}, NoPlanReason.MODEL_TOO_LARGE),
+    ],
+    ids=["all nodes lost", "the one large enough lost"],
+)
+def test_what_a_lost_node_could_serve_is_not_hopeless_and_the_node_is_named(spec, lost, reason):
+    small = replace(a_node("n0"), devices=(DeviceState("n0", 0, "cuda", 20 * GB, 20 * GB),))
+    nodes = [small, a_node("n1")]
+    (wait,) = reconcile(state(models=[waiting(spec=spec)], nodes=nodes, lost=frozenset(lost)))
+    assert wait.why.reason is reason
+    assert wait.retry_at_ms == NOW + RETRY_MS
+    assert f"they have stopped reporting: {', '.join(sorted(lost))}." in refusal_text(wait.why)
+
+
+def test_without_a_lost_node_a_cordoned_cluster_and_a_model_too_large_are_hopeless():
+    cordoned = [a_node("n0", cordoned=True)]
+    for view, nodes in ((waiting(), cordoned), (waiting(spec=a_model(500)), None)):
+        (wait,) = reconcile(state(models=[view], nodes=nodes))
+        assert wait.retry_at_ms is None
 
 
 # --- the way to ready -------------------------------------------------------------------------------------------------
@@ -197,6 +230,22 @@ def test_a_start_past_its_deadline_fails_and_names_what_was_slow():
     assert failure_of(late) == "not ready in time: stage 1 on n1 is fetching"
     silent = group(STARTING, probe=probed(None), deadline_ms=NOW - 1)
     assert failure_of(silent) == "not ready in time: the probe was not answered"
+
+
+@pytest.mark.parametrize(
+    ("there", "blamed"),
+    [
+        (group(STARTING, stage(0, "n0"), stage(1, "n1", S.FAILED)), {"n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1", S.GONE)), {"n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1", S.FETCHING), deadline_ms=NOW - 1), {"n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1"), probe=probed(None), deadline_ms=NOW - 1), {"n0", "n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1"), probe=probed(False)), {"n0", "n1"}),
+    ],
+    ids=["failed", "gone", "slow", "probe unanswered", "probe refused"],
+)
+def test_a_failed_start_names_the_nodes_that_it_broke_on(there, blamed):
+    (move,) = [decision for decision in reconcile(state(there)) if isinstance(decision, Move)]
+    assert move.blamed == blamed
 
 
 def test_a_start_at_its_deadline_still_has_time():
