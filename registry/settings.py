@@ -68,16 +68,24 @@ def load_settings() -> Settings:
 
     Raises InvalidError when a variable has a bad value or the secrets file is unreadable, damaged or open to others.
     """
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "environment"
-        raise InvalidError(f"{name}: {first['msg']}; correct the environment variable", name) from None
+    settings = load_environment()
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept = load_secrets(settings.home / "secrets.json")
     missing = {name: SecretStr(kept[name]) for name in SECRET_NAMES if not getattr(settings, name).get_secret_value()}
     return settings.model_copy(update=missing)
+
+
+def load_environment() -> Settings:
+    """Read the environment alone: for a process that needs no secret, and on a node must not make any.
+
+    Raises InvalidError when a variable has a bad value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "environment"
+        raise InvalidError(f"{name}: {first['msg']}; correct the environment variable", name) from None
 
 
 def load_secrets(path: Path) -> dict[str, str]:
