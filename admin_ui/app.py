@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from admin_ui.changes import REDIS_TIMEOUT_S, init_announcements, redis_is_up
-from admin_ui.config import AdminConfig, celery_broker_url
+from admin_ui.config import AdminConfig
 from admin_ui.database import init_database
 from admin_ui.formats import FILTERS
 from admin_ui.permissions import Permission, check_all_marked
@@ -31,6 +31,7 @@ from admin_ui.views import (
     usage,
     users,
 )
+from registry.broker import broker_url
 from registry.db import make_engine, make_session_factory
 
 MAX_FORM_BYTES = 1_000_000
@@ -63,7 +64,7 @@ def create_app(config: AdminConfig) -> Flask:
     engine = make_engine(config.database_url)
     app.extensions["hydrant_engine"] = engine
     init_database(app, make_session_factory(engine))
-    init_announcements(app, redis_url=config.redis_url, broker_url=celery_broker_url(config.redis_url))
+    init_announcements(app, redis_url=config.redis_url, broker_url=broker_url(config.redis_url))
     app.extensions["hydrant_registrations"] = Registrations()
     login_manager.init_app(app)
     init_security(app)

@@ -59,11 +59,6 @@ def _count(variable: str) -> int:
     return int(text)
 
 
-def celery_broker_url(redis_url: str) -> str:
-    """`redis_url` as kombu spells it: unix sockets are `redis+socket://`."""
-    return "redis+socket://" + redis_url.removeprefix("unix://") if redis_url.startswith("unix://") else redis_url
-
-
 def limiter_storage_url(redis_url: str) -> str:
     """`redis_url` as Flask-Limiter's storage spells it: unix sockets are `redis+unix://`."""
     return "redis+" + redis_url if redis_url.startswith("unix://") else redis_url

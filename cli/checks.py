@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 PYTHON = (3, 11)
 ENGINE = "sglang-0.5.23"
 DISK_BYTES = 6_000_000_000
-"""What the engine's environment and a small model take; logs and the database need far less."""
+"""What the engine's environment and a small model take."""
+DISK_BYTES_INSTALLED = 1_000_000_000
+"""Once these are there: logs, the database and Redis' file."""
 SHM_BYTES = 2_000_000_000
 """The least room for weights in host memory with which the demo works."""
 PROBE_TIMEOUT_S = 2.0
@@ -53,14 +55,16 @@ def check_python(version: tuple[int, ...]) -> Finding:
     return Finding("python", Verdict.FAILED, f"{found}, and Hydrant needs {wanted}", remedy)
 
 
-def check_disk(path: Path) -> Finding:
+def check_disk(path: Path, *, engine_to_install: bool) -> Finding:
     """There is room on the file system of `path`, or of its nearest parent that exists."""
+    needed = DISK_BYTES if engine_to_install else DISK_BYTES_INSTALLED
     place = next(one for one in (path, *path.parents) if one.exists())
     free = shutil.disk_usage(place).free
     detail = f"{free / 1e9:.1f} GB free at {place}"
-    if free >= DISK_BYTES:
+    if free >= needed:
         return Finding("disk space", Verdict.OK, detail)
-    remedy = f"free some space: {DISK_BYTES / 1e9:.0f} GB are needed for the engine, a model and the logs"
+    what = "the engine, a model and the logs" if engine_to_install else "logs and the database"
+    remedy = f"free some space: {needed / 1e9:.0f} GB are needed for {what}"
     return Finding("disk space", Verdict.FAILED, detail, remedy)
 
 
@@ -168,9 +172,7 @@ def check_seen(node: str, ago_ms: int, lost_after_ms: int) -> Finding:
     name, detail = f"node {node}", f"reported {ago_ms / 1000:.0f} s ago"
     if ago_ms <= lost_after_ms:
         return Finding(name, Verdict.OK, detail)
-    remedy = (
-        f"on {node}: systemctl status hydrant-noded hydrant-node-worker; if it is gone for good: hydrant node cordon"
-    )
+    remedy = f"on {node}: systemctl status hydrant-noded hydrant-worker; if it is gone for good: hydrant node cordon"
     return Finding(name, Verdict.FAILED, detail, f"{remedy} {node}")
 
 

@@ -1,5 +1,6 @@
 """`hydrant demo`: the whole path on a real model, told as it happens, and proof that nothing was left behind."""
 
+import json
 import os
 import shutil
 import sys
@@ -18,6 +19,8 @@ from sqlalchemy import select
 
 from cli import demo_report as report
 from cli import seed
+from cli.errors import Failure
+from cli.interrupts import Interrupted
 from cli.leftovers import leftovers, shared_memory_files
 from cli.progress import Progress, TimedOut
 from cli.services import CannotStart
@@ -27,6 +30,7 @@ from orchestrator.explain import explain
 from orchestrator.plan import plan
 from orchestrator.types import Plan, PlanRequest
 from registry.db import read_scope
+from registry.errors import RegistryError
 from registry.ids import now_ms
 from registry.models import Group, Usage
 from tasks.demand import Demand
@@ -41,6 +45,7 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 LONG_QUESTION = "Tell a long story about a lighthouse keeper and the sea."
 LONG_TOKENS = 150
 FIRST_TOKEN_WITHIN_S = 90.0
+PORT_VARIABLES = ("HYDRANT_GATEWAY_PORT", "HYDRANT_ADMIN_PORT", "HYDRANT_HOSTED_PORT", "HYDRANT_ENGINE_PORTS")
 
 
 class DemoFailed(Exception):
@@ -61,38 +66,49 @@ class Answer:
     ended: threading.Event = field(default_factory=threading.Event)
 
 
-def demo() -> int:
-    """Run it all; 0 when every promise was kept and nothing is left."""
-    progress = Progress(sys.stdout)
+def demo(*, as_json: bool = False) -> int:
+    """Run it all; 0 when every promise was kept and nothing is left.
+
+    Raises Failure with what was not, and where the log is kept, if there is one.
+    """
+    progress = Progress(sys.stderr if as_json else sys.stdout)
     home = Path(tempfile.mkdtemp(prefix="hydrant-demo-"))
-    # A demo touches nothing but its own directory, whatever this shell is set up for.
-    os.environ["HYDRANT_HOME"] = str(home)
-    for name in ("DATABASE_URL", "REDIS_URL", "HYDRANT_KEY_PEPPER"):
-        os.environ.pop(name, None)
+    _own_environment(home)
     shared_before = shared_memory_files()
     try:
-        with running(
-            progress, home=home, link_gbps=LINK_GBPS, slo_ttft_ms=SLO_TTFT_MS, keep_alive_s=KEEP_ALIVE_S
-        ) as it:
+        with running(progress, link_gbps=LINK_GBPS, slo_ttft_ms=SLO_TTFT_MS, keep_alive_s=KEEP_ALIVE_S) as it:
             progress.say(f"ready: gateway {it.services.gateway_url}, admin UI {it.services.admin_url}")
-            _tell(it, progress)
+            told = _tell(it, progress)
         left = leftovers(home, it.services.nodes, shared_before)
         if left:
             raise DemoFailed("something was left behind:\n" + "\n".join(left))
-    except (CannotStart, DemoFailed, TimedOut) as error:
-        kept = home / "hydrant.log"
-        print(f"\nhydrant demo: {error}\nThe log is kept: {kept}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
+    except (CannotStart, DemoFailed, TimedOut, RegistryError) as error:
+        log = home / "hydrant.log"
+        if log.exists():
+            raise Failure(f"{error}\nThe log is kept: {log}") from None
+        shutil.rmtree(home)
+        raise Failure(str(error), getattr(error, "field", None)) from None
+    except Interrupted as signalled:
         shutil.rmtree(home, ignore_errors=True)
-        print("\nhydrant demo: interrupted; everything was stopped", file=sys.stderr)
-        return 130
+        progress.say("interrupted; everything was stopped")
+        return signalled.exit_status
     shutil.rmtree(home)
     progress.say("stopped: no process, no socket, no shared-memory file is left")
+    if as_json:
+        print(json.dumps(told, indent=2, ensure_ascii=False))
     return 0
 
 
-def _tell(it: Running, progress: Progress) -> None:
+def _own_environment(home: Path) -> None:
+    """A demo touches nothing but its own directory, whatever this shell is set up for; only ports may be chosen."""
+    for name in [*os.environ]:
+        if name in ("DATABASE_URL", "REDIS_URL") or (name.startswith("HYDRANT_") and name not in PORT_VARIABLES):
+            del os.environ[name]
+    os.environ["HYDRANT_HOME"] = str(home)
+
+
+def _tell(it: Running, progress: Progress) -> dict[str, Any]:
+    """The whole story; what came of it, as a document."""
     progress.say(_plans(it))
     watch = Watch(it, progress)
 
@@ -129,10 +145,11 @@ def _tell(it: Running, progress: Progress) -> None:
     progress.say("scaled to zero: no engine process is left; the weights stay in host memory")
     _settled(it, progress, [first, long, same, during])
     progress.say()
-    for line in report.summary(it.sessions, [first, same, during, long], watch.counters):
-        print(line, flush=True)
+    answers = [first, same, during, long]
+    progress.show(report.summary(it.sessions, answers, watch.counters))
     if not report.bill_is_right(it.sessions, watch.counters):
         raise DemoFailed("the ledger and the engines' own counters differ; see the table above")
+    return report.document(it.sessions, answers, watch.counters)
 
 
 def _plans(it: Running) -> str:

@@ -1,7 +1,7 @@
 """The demo's closing report: answers, the plan beside the outcome, the waterfall, the bill beside the engines' word."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import func, select
 
@@ -37,6 +37,43 @@ def summary(sessions: SessionFactory, answers: Sequence[Told], counters: Mapping
         *_heading("The same tokens by the engines' own counters (/metrics, since each group was ready)"),
         *_counters(sessions, counters),
     ]
+
+
+def document(
+    sessions: SessionFactory, answers: Iterable[Told], counters: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
+    """The same for a program."""
+    with read_scope(sessions) as session:
+        starts = session.scalars(select(ColdStart).order_by(ColdStart.requested_at_ms)).all()
+        cold_starts = [
+            {
+                "cold_start_id": start.id,
+                "cause": start.cause,
+                "predicted_ttft_ms": start.predicted_ttft_ms,
+                "requested_at_ms": start.requested_at_ms,
+                "ready_at_ms": start.ready_at_ms,
+                "first_token_at_ms": start.first_token_at_ms,
+            }
+            for start in starts
+        ]
+        cost = session.scalar(select(func.sum(Usage.cost_nusd))) or 0
+    return {
+        "ok": True,
+        "answers": [
+            {
+                "name": answer.name,
+                "text": answer.text,
+                "first_token_s": answer.first_token_s,
+                "completion_tokens": answer.completion_tokens,
+            }
+            for answer in answers
+        ],
+        "cold_starts": cold_starts,
+        "billed": _billed(sessions),
+        "engine_counters": {group: dict(seen) for group, seen in counters.items()},
+        "cost_nusd": int(cost),
+        "cost_usd": format_dollars(int(cost)),
+    }
 
 
 def bill_is_right(sessions: SessionFactory, counters: Mapping[str, Mapping[str, int]]) -> bool:

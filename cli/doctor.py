@@ -49,7 +49,9 @@ def examine(*, control_only: bool) -> list[Finding]:
     settings = _settings(findings)
     largest, in_sql = 0, dict[str, int]()
     if settings is not None:
-        findings.append(checks.check_disk(settings.home))
+        engine = checks.check_engine(ROOT / ".venv-engine")
+        to_install = not control_only and engine.verdict is not Verdict.OK
+        findings.append(checks.check_disk(settings.home, engine_to_install=to_install))
         findings.append(checks.check_secrets(settings.home / "secrets.json"))
         findings.append(checks.check_redis(settings))
         largest, in_sql = _database(settings, findings)

@@ -1,8 +1,8 @@
 """Lines that say what is going on: each with the seconds since the start, and one every few seconds while waiting."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import TextIO, TypeVar
 
@@ -29,9 +29,14 @@ class Progress:
     def say(self, text: str = "") -> None:
         """One or more lines, the first with the time."""
         first, *rest = text.splitlines() or [""]
-        print(f"[{self.elapsed_s():5.1f}s] {first}" if first else "", file=self._out, flush=True)
-        for line in rest:
-            print(f"         {line}", file=self._out, flush=True)
+        lines = [f"[{self.elapsed_s():5.1f}s] {first}" if first else "", *(f"         {line}" for line in rest)]
+        self.show(lines)
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Lines as they are, without the time: a report."""
+        # A terminal that was closed, or a pipe whose reader has gone, must not keep what runs from being stopped.
+        with suppress(OSError):
+            print("\n".join(lines), file=self._out, flush=True)
 
     def wait_for(self, what: str, found: Callable[[], T | None], *, within_s: float, hint: str) -> T:
         """Ask `found` until it returns something, saying every few seconds that this still waits for `what`.

@@ -1,12 +1,15 @@
 """What a first start puts into an empty database: schema, an owner, a demo tenant with a key, a small real model."""
 
-from dataclasses import dataclass
+import shlex
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from redis import Redis
 from sqlalchemy import select
 
 from cli.progress import Progress
+from cli.services import CannotStart
 from registry.db import SessionFactory, make_engine, make_session_factory, read_scope, session_scope
 from registry.migrate import upgrade
 from registry.models import AdminUser, Model, Tenant
@@ -16,11 +19,12 @@ from registry.ops.models import register_model
 from registry.ops.money import top_up
 from registry.ops.tenants import create_tenant
 from registry.publish import rebuild_redis_if_lost
-from registry.settings import Settings
+from registry.settings import Settings, default_home
 from registry.sources import inspect_source
 
 ACTOR = "hydrant up"
 OWNER = "owner@localhost"
+TENANT = "demo"
 MODEL_NAME = "smollm2-135m"
 MODEL_DIR = Path.home() / ".cache/hydrant/models/SmolLM2-135M-Instruct"
 BUDGET_NUSD = 5_000_000_000
@@ -41,8 +45,21 @@ CPU_PROFILE = {
 class Seeded:
     """What seeding made; a secret is None when it was made by an earlier start, and is then shown no more."""
 
-    api_key: str | None
-    owner_password: str | None
+    api_key: str | None = field(repr=False)
+    owner_password: str | None = field(repr=False)
+    owner: str
+    hydrant: str
+    """The command line's beginning, as it works from any directory and for this home."""
+
+    @property
+    def new_key_command(self) -> str:
+        """What makes another key of the demo tenant."""
+        return f"{self.hydrant} key create {TENANT} --name another"
+
+    @property
+    def new_password_command(self) -> str:
+        """What gives the owner another one-time password."""
+        return f"{self.hydrant} user reset-password {shlex.quote(self.owner)}"
 
 
 def open_database(settings: Settings) -> SessionFactory:
@@ -59,6 +76,8 @@ def seed(
     with session_scope(sessions) as session:
         known = session.scalar(select(Model.id).where(Model.name == MODEL_NAME)) is not None
     if not known:
+        if not MODEL_DIR.is_dir():
+            raise CannotStart(f"the model {MODEL_NAME} is not at {MODEL_DIR}. Run: make setup")
         progress.say(f"registering {MODEL_NAME}: reading {MODEL_DIR} and recording a digest of every tensor")
         # Before any transaction: reading takes a second or two, and nobody should wait for a lock meanwhile.
         manifest = inspect_source(str(MODEL_DIR))
@@ -81,15 +100,22 @@ def seed(
                 keep_alive_s=keep_alive_s,
             )
             model.profile = dict(CPU_PROFILE)
-        if session.scalar(select(Tenant.id).where(Tenant.name == "demo")) is None:
-            tenant = create_tenant(session, ACTOR, name="demo")
+        if session.scalar(select(Tenant.id).where(Tenant.name == TENANT)) is None:
+            tenant = create_tenant(session, ACTOR, name=TENANT)
             top_up(session, ACTOR, tenant.id, BUDGET_NUSD, "demo budget")
             _, key = create_key(
                 session, ACTOR, settings.key_pepper.get_secret_value(), tenant_id=tenant.id, name="demo key"
             )
         if session.scalar(select(AdminUser.id).limit(1)) is None:
             _, password = create_admin(session, ACTOR, email=OWNER, role="owner")
-    return Seeded(api_key=key, owner_password=password)
+        owners = select(AdminUser.email).where(AdminUser.role == "owner", AdminUser.disabled_at_ms.is_(None))
+        owner = session.scalars(owners.order_by(AdminUser.created_at_ms).limit(1)).one()
+    return Seeded(api_key=key, owner_password=password, owner=owner, hydrant=_hydrant(settings.home))
+
+
+def _hydrant(home: Path) -> str:
+    command = shlex.quote(str(Path(sys.executable).parent / "hydrant"))
+    return command if home == default_home() else f"HYDRANT_HOME={shlex.quote(str(home))} {command}"
 
 
 def publish(sessions: SessionFactory, redis: Redis, settings: Settings) -> None:

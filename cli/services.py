@@ -1,22 +1,39 @@
 """A whole Hydrant on this machine: the Procfile under honcho, with an environment and two nodes' configurations."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from cli.progress import Progress
+from registry.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+PROCFILE = ROOT / "Procfile"
 SOCKET_PATH_LIMIT = 90
 """A unix socket's path may have about 107 characters; ours lie a little below HYDRANT_HOME."""
 NEEDED_SHM_BYTES = 2_000_000_000
+MARK = "HYDRANT_UP"
+"""Set to HYDRANT_HOME in what `up` starts, and nowhere else. HYDRANT_HOME itself may be exported in a person's shell,
+and would mark the shell, the editor and this very process as ours."""
+NOT_FOR_SERVICES = ("HYDRANT_NODE", "HYDRANT_NODE_CONFIG", "HYDRANT_FAILPOINT", "PYTHONDONTWRITEBYTECODE")
+"""What the Procfile sets for each node, what only tests set, and what would slow every start."""
+DRAIN_S = 4
+"""How long running answers may go on when everything stops: honcho kills what has not ended after 5 s."""
+HONCHO_ENDS_WITHIN_S = 30.0
+ENDS_WITHIN_S = 6.0
+SWEEP_WITHIN_S = 60.0
 
 
 class CannotStart(Exception):
@@ -53,10 +70,9 @@ class Ports:
     hosted: int
 
     @classmethod
-    def from_environment(cls) -> "Ports":
+    def of(cls, settings: Settings) -> "Ports":
         """HYDRANT_{GATEWAY,ADMIN,HOSTED}_PORT, or 8400, 8401, 8402."""
-        names = {"gateway": "8400", "admin": "8401", "hosted": "8402"}
-        return cls(**{name: int(os.environ.get(f"HYDRANT_{name.upper()}_PORT", port)) for name, port in names.items()})
+        return cls(gateway=settings.gateway_port, admin=settings.admin_port, hosted=settings.hosted_port)
 
 
 class Services:
@@ -72,7 +88,8 @@ class Services:
     @property
     def gateway_url(self) -> str:
         """What an SDK's base_url is, without /v1."""
-        return f"http://127.0.0.1:{self.ports.gateway}"
+        host = os.environ.get("HYDRANT_GATEWAY_HOST") or "127.0.0.1"
+        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{self.ports.gateway}"  # noqa: S104 - read, not bound
 
     @property
     def admin_url(self) -> str:
@@ -81,16 +98,15 @@ class Services:
 
     def environment(self) -> dict[str, str]:
         """What the Procfile's processes are given. Secrets are not in it: each process reads its own."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HYDRANT_")}
-        inherited.pop("PYTHONDONTWRITEBYTECODE", None)
+        inherited = {name: value for name, value in os.environ.items() if name not in NOT_FOR_SERVICES}
         return {
             **inherited,
             "HYDRANT_HOME": str(self.home),
+            MARK: str(self.home),
             "HYDRANT_GATEWAY_PORT": str(self.ports.gateway),
             "HYDRANT_ADMIN_PORT": str(self.ports.admin),
             "HYDRANT_HOSTED_PORT": str(self.ports.hosted),
-            # honcho kills what has not ended 5 s after it was asked to.
-            "HYDRANT_DRAIN_TIMEOUT_S": "4",
+            "HYDRANT_DRAIN_TIMEOUT_S": str(DRAIN_S),
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "PYTHONUNBUFFERED": "1",
         }
@@ -109,14 +125,28 @@ class Services:
                 except OSError:
                     raise CannotStart(
                         f"port {port} is taken, and the {name} needs it. Stop what listens there"
-                        f" (ss -ltnp 'sport = :{port}'), or choose another: HYDRANT_{name.upper()}_PORT=18400 make demo"
+                        f" (ss -ltnp 'sport = :{port}'), or set HYDRANT_{name.upper()}_PORT to a free port"
                     ) from None
+        self._check_engine_ports()
         free = shutil.disk_usage("/dev/shm").free
         if free < NEEDED_SHM_BYTES:
             raise CannotStart(
                 f"/dev/shm has {free / 1e9:.1f} GB free and weights need {NEEDED_SHM_BYTES / 1e9:.0f}."
                 " Enlarge it: mount -o remount,size=8G /dev/shm (in a container: --shm-size=8g)"
             )
+
+    def _check_engine_ports(self) -> None:
+        sockets = psutil.net_connections("tcp")
+        listening = {one.laddr[1] for one in sockets if one.status == psutil.CONN_LISTEN and one.laddr}
+        for node in self.nodes:
+            first, last = node.ports
+            taken = sorted(port for port in listening if first <= port <= last)
+            if taken:
+                raise CannotStart(
+                    f"port {taken[0]} is taken, and the engines of {node.name} need {first}-{last}. Stop what"
+                    f" listens there (ss -ltnp 'sport = :{taken[0]}'), or set HYDRANT_ENGINE_PORTS to the first of 200"
+                    " free ports"
+                )
 
     def start(self) -> None:
         """Write the nodes' configurations and start honcho; returns at once."""
@@ -125,7 +155,7 @@ class Services:
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches us alone, and we end the others in order.
             self._honcho = subprocess.Popen(
-                [sys.executable, "-m", "honcho", "start", "-f", str(ROOT / "Procfile")],
+                [sys.executable, "-m", "honcho", "start", "-f", str(PROCFILE)],
                 cwd=ROOT,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -155,18 +185,42 @@ class Services:
 
     def stop(self, progress: Progress) -> None:
         """End honcho and its processes, then the engines, which outlive their noded by design, and what they left."""
-        if self._honcho is not None and self._honcho.poll() is None:
-            os.kill(self._honcho.pid, signal.SIGTERM)
-            with progress.during("stopping"):
+        with progress.during("stopping"):
+            if self._honcho is not None and self._honcho.poll() is None:
+                progress.say(f"stopping (running answers get up to {DRAIN_S} s to end)")
+                self._honcho.terminate()
                 try:
-                    self._honcho.wait(timeout=30)
+                    self._honcho.wait(timeout=HONCHO_ENDS_WITHIN_S)
                 except subprocess.TimeoutExpired:
                     os.killpg(self._honcho.pid, signal.SIGKILL)
                     self._honcho.wait()
-        for node in self.nodes:
-            trouble = self.sweep(node)
-            if trouble:
-                progress.say(f"sweeping {node.name} failed:\n{trouble}")
+            self.end_all()
+            for node in self.nodes:
+                trouble = self.sweep(node)
+                if trouble:
+                    progress.say(f"sweeping {node.name} failed:\n{trouble}")
+
+    def end_all(self) -> list[int]:
+        """End every process that `up` or `demo` ever started in this home; their ids.
+
+        honcho gives each of its processes a session of its own, so they outlive a honcho that was killed, and all of
+        them outlive an `up` that was killed.
+        """
+        ours = marked_processes(self.home)
+        for process in ours:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while marked_processes(self.home):
+            if time.monotonic() > deadline:
+                # What was started meanwhile ends with the rest.
+                for process in marked_processes(self.home):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                if time.monotonic() > deadline + ENDS_WITHIN_S:
+                    break
+            time.sleep(0.1)
+        return [process.pid for process in ours]
 
     def sweep(self, node: DevNode) -> str:
         """End the engines of a node whose noded has ended, and remove what they left; what went wrong, or nothing."""
@@ -175,12 +229,25 @@ class Services:
             "HYDRANT_NODE": node.name,
             "HYDRANT_NODE_CONFIG": str(self.home / f"{node.name}.toml"),
         }
-        swept = subprocess.run(
-            [sys.executable, "-m", "engine.noded", "--sweep"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        command = [sys.executable, "-m", "engine.noded", "--sweep"]
+        try:
+            swept = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SWEEP_WITHIN_S
+            )
+        except subprocess.TimeoutExpired:
+            settings = f"HYDRANT_HOME={shlex.quote(str(self.home))} HYDRANT_NODE={node.name}"
+            return f"not done after {SWEEP_WITHIN_S:.0f} s; run it again: {settings} {shlex.join(command)}"
         return "" if swept.returncode == 0 else swept.stderr.strip()
+
+
+def marked_processes(home: Path) -> list[psutil.Process]:
+    """The living processes that an `up` or `demo` of `home` started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(home) and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            # Ended while we looked (a zombie is NoSuchProcess too), or another user's: not ours.
+            continue
+    return found

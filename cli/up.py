@@ -1,19 +1,20 @@
 """`hydrant up`: start everything on this machine and stay until Ctrl-C."""
 
-import signal
+import json
+import os
 import sys
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import select
 
 from cli import seed
+from cli.home_lock import only_one
+from cli.interrupts import Interrupted, ignore_further, interruptible
 from cli.progress import Progress
 from cli.services import CannotStart, DevNode, Ports, Services
 from registry.db import SessionFactory, read_scope
@@ -35,32 +36,48 @@ class Running:
     seeded: seed.Seeded
 
 
-def dev_nodes(link_gbps: float) -> list[DevNode]:
-    """Two stand-ins for two servers, a core each."""
+def dev_nodes(link_gbps: float, first_port: int) -> list[DevNode]:
+    """Two stand-ins for two servers, a core of this process' each (the same one, if there is but one)."""
+    cores = sorted(os.sched_getaffinity(0))
     return [
-        DevNode("node-a", core=0, ports=(31000, 31099), link_gbps=link_gbps),
-        DevNode("node-b", core=1, ports=(31100, 31199), link_gbps=link_gbps),
+        DevNode("node-a", core=cores[0], ports=(first_port, first_port + 99), link_gbps=link_gbps),
+        DevNode("node-b", core=cores[1 % len(cores)], ports=(first_port + 100, first_port + 199), link_gbps=link_gbps),
     ]
 
 
 @contextmanager
 def running(
-    progress: Progress, *, home: Path, link_gbps: float, slo_ttft_ms: int, keep_alive_s: int
+    progress: Progress,
+    *,
+    link_gbps: float,
+    slo_ttft_ms: int,
+    keep_alive_s: int,
+    on_seeded: Callable[[seed.Seeded], None] = lambda _seeded: None,
 ) -> Iterator[Running]:
-    """Start everything, wait until it is ready, and stop all of it at the end, whatever happens in between."""
-    services = Services(home, Ports.from_environment(), dev_nodes(link_gbps))
-    services.check()
+    """Start everything in HYDRANT_HOME, wait until it is ready, and stop all of it at the end, whatever happens.
+
+    `on_seeded` is called as soon as the secrets exist, since a start that fails later does not make them again.
+    Raises CannotStart, TimedOut, RegistryError, and Interrupted for a signal, at once whatever is being waited for.
+    """
     settings = load_settings()
-    sessions = seed.open_database(settings)
-    seeded = seed.seed(sessions, settings, progress, slo_ttft_ms=slo_ttft_ms, keep_alive_s=keep_alive_s)
-    try:
-        progress.say("starting the Procfile: Redis, gateway, hosted, controller, ledger, beat, admin UI, two nodes")
-        services.start()
-        redis = Redis.from_url(settings.redis_url.get_secret_value())
-        _wait_until_ready(services, settings, sessions, redis, progress)
-        yield Running(services, settings, sessions, redis, seeded)
-    finally:
-        services.stop(progress)
+    services = Services(settings.home, Ports.of(settings), dev_nodes(link_gbps, settings.engine_ports))
+    with only_one(settings.home), interruptible():
+        orphans = services.end_all()
+        if orphans:
+            progress.say(f"ended {len(orphans)} processes that an earlier start, killed before it could stop, had left")
+        services.check()
+        sessions = seed.open_database(settings)
+        seeded = seed.seed(sessions, settings, progress, slo_ttft_ms=slo_ttft_ms, keep_alive_s=keep_alive_s)
+        on_seeded(seeded)
+        try:
+            progress.say("starting the Procfile: Redis, gateway, hosted, controller, ledger, beat, admin UI, two nodes")
+            services.start()
+            redis = Redis.from_url(settings.redis_url.get_secret_value())
+            _wait_until_ready(services, settings, sessions, redis, progress)
+            yield Running(services, settings, sessions, redis, seeded)
+        finally:
+            ignore_further()
+            services.stop(progress)
 
 
 def _wait_until_ready(
@@ -97,37 +114,62 @@ def _wait_until_ready(
     )
 
 
-def up() -> int:
+def up(*, as_json: bool = False) -> int:
     """Start, print where to go, stay until a signal; 0 when all was stopped in order."""
-    progress = Progress(sys.stdout)
-    stop = threading.Event()
+    progress = Progress(sys.stderr if as_json else sys.stdout)
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
+    def show_secrets(seeded: seed.Seeded) -> None:
+        # With --json they are in the document alone: standard error is what ends up in logs.
+        if not as_json:
+            progress.say(secrets_once(seeded))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    home = load_settings().home
-    with running(progress, home=home, link_gbps=1.0, slo_ttft_ms=15_000, keep_alive_s=300) as hydrant:
-        progress.say(welcome(hydrant))
-        while not stop.wait(1.0):
-            if hydrant.services.died():
-                progress.say(f"a process has ended, and honcho stopped the others:\n{hydrant.services.log_tail()}")
-                return 1
-        progress.say("stopping (running answers get up to 30 s to end)")
-    progress.say("stopped")
-    return 0
+    ready = False
+    try:
+        with running(progress, link_gbps=1.0, slo_ttft_ms=15_000, keep_alive_s=300, on_seeded=show_secrets) as hydrant:
+            ready = True
+            progress.say(welcome(hydrant))
+            if as_json:
+                print(json.dumps(document(hydrant)), flush=True)
+            while not hydrant.services.died():
+                time.sleep(0.5)
+            progress.say(f"a process has ended, and honcho stopped the others:\n{hydrant.services.log_tail()}")
+            return 1
+    except Interrupted as signalled:
+        progress.say("stopped")
+        return 0 if ready else signalled.exit_status
+
+
+def secrets_once(seeded: seed.Seeded) -> str:
+    """The two secrets that are shown once, or how to have new ones."""
+    return "\n".join(
+        [
+            "shown once:" if seeded.api_key or seeded.owner_password else "made by an earlier start:",
+            f"  API key           {seeded.api_key or 'for another: ' + seeded.new_key_command}",
+            f"  one-time password {seeded.owner_password or 'for a new one: ' + seeded.new_password_command}",
+        ]
+    )
 
 
 def welcome(hydrant: Running) -> str:
-    """Where things are, and the two secrets that are shown once."""
+    """Where things are."""
     lines = [
         "ready",
         f"  OpenAI base URL   {hydrant.services.gateway_url}/v1   model: {seed.MODEL_NAME}",
-        f"  API key           {hydrant.seeded.api_key or 'made by an earlier start; make another: hydrant key create'}",
-        f"  admin UI          {hydrant.services.admin_url}   user: {seed.OWNER}",
-        f"  one-time password {hydrant.seeded.owner_password or 'used; a new one: hydrant user reset-password'}",
+        f"  admin UI          {hydrant.services.admin_url}   user: {hydrant.seeded.owner}",
         f"  log               {hydrant.services.log}",
         "Ctrl-C stops everything.",
     ]
     return "\n".join(lines)
+
+
+def document(hydrant: Running) -> dict[str, str | None]:
+    """The same for a program; a secret that an earlier start made is null."""
+    return {
+        "base_url": f"{hydrant.services.gateway_url}/v1",
+        "model": seed.MODEL_NAME,
+        "api_key": hydrant.seeded.api_key,
+        "admin_url": hydrant.services.admin_url,
+        "admin_user": hydrant.seeded.owner,
+        "one_time_password": hydrant.seeded.owner_password,
+        "log": str(hydrant.services.log),
+    }

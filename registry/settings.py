@@ -19,7 +19,8 @@ from registry.snapshot import HoldDoc
 SECRET_NAMES = ("key_pepper", "flask_secret", "hosted_secret")
 
 
-def _default_home() -> Path:
+def default_home() -> Path:
+    """HYDRANT_HOME when it is not set."""
     return Path.home() / ".local" / "state" / "hydrant"
 
 
@@ -28,7 +29,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    home: Path = Field(default_factory=_default_home, validation_alias="HYDRANT_HOME")
+    home: Path = Field(default_factory=default_home, validation_alias="HYDRANT_HOME")
     database_url: SecretStr = Field(default=SecretStr(""), validation_alias="DATABASE_URL")
     redis_url: SecretStr = Field(default=SecretStr(""), validation_alias="REDIS_URL")
     key_pepper: SecretStr = Field(default=SecretStr(""), validation_alias="HYDRANT_KEY_PEPPER")
@@ -37,6 +38,7 @@ class Settings(BaseSettings):
     gateway_port: int = Field(default=8400, ge=1, le=65535, validation_alias="HYDRANT_GATEWAY_PORT")
     admin_port: int = Field(default=8401, ge=1, le=65535, validation_alias="HYDRANT_ADMIN_PORT")
     hosted_port: int = Field(default=8402, ge=1, le=65535, validation_alias="HYDRANT_HOSTED_PORT")
+    engine_ports: int = Field(default=31000, ge=1024, le=65336, validation_alias="HYDRANT_ENGINE_PORTS")
     hold_max_requests: int = Field(default=512, ge=0, validation_alias="HYDRANT_HOLD_MAX_REQUESTS")
     hold_max_bytes: int = Field(default=64_000_000, ge=0, validation_alias="HYDRANT_HOLD_MAX_BYTES")
     hold_deadline_s: int = Field(default=120, ge=1, validation_alias="HYDRANT_HOLD_DEADLINE_S")
@@ -66,16 +68,24 @@ def load_settings() -> Settings:
 
     Raises InvalidError when a variable has a bad value or the secrets file is unreadable, damaged or open to others.
     """
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "environment"
-        raise InvalidError(f"{name}: {first['msg']}; correct the environment variable", name) from None
+    settings = load_environment()
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept = load_secrets(settings.home / "secrets.json")
     missing = {name: SecretStr(kept[name]) for name in SECRET_NAMES if not getattr(settings, name).get_secret_value()}
     return settings.model_copy(update=missing)
+
+
+def load_environment() -> Settings:
+    """Read the environment alone: for a process that needs no secret, and on a node must not make any.
+
+    Raises InvalidError when a variable has a bad value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "environment"
+        raise InvalidError(f"{name}: {first['msg']}; correct the environment variable", name) from None
 
 
 def load_secrets(path: Path) -> dict[str, str]:

@@ -5,18 +5,15 @@ A hint only: when it is lost, the controller's own clock finds the change within
 
 from celery import Celery
 
+from registry.broker import broker_url
+
 TASK = "control.reconcile"
 QUEUE = "control"
 
 
-def celery_broker_url(redis_url: str) -> str:
-    """`redis_url` as kombu spells it: a unix socket is `redis+socket://`."""
-    return "redis+socket://" + redis_url.removeprefix("unix://") if redis_url.startswith("unix://") else redis_url
-
-
 def make_sender(redis_url: str, *, timeout_s: float) -> Celery:
     """A Celery application that can only send; it waits at most `timeout_s` for the broker and tries once."""
-    sender = Celery("hydrant-sender", broker=celery_broker_url(redis_url), set_as_current=False)
+    sender = Celery("hydrant-sender", broker=broker_url(redis_url), set_as_current=False)
     sender.conf.update(
         task_serializer="json",
         task_ignore_result=True,

@@ -1,6 +1,7 @@
 """`python -m registry.with_secrets NAME... -- COMMAND...`: run a command with just these of Hydrant's secrets.
 
-A process gets what it needs and nothing else: the hosted process never sees the key pepper, a node no secret at all.
+A process gets what it needs and nothing else: the hosted process never sees the key pepper, and none that is started
+this way sees DATABASE_URL. Nodes are not started this way: this makes the secrets file, which no node should have.
 """
 
 import os
@@ -27,6 +28,9 @@ def main(arguments: list[str]) -> None:
         settings = load_settings()
     except RegistryError as error:
         sys.exit(f"hydrant: {error}")
+    # Whoever inherits an environment can read it: what was not asked for goes, and the database is for none of these.
+    for variable in ("DATABASE_URL", *VARIABLES.values()):
+        os.environ.pop(variable, None)
     for name in names:
         os.environ[VARIABLES[name]] = getattr(settings, name).get_secret_value()
     os.execvp(command[0], command)

@@ -9,17 +9,13 @@ import os
 from celery import Celery
 from celery.signals import setup_logging
 
+from registry.broker import broker_url
 from registry.logs import configure_logging
-from registry.settings import load_settings
+from registry.settings import load_environment
 
 RECONCILE_EVERY_S = 2.0
 DRAIN_EVERY_S = 1.0
 SWEEP_EVERY_S = 5.0
-
-
-def broker_url(redis_url: str) -> str:
-    """The URL as kombu spells it: a unix socket is `redis+socket://`, not `unix://`."""
-    return redis_url.replace("unix://", "redis+socket://", 1)
 
 
 def make_app(redis_url: str, node: str | None) -> Celery:
@@ -60,4 +56,4 @@ def _logging(**_: object) -> None:
     configure_logging()
 
 
-app = make_app(load_settings().redis_url.get_secret_value(), os.environ.get("HYDRANT_NODE"))
+app = make_app(load_environment().redis_url.get_secret_value(), os.environ.get("HYDRANT_NODE"))

@@ -123,7 +123,7 @@ def test_the_engine_is_missing_unless_no_node_runs_here(healthy) -> None:
 
 
 def test_there_is_too_little_room(healthy, monkeypatch) -> None:
-    monkeypatch.setattr(checks, "DISK_BYTES", 10**18)
+    monkeypatch.setattr(checks, "DISK_BYTES_INSTALLED", 10**18)
     monkeypatch.setattr(checks, "SHM_BYTES", 10**18)
     assert failed(healthy).keys() == {"disk space", "shared memory"}
 

@@ -5,15 +5,26 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 HYDRANT = Path(sys.prefix) / "bin" / "hydrant"
+CHECKOUT = str(Path(__file__).parents[3])
+"""Of several checkouts that share an environment, this one is tested."""
 
 
 def hydrant_process(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(HYDRANT), *words], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [str(HYDRANT), *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": CHECKOUT},
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,3 +92,39 @@ def test_up_names_what_keeps_it_from_starting(redis_server, monkeypatch: pytest.
     assert f"port {port} is taken" in done.stderr or "engine's environment is missing" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short TMPDIR: unix sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="hy") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        yield Path(directory)
+
+
+def test_a_demo_that_cannot_start_says_why_in_one_line_and_leaves_nothing(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("HYDRANT_GATEWAY_PORT", str(taken.getsockname()[1]))
+        done = hydrant_process("demo")
+    assert done.returncode == 1
+    assert "is taken" in done.stderr or "engine's environment is missing" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["demo", "up"])
+def test_a_bad_variable_is_one_line_for_demo_and_up(
+    command: str, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRANT_HOME", str(temporary / "home"))
+    monkeypatch.setenv("HYDRANT_GATEWAY_PORT", "abc")
+    done = hydrant_process(command)
+    assert done.returncode == 1
+    assert "HYDRANT_GATEWAY_PORT" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert json.loads(hydrant_process(command, "--json").stdout)["error"]["field"] == "HYDRANT_GATEWAY_PORT"
+    assert list(temporary.iterdir()) == []

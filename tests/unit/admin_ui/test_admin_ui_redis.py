@@ -11,7 +11,7 @@ from support.admin_app import AdminApp, running_app, send
 from support.admin_samples import add_samples
 from support.redis_server import RedisServer
 
-from admin_ui.config import celery_broker_url, limiter_storage_url
+from admin_ui.config import limiter_storage_url
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.ops import tenants
@@ -140,8 +140,7 @@ def test_the_overview_shows_who_waits_and_what_cannot_start(
     assert "<strong>qwen3-8b</strong> cannot start: No node can take anything." in page
 
 
-def test_a_redis_url_in_the_spelling_of_each_library() -> None:
-    assert celery_broker_url("unix:///run/redis.sock") == "redis+socket:///run/redis.sock"
+def test_a_redis_url_in_the_spelling_of_the_rate_limiter() -> None:
     assert limiter_storage_url("unix:///run/redis.sock") == "redis+unix:///run/redis.sock"
     for url in ("redis://:secret@host:6379/2", "rediss://host/0"):
-        assert celery_broker_url(url) == limiter_storage_url(url) == url
+        assert limiter_storage_url(url) == url

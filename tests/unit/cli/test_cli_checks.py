@@ -1,6 +1,7 @@
 """Each check finds its own fault and says how to mend it."""
 
 import json
+import re
 import socket
 import threading
 from collections import namedtuple
@@ -12,6 +13,7 @@ import pytest
 
 from cli import checks
 from cli.checks import Verdict
+from cli.services import ROOT
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -26,9 +28,10 @@ def test_python() -> None:
 
 def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _path: Usage(10**12, 0, 10**12))
-    assert checks.check_disk(tmp_path / "not" / "there").verdict is Verdict.OK
+    assert checks.check_disk(tmp_path / "not" / "there", engine_to_install=True).verdict is Verdict.OK
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _path: Usage(10**12, 0, 10**9))
-    finding = checks.check_disk(tmp_path)
+    assert checks.check_disk(tmp_path, engine_to_install=False).verdict is Verdict.OK
+    finding = checks.check_disk(tmp_path, engine_to_install=True)
     assert finding.verdict is Verdict.FAILED
     assert "1.0 GB free" in finding.detail
     assert finding.remedy
@@ -138,3 +141,7 @@ def test_a_node_that_is_silent() -> None:
     assert finding.verdict is Verdict.FAILED
     assert "90 s ago" in finding.detail
     assert "gpu-1" in (finding.remedy or "")
+    units = re.findall(r"hydrant-\w+", finding.remedy or "")
+    assert units
+    for unit in units:
+        assert (ROOT / f"deploy/systemd/{unit}.service").exists()
