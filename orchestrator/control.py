@@ -97,8 +97,8 @@ class ModelView:
 
     version          compared and swapped when a group of it is started.
     last_request_ms  when a request of it last ended or began on any gateway.
-    failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment. Among them are
-                     workers that died within EARLY_DEATH_MS of ready without having served; not among them those that
+    failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment. Among them
+                     are workers that died within EARLY_DEATH_MS of ready without having served; not among them those that
                      were to replace a pipeline (see GroupView).
     avoid            nodes on which any of those failed starts broke.
     held             tensor groups of this model that each node's host memory holds, verified.

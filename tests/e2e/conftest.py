@@ -67,4 +67,4 @@ def tiny(stack: Stack, tiny_llama: Path) -> Iterator[Callable[..., str]]:
     for model_id in made:
         wait_for("the end of the model's groups", lambda model_id=model_id: stack.all_over(model_id), 90)
     wait_for("no engine process", lambda: not stack.engine_processes(), 30)
-    wait_for("books that balance", stack.books_balance, 30)
+    stack.balance_books()

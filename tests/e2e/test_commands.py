@@ -101,6 +101,8 @@ def running_up(temporary: Path, variables: dict[str, str]) -> Iterator[tuple[sub
             process.send_signal(signal.SIGINT)
             process.wait(timeout=90)
         reader.join(timeout=10)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _read_into(process: subprocess.Popen[str], lines: list[str]) -> None:

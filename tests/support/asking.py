@@ -94,7 +94,7 @@ class Ask(threading.Thread):
 
         Then it has the last checkpoint: never more than was delivered, and all but the last moments of it.
         """
-        wait_for("every attempt settled", self._stack.books_balance, 60)
+        self._stack.balance_books()
         rows = self._stack.rows_of(self.request_id)
         charged = [row for row in rows if row.completion_tokens]
         assert len(charged) <= 1, [(row.attempt_id, row.outcome, row.completion_tokens) for row in rows]

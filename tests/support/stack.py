@@ -331,19 +331,27 @@ class Stack:
             30,
         )
 
-    def books_balance(self) -> bool:
-        """Whether ledger, usage, and the balance and reservations in Redis all say the same."""
+    def balance_books(self, within_s: float = 60) -> None:
+        """Wait until ledger, usage, and balance and reservations in Redis say the same, with no attempt open."""
+        end = time.monotonic() + within_s
+        while (wrong := self._wrong_in_books()) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not wrong, wrong
+
+    def _wrong_in_books(self) -> dict[str, object]:
         with read_scope(self.sessions) as session:
             ledger = session.scalars(select(LedgerEntry).where(LedgerEntry.tenant_id == self.tenant_id)).all()
             usage = session.scalars(select(Usage).where(Usage.tenant_id == self.tenant_id)).all()
         charged = -sum(entry.amount_nusd for entry in ledger if entry.kind == "settle")
         balance = sum(entry.amount_nusd for entry in ledger)
-        return (
-            charged == sum(row.cost_nusd for row in usage)
-            and int(self.redis.hget("hyd:balance", self.tenant_id) or 0) == balance
-            and int(self.redis.hget("hyd:reserved", self.tenant_id) or 0) == 0
-            and self.redis.hlen("hyd:attempts") == 0
-        )
+        pairs = {
+            "charged in ledger, usage": (charged, sum(row.cost_nusd for row in usage)),
+            "balance in Redis, SQL": (int(self.redis.hget("hyd:balance", self.tenant_id) or 0), balance),
+            "reserved": (int(self.redis.hget("hyd:reserved", self.tenant_id) or 0), 0),
+            "open attempts": (list(self.redis.hvals("hyd:attempts")), []),
+            "unsettled events": (self.redis.xlen("hyd:usage"), 0),
+        }
+        return {what: pair for what, pair in pairs.items() if pair[0] != pair[1]}
 
     def rows_of(self, request_id: str) -> list[Usage]:
         """Settled usage of one request: a row an attempt."""
