@@ -68,6 +68,7 @@ class GroupView:
     """A group that is not over, or whose processes are not all gone yet.
 
     running        requests on it, summed over live gateways.
+    last_used_ms   when a request was last seen on it, roughly; None when none was.
     heir_failures  standalone workers that failed to replace this pipeline; `heir_failed_ms` is the last one's moment.
     drain_version  the routes version from which no gateway may choose it; None while it is routed.
     """
@@ -87,6 +88,7 @@ class GroupView:
     drain_version: int | None = None
     deadline_ms: int = 0
     stopping: bool = False
+    last_used_ms: int | None = None
     heir_failures: int = 0
     heir_failed_ms: int | None = None
 
@@ -97,9 +99,9 @@ class ModelView:
 
     version          compared and swapped when a group of it is started.
     last_request_ms  when a request of it last ended or began on any gateway.
-    failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment. Among them are
-                     workers that died within EARLY_DEATH_MS of ready without having served; not among them those that
-                     were to replace a pipeline (see GroupView).
+    failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment. So do
+                     workers that died within EARLY_DEATH_MS of ready without having served, and not those that were to
+                     replace a pipeline (see GroupView).
     avoid            nodes on which any of those failed starts broke.
     held             tensor groups of this model that each node's host memory holds, verified.
     """

@@ -16,7 +16,7 @@ def choose_victim(
 ) -> GroupView | None:
     """The group to drain so that `model` fits; None when room is coming already or no idle group would give enough.
 
-    spare   groups that may end without their models falling below what is kept of them.
+    spare   groups that their models can do without.
     ending  groups that this pass has told to drain.
     """
     leaving = [group for group in state.groups if group.state is GroupState.DRAINING or group.state in OVER]
@@ -25,7 +25,7 @@ def choose_victim(
         return None
     idle = sorted(
         (group for group in spare if group not in leaving and _idle(state, model, group)),
-        key=lambda group: (_idle_since(state, group), group.group_id),
+        key=lambda group: (idle_since(group.ready_ms or 0, group.last_used_ms), group.group_id),
     )
     for group in idle:
         if _fits(state, model, [*leaving, group]):
@@ -37,11 +37,7 @@ def _idle(state: ControlState, model: ModelView, group: GroupView) -> bool:
     other = state.models.get(group.model)
     if other is None or other is model or group.ready_ms is None:
         return False
-    return may_evict(group.state, running=group.running + other.running, waiting=other.waiting)
-
-
-def _idle_since(state: ControlState, group: GroupView) -> int:
-    return idle_since(group.ready_ms or 0, state.models[group.model].last_request_ms)
+    return may_evict(group.state, running=group.running)
 
 
 def _fits(state: ControlState, model: ModelView, gone: Iterable[GroupView]) -> bool:

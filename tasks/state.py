@@ -31,7 +31,7 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
     heir_failures = _heir_failures(session, groups)
-    used = _note_use(groups, demand)
+    used = _note_use(groups, demand, now_ms)
     return ControlState(
         now_ms=now_ms,
         nodes=tuple(_node(node, groups, now_ms) for node in nodes),
@@ -65,17 +65,25 @@ def _stopping(session: Session, groups: Iterable[Group], now_ms: int) -> set[str
     return set(session.scalars(select(Outbox.group_id).where(Outbox.group_id.in_(ids), stop_under_way(now_ms))))
 
 
-def _note_use(groups: Iterable[Group], demand: Demand) -> dict[str, int]:
-    """When each model was last asked for, by its id.
+def _note_use(groups: Iterable[Group], demand: Demand, now_ms: int) -> dict[str, int]:
+    """Note when each group was last used; when each model was last asked for, by its id.
 
     Kept in SQL, roughly: else a Redis that has lost its memory makes a model look idle for as long as it has been up.
+    A request that came and went between two looks counts for the group that was used last.
     """
     used: dict[str, int] = {}
+    serving: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         asked_ms = demand.models.get(group.model.name, ModelDemand()).last_request_at_ms or 0
-        if asked_ms > (group.last_used_at_ms or 0) + LAST_USED_STEP_MS:
-            group.last_used_at_ms = asked_ms
         used[group.model_id] = max(used.get(group.model_id, 0), asked_ms, group.last_used_at_ms or 0)
+        if group.ready_at_ms is not None and group.state not in _OVER:
+            serving[group.model_id].append(group)
+    for model_id, mine in serving.items():
+        busy = [group for group in mine if demand.running[group.id]]
+        latest = max(mine, key=lambda group: (group.last_used_at_ms or 0, group.ready_at_ms or 0, group.id))
+        for group, at_ms in [(group, now_ms) for group in busy] or [(latest, used[model_id])]:
+            if at_ms > (group.last_used_at_ms or 0) + LAST_USED_STEP_MS:
+                group.last_used_at_ms = at_ms
     return used
 
 
@@ -160,6 +168,7 @@ def _group(
         parent_id=group.parent_id,
         probe=ProbeView(probe["sent_at_ms"], probe.get("ok"), probe.get("error")) if probe else None,
         running=demand.running[group.id],
+        last_used_ms=group.last_used_at_ms,
         drain_version=group.drain_version,
         deadline_ms=group.deadline_ms,
         stopping=stopping,

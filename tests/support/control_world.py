@@ -256,10 +256,12 @@ class World:
     def _check_may_drain(self, group: GroupView, reason: str) -> None:
         if reason.startswith(("idle", "makes room")):
             assert group.running == 0, f"a busy group was drained: {reason}"
-            assert self.waiting[group.model] == 0, f"an awaited group was drained: {reason}"
             model = self.models[group.model]
-            left = sum(1 for g in self.groups.values() if g.model == group.model and g.state in SERVING) - 1
-            assert left >= model.min_replicas, f"fewer than min_replicas are left: {reason}"
+            others = [g for g in self.groups.values() if g.model == group.model and g is not group]
+            left = [g for g in others if g.state in SERVING]
+            assert len(left) >= model.min_replicas, f"fewer than min_replicas are left: {reason}"
+            load = self.waiting[group.model] + sum(g.running for g in left)
+            assert load <= len(left) * model.spec.capacity, f"a group was drained that was needed: {reason}"
 
     def _publish_routes(self) -> None:
         routed = frozenset(g.group_id for g in self.groups.values() if g.state in SERVING)
@@ -345,7 +347,7 @@ class World:
             taken = min(free, self.waiting[group.model])
             if taken > 0:
                 self.waiting[group.model] -= taken
-                self._change(group_id, running=group.running + taken)
+                self._change(group_id, running=group.running + taken, last_used_ms=self.now_ms)
         for name in list(self.since_ms):
             if not self.waiting[name]:
                 del self.since_ms[name]
@@ -355,7 +357,7 @@ class World:
         group = self.groups[group_id]
         if group.running:
             self.served.add(group_id)
-            self._change(group_id, running=group.running - 1)
+            self._change(group_id, running=group.running - 1, last_used_ms=self.now_ms)
             self.last_request_ms[group.model] = self.now_ms
         self.dispatch()
 

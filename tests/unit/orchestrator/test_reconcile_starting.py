@@ -327,6 +327,16 @@ def test_nothing_else_makes_room(there, other):
     assert moves(decisions) == [] or moves(decisions) == [("grp_i", GroupState.CONSOLIDATING)]
 
 
+def test_an_idle_worker_of_a_busy_model_makes_room_when_the_others_can_take_all_that_runs_and_waits():
+    busy = idle_group(group_id="grp_a", running=3)
+    extra = idle_group(group_id="grp_b")
+    there = [waiting(), replace(IDLE, running=3)]
+    assert moves(reconcile(state(busy, extra, models=there, nodes=FULL_NODE))) == [("grp_b", GroupState.DRAINING)]
+    # Four run at once on a worker, three do already, and two more wait.
+    there = [waiting(), waiting("idle", count=2, running=3, oldest_waiting_ms=NOW)]
+    assert moves(reconcile(state(busy, extra, models=there, nodes=FULL_NODE))) == []
+
+
 @pytest.mark.parametrize(
     "leaving",
     [
