@@ -1,6 +1,6 @@
 """Turning a pipeline into standalone workers while it serves: which are missing, which may start, what is to come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from orchestrator import bandwidth
@@ -29,6 +29,18 @@ def missing(state: ControlState, group: GroupView) -> list[ConsolidationTarget]:
     """Targets of the pipeline without an heir."""
     taken = {heir.plan.stages[0].node for heir in heirs(state, group)}
     return [target for target in targets(group) if target.node not in taken]
+
+
+def kept(groups: Iterable[GroupView], group: GroupView) -> Iterator[tuple[str, int, int]]:
+    """Node, device and bytes that a pipeline's plan keeps for each standalone worker that does not exist yet."""
+    if group.plan.consolidate is None or group.state in (*OVER, GroupState.DRAINING):
+        return
+    grown = {
+        stage.node for other in groups if other.parent_id == group.group_id for stage in other.stages if stage.alive
+    }
+    for target in group.plan.consolidate.targets:
+        if target.node not in grown:
+            yield target.node, target.device, target.reserved_bytes
 
 
 def next_heir(state: ControlState, group: GroupView) -> Start | None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from orchestrator.consolidation import kept
 from orchestrator.control import ControlState, GroupView, ModelView
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.plan import plan
@@ -48,6 +49,8 @@ def _fits(state: ControlState, model: ModelView, gone: Iterable[GroupView]) -> b
             if stage.alive:
                 part = group.plan.stages[stage.rank]
                 freed[part.node, part.device] += part.reserved_bytes
+        for name, device, size in kept(state.groups, group):
+            freed[name, device] += size
     nodes = tuple(
         replace(
             node,

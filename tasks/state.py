@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, selectinload
 
+from orchestrator.consolidation import kept
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.scaling import EARLY_DEATH_MS
@@ -32,15 +33,15 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
     stopping = _stopping(session, groups, now_ms)
     heir_failures = _heir_failures(session, groups)
     used = _note_use(groups, demand, now_ms)
+    views = tuple(_group(g, causes[g.id], demand, g.id in stopping, heir_failures.get(g.id, (0, None))) for g in groups)
+    kept_for_heirs = [kept_there for view in views for kept_there in kept(views, view)]
     return ControlState(
         now_ms=now_ms,
-        nodes=tuple(_node(node, groups, now_ms) for node in nodes),
+        nodes=tuple(_node(node, groups, kept_for_heirs) for node in nodes),
         models={
             m.name: _model(session, m, demand.models.get(m.name, ModelDemand()), nodes, used.get(m.id)) for m in models
         },
-        groups=tuple(
-            _group(g, causes[g.id], demand, g.id in stopping, heir_failures.get(g.id, (0, None))) for g in groups
-        ),
+        groups=views,
         routes_version=demand.routes_version,
         lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
         draining=frozenset(n.name for n in nodes if n.draining),
@@ -97,7 +98,7 @@ def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
+def _node(node: Node, groups: Sequence[Group], kept_for_heirs: Iterable[tuple[str, int, int]]) -> NodeState:
     reserved: dict[int, int] = defaultdict(int)
     fetches = []
     ports = 0
@@ -110,8 +111,9 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
             if not stage.verified and stage.fetch_deadline_ms is not None:
                 remaining = max(0, stage.bytes_to_fetch - stage.bytes_fetched)
                 fetches.append(Fetch(stage.id, node.name, remaining, stage.fetch_deadline_ms))
-        for device, size in _kept_for_heirs(group, groups, node.name):
-            reserved[device] += size
+    for name, device_idx, size in kept_for_heirs:
+        if name == node.name:
+            reserved[device_idx] += size
     devices = tuple(
         DeviceState(
             node=node.name,
@@ -131,19 +133,6 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
         warm=bool(node.report.get("warm", {}).get("ready")),
         free_ports=max(0, node.port_last - node.port_first + 1 - ports),
     )
-
-
-def _kept_for_heirs(group: Group, groups: Sequence[Group], node: str) -> Iterable[tuple[int, int]]:
-    """Memory that a pipeline's plan keeps for the standalone worker that will follow it, until that worker exists."""
-    if group.state in (*_OVER, GroupState.DRAINING):
-        return
-    consolidate = Plan.from_json(group.plan).consolidate
-    heirs = {
-        stage.node_name for g in groups if g.parent_id == group.id for stage in g.stages if stage.state not in _GONE
-    }
-    for target in consolidate.targets if consolidate else ():
-        if target.node == node and node not in heirs:
-            yield target.device, target.reserved_bytes
 
 
 # --- groups and models ------------------------------------------------------------------------------------------------

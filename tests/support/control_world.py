@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from support.clusters import NOW
 
-from orchestrator.consolidation import targets
+from orchestrator.consolidation import kept, targets
 from orchestrator.control import (
     ControlState,
     GroupView,
@@ -117,7 +117,7 @@ class World:
                     taken += part.reserved_bytes
                     if not stage.verified:
                         fetches.append(Fetch(stage.stage_id, node.name, part.fetch_bytes, part.deadline_ms))
-            taken += self._kept(group, live, node.name)
+            taken += sum(size for name, _, size in kept(live, group) if name == node.name)
         free = node.memory_bytes - taken
         assert free >= 0, f"{node.name} is promised {-free} bytes more than it has"
         return NodeState(
@@ -127,14 +127,6 @@ class World:
             fetches=tuple(fetches),
             cordoned=node.cordoned or node.draining,
         )
-
-    def _kept(self, group: GroupView, live: Sequence[GroupView], node: str) -> int:
-        if group.plan.consolidate is None or group.state in (*OVER, GroupState.DRAINING):
-            return 0
-        grown = {
-            stage.node for other in live if other.parent_id == group.group_id for stage in other.stages if stage.alive
-        }
-        return sum(t.reserved_bytes for t in group.plan.consolidate.targets if t.node == node and t.node not in grown)
 
     def _failures(self, name: str) -> dict[str, object]:
         failed = []
