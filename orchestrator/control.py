@@ -68,6 +68,7 @@ class GroupView:
     """A group that is not over, or whose processes are not all gone yet.
 
     running        requests on it, summed over live gateways.
+    reason         why it moved to the state that it is in.
     last_used_ms   when a request was last seen on it, roughly; None when none was.
     heir_failures  standalone workers that failed to replace this pipeline; `heir_failed_ms` is the last one's moment.
     drain_version  the routes version from which no gateway may choose it; None while it is routed.
@@ -88,6 +89,7 @@ class GroupView:
     drain_version: int | None = None
     deadline_ms: int = 0
     stopping: bool = False
+    reason: str | None = None
     last_used_ms: int | None = None
     heir_failures: int = 0
     heir_failed_ms: int | None = None
@@ -142,6 +144,13 @@ class ControlState:
     lost: frozenset[str] = frozenset()
     draining: frozenset[str] = frozenset()
     gateways_known: bool = True
+
+    def is_dismissed(self, group: GroupView) -> bool:
+        """Whether people want the group to end: its model is gone, disabled, or was told to stop since it was made."""
+        model = self.models.get(group.model)
+        if model is None or not model.enabled:
+            return True
+        return model.stop_requested_ms is not None and group.created_ms <= model.stop_requested_ms
 
     def cluster_for(self, model: ModelView, *, without: frozenset[str] = frozenset()) -> ClusterState:
         """The cluster as the planner should see it for this model, leaving out the nodes `without`."""

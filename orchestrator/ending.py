@@ -44,12 +44,7 @@ def _failed_start(state: ControlState, group: GroupView) -> Break | None:
 
 def unwanted(state: ControlState, group: GroupView) -> bool:
     """Whether the group is to end whatever runs on it: people want it so."""
-    model = state.models.get(group.model)
-    if model is None or not model.enabled:
-        return True
-    if model.stop_requested_ms is not None and group.created_ms <= model.stop_requested_ms:
-        return True
-    return any(stage.node in state.draining for stage in group.stages)
+    return state.is_dismissed(group) or any(stage.node in state.draining for stage in group.stages)
 
 
 def is_idle(state: ControlState, group: GroupView) -> bool:

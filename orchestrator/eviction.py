@@ -45,12 +45,15 @@ def _fits(state: ControlState, model: ModelView, gone: Iterable[GroupView]) -> b
     """Whether the model could be placed if the groups `gone` had given their memory back."""
     freed: Counter[tuple[str, int]] = Counter()
     for group in gone:
+        claims = {(name, device): size for name, device, size in kept(state.groups, group)}
+        stays = group.state is GroupState.DRAINING
         for stage in group.stages:
-            if stage.alive:
-                part = group.plan.stages[stage.rank]
+            part = group.plan.stages[stage.rank]
+            # What a pipeline that drains first gives back, the worker that follows it takes.
+            if stage.alive and not (stays and (part.node, part.device) in claims):
                 freed[part.node, part.device] += part.reserved_bytes
-        for name, device, size in kept(state.groups, group):
-            freed[name, device] += size
+        if not stays:
+            freed.update(claims)
     nodes = tuple(
         replace(
             node,

@@ -7,7 +7,17 @@ one group is started in a pass, so that each plan sees the memory and links that
 
 from collections.abc import Iterable, Iterator
 
-from orchestrator.consolidation import heirs, missing, next_heir, targets, workers_in_the_end, workers_to_come
+from orchestrator.consolidation import (
+    DRAINS_FIRST,
+    after_drain,
+    heirs,
+    may_drain_first,
+    missing,
+    next_heir,
+    targets,
+    workers_in_the_end,
+    workers_to_come,
+)
 from orchestrator.control import (
     Cause,
     ControlState,
@@ -81,8 +91,10 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
         yield Move(group.group_id, group.version, GroupState.CONSOLIDATING)
     elif group.state is GroupState.CONSOLIDATING:
         yield from _follow_consolidating(state, group)
-    else:
-        yield from _end_idle(state, group)
+    elif is_idle(state, group):
+        yield _end_idle(group)
+    elif may_drain_first(state, group):
+        yield Move(group.group_id, group.version, GroupState.DRAINING, DRAINS_FIRST)
 
 
 def _alive(state: ControlState, group: GroupView) -> Iterator[str]:
@@ -104,7 +116,9 @@ def _follow_starting(state: ControlState, group: GroupView) -> Iterator[Decision
 
 def _follow_draining(state: ControlState, group: GroupView) -> Iterator[Decision]:
     if not any(_alive(state, group)):
-        yield Move(group.group_id, group.version, GroupState.STOPPED)
+        followers = after_drain(state, group)
+        # It is over only when the worker that follows exists: until then it keeps the memory for it.
+        yield followers[0] if followers else Move(group.group_id, group.version, GroupState.STOPPED)
     elif group.stopping:
         return
     elif _unrouted(state, group) and group.running == 0:
@@ -118,9 +132,8 @@ def _unrouted(state: ControlState, group: GroupView) -> bool:
     return state.routes_version is None or state.routes_version >= group.drain_version
 
 
-def _end_idle(state: ControlState, group: GroupView) -> Iterator[Decision]:
-    if is_idle(state, group):
-        yield Move(group.group_id, group.version, GroupState.DRAINING, "idle past its keep-alive")
+def _end_idle(group: GroupView) -> Move:
+    return Move(group.group_id, group.version, GroupState.DRAINING, "idle past its keep-alive")
 
 
 # --- consolidation ----------------------------------------------------------------------------------------------------
@@ -132,10 +145,9 @@ def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Dec
         if all(heir.state is GroupState.STANDALONE for heir in grown):
             yield Move(group.group_id, group.version, GroupState.DRAINING, "replaced by its standalone worker")
         return
-    ending = [] if grown else list(_end_idle(state, group))
     start = next_heir(state, group)
-    if ending:
-        yield from ending
+    if not grown and is_idle(state, group):
+        yield _end_idle(group)
     elif start is not None:
         yield start
 

@@ -158,6 +158,7 @@ def _group(
         probe=ProbeView(probe["sent_at_ms"], probe.get("ok"), probe.get("error")) if probe else None,
         running=demand.running[group.id],
         last_used_ms=group.last_used_at_ms,
+        reason=group.reason,
         drain_version=group.drain_version,
         deadline_ms=group.deadline_ms,
         stopping=stopping,

@@ -240,7 +240,7 @@ class World:
         if to in OVER:
             # Nothing runs on what is over: its clients have seen it break.
             self._change(group.group_id, running=0)
-        self._change(group.group_id, state=to, version=group.version + 1)
+        self._change(group.group_id, state=to, version=group.version + 1, reason=decision.reason)
         if to is GroupState.FAILED:
             self.failed_ms[group.group_id], self.blamed[group.group_id] = self.now_ms, decision.blamed
         return True
