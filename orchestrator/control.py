@@ -131,7 +131,7 @@ class ControlState:
 
     nodes           what can be planned on, `held` left empty (it depends on the model).
     lost            nodes that have not reported for too long.
-    draining        nodes that an operator wants emptied.
+    draining        nodes that an operator wants emptied, and since when.
     routes_version  the routes version that every live gateway has seen; None with no gateway alive: nobody chooses.
     gateways_known  False for a while after Redis has lost its memory: silence then does not mean that nothing runs.
     """
@@ -142,7 +142,7 @@ class ControlState:
     groups: tuple[GroupView, ...]
     routes_version: int | None
     lost: frozenset[str] = frozenset()
-    draining: frozenset[str] = frozenset()
+    draining: Mapping[str, int] = field(default_factory=dict)
     gateways_known: bool = True
 
     def is_dismissed(self, group: GroupView) -> bool:

@@ -7,6 +7,9 @@ from orchestrator.control import ControlState, GroupView, ModelView, StageState
 from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.scaling import idle_since
 
+DRAIN_WAIT_MS = 300_000
+"""How long a node that is being emptied serves on for want of another: as long as a start may take."""
+
 
 class Break(NamedTuple):
     """Why a group can no longer serve, in words for a person, and the nodes to blame."""
@@ -44,7 +47,38 @@ def _failed_start(state: ControlState, group: GroupView) -> Break | None:
 
 def unwanted(state: ControlState, group: GroupView) -> bool:
     """Whether the group is to end whatever runs on it: people want it so."""
-    return state.is_dismissed(group) or any(stage.node in state.draining for stage in group.stages)
+    return state.is_dismissed(group) or (on_draining_node(state, group) and not _needed_here(state, group))
+
+
+def on_draining_node(state: ControlState, group: GroupView) -> bool:
+    """Whether an operator wants a node emptied on which the group has a stage."""
+    return any(stage.node in state.draining for stage in group.stages)
+
+
+def _needed_here(state: ControlState, group: GroupView) -> bool:
+    """Whether a group that serves on a node that is being emptied serves on until the model does elsewhere.
+
+    Not longer than DRAIN_WAIT_MS: where no other node can take it, the drain must end all the same.
+    """
+    model = state.models[group.model]
+    began_ms = min(state.draining[stage.node] for stage in group.stages if stage.node in state.draining)
+    if group.state not in SERVING or state.now_ms - began_ms >= DRAIN_WAIT_MS:
+        return False
+    elsewhere = [
+        other
+        for other in state.groups
+        if other.model == group.model
+        and other.state in SERVING
+        and not on_draining_node(state, other)
+        and broken(state, other) is None
+    ]
+    return len(elsewhere) < max(_kept(state, model), 1 if model.waiting or model.running else 0)
+
+
+def _kept(state: ControlState, model: ModelView) -> int:
+    """How many workers of the model are to be there without any request."""
+    warm = model.warm_until_ms is not None and state.now_ms < model.warm_until_ms
+    return max(model.min_replicas, 1 if warm else 0)
 
 
 def is_idle(state: ControlState, group: GroupView) -> bool:
@@ -74,11 +108,11 @@ def spare(state: ControlState, model: ModelView, *, at_least: int = 0) -> list[G
         if group.model == model.spec.name
         and group.state in SERVING
         and broken(state, group) is None
-        and not unwanted(state, group)
+        and not state.is_dismissed(group)
+        and not on_draining_node(state, group)
     ]
     serving.sort(key=lambda group: (group.state is GroupState.STANDALONE, _used(group), group.group_id))
-    warm = model.warm_until_ms is not None and state.now_ms < model.warm_until_ms
-    may_go = len(serving) - max(at_least, model.min_replicas, 1 if warm else 0)
+    may_go = len(serving) - max(at_least, _kept(state, model))
     load = model.waiting + max(model.running, sum(group.running for group in serving))
     room = sum(_lasting_slots(model, group) for group in serving)
     found: list[GroupView] = []

@@ -6,6 +6,7 @@ one group is started in a pass, so that each plan sees the memory and links that
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from orchestrator.consolidation import (
     DRAINS_FIRST,
@@ -31,7 +32,7 @@ from orchestrator.control import (
     Stop,
     Wait,
 )
-from orchestrator.ending import broken, is_idle, spare, unwanted
+from orchestrator.ending import broken, is_idle, on_draining_node, spare, unwanted
 from orchestrator.eviction import choose_victim
 from orchestrator.lifecycle import OVER, SERVING, GroupState
 from orchestrator.plan import plan
@@ -194,11 +195,16 @@ def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
     )
     if needed:
         return Cause.DEMAND, needed
-    there = workers_in_the_end(state, model.spec.name)
+    # What serves on a node that is being emptied must be replaced, and serves on until it is.
+    staying = tuple(group for group in state.groups if not on_draining_node(state, group))
+    there = workers_in_the_end(replace(state, groups=staying), model.spec.name)
     if there < model.min_replicas:
         return Cause.MIN_REPLICAS, model.min_replicas - there
     if model.warm_until_ms is not None and state.now_ms < model.warm_until_ms and not there:
         return Cause.WARM, 1
+    leaving = any(on_draining_node(state, group) for group in serving)
+    if leaving and not there and (model.waiting or model.running):
+        return Cause.DEMAND, 1
     return None
 
 

@@ -44,7 +44,7 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
         groups=views,
         routes_version=demand.routes_version,
         lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
-        draining=frozenset(n.name for n in nodes if n.draining),
+        draining=_draining(nodes, now_ms),
         gateways_known=demand.known,
     )
 
@@ -86,6 +86,16 @@ def _note_use(groups: Iterable[Group], demand: Demand, now_ms: int) -> dict[str,
             if at_ms > (group.last_used_at_ms or 0) + LAST_USED_STEP_MS:
                 group.last_used_at_ms = at_ms
     return used
+
+
+def _draining(nodes: Iterable[Node], now_ms: int) -> dict[str, int]:
+    """Nodes that are being emptied, and when that was first seen."""
+    for node in nodes:
+        if not node.draining:
+            node.drain_began_at_ms = None
+        elif node.drain_began_at_ms is None:
+            node.drain_began_at_ms = now_ms
+    return {node.name: node.drain_began_at_ms for node in nodes if node.drain_began_at_ms is not None}
 
 
 def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:

@@ -73,6 +73,7 @@ class World:
     waits: dict[str, Wait] = field(default_factory=dict)
     routed: frozenset[str] = frozenset()
     probes: set[str] = field(default_factory=set)
+    drain_began_ms: dict[str, int] = field(default_factory=dict)
     served: set[str] = field(default_factory=set)
     failed_ms: dict[str, int] = field(default_factory=dict)
     blamed: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -103,9 +104,17 @@ class World:
             groups=tuple(self._with_heir_failures(group) for group in live),
             routes_version=self.seen_version,
             lost=frozenset(node.name for node in self.nodes.values() if node.silent),
-            draining=frozenset(node.name for node in self.nodes.values() if node.draining),
+            draining=self._draining(),
             gateways_known=self.gateways_known,
         )
+
+    def _draining(self) -> dict[str, int]:
+        for node in self.nodes.values():
+            if node.draining:
+                self.drain_began_ms.setdefault(node.name, self.now_ms)
+            else:
+                self.drain_began_ms.pop(node.name, None)
+        return dict(self.drain_began_ms)
 
     def _node(self, node: Node, live: Sequence[GroupView]) -> NodeState:
         taken = 0
@@ -223,9 +232,12 @@ class World:
         slots = sum(capacity - g.running for g in self.groups.values() if g.model == start.model and g.state in SERVING)
         model = self.models[start.model]
         kept = max(model.min_replicas, 1 if (model.warm_until_ms or 0) > self.now_ms else 0)
-        there = sum(
-            1 for g in self.groups.values() if g.model == start.model and g.state not in (*OVER, GroupState.DRAINING)
-        )
+        mine = [g for g in self.groups.values() if g.model == start.model]
+        emptied = {node.name for node in self.nodes.values() if node.draining}
+        leaving = [g for g in mine if any(stage.node in emptied for stage in g.stages)]
+        if any(g.running for g in leaving) or self.waiting[start.model]:
+            kept = max(kept, 1)
+        there = sum(1 for g in mine if g not in leaving and g.state not in (*OVER, GroupState.DRAINING))
         assert self.waiting[start.model] > coming + slots or there < kept, f"{start.model} was started beyond its need"
 
     def _move(self, decision: Move) -> bool:

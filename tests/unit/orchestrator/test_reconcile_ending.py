@@ -90,7 +90,7 @@ def test_a_draining_group_on_a_lost_node_is_over():
     [
         {"models": [model(enabled=False)]},
         {"models": [model(stop_requested_ms=NOW - 10_000)]},
-        {"draining": frozenset({"n1"})},
+        {"draining": {"n1": NOW}},
     ],
     ids=["model disabled", "stop requested", "node draining"],
 )
