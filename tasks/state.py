@@ -26,6 +26,12 @@ _GONE = [StageState.GONE.value, StageState.FAILED.value]
 
 def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
     """Everything the controller may decide from, as of now."""
+    # What is noted on the way is written with the controller's commit; a reader's session could not write it.
+    with session.no_autoflush:
+        return _load(session, demand, now_ms)
+
+
+def _load(session: Session, demand: Demand, now_ms: int) -> ControlState:
     groups = _live_groups(session)
     nodes = session.scalars(select(Node).options(selectinload(Node.devices)).order_by(Node.name)).all()
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()

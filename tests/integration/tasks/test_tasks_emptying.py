@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.ending import DRAIN_WAIT_MS
-from registry.db import session_scope
+from registry.db import read_scope, session_scope
+from registry.ids import now_ms
 from registry.models import Node
+from tasks.demand import read_demand
+from tasks.state import load_state
 
 
 def change_nodes(bench, names, **changes):
@@ -54,3 +57,12 @@ def test_where_no_other_node_can_take_it_the_drain_ends_all_the_same_and_begins_
         session.get_one(Node, kept).drain_began_at_ms -= DRAIN_WAIT_MS
     bench.settle()
     assert bench.states() == ["stopped"]
+
+
+def test_a_reader_sees_a_drain_and_use_that_the_controller_has_not_noted_and_writes_nothing(bench, kept):
+    bench.gateway.activity("m")
+    with read_scope(bench.here.sessions) as session:
+        seen = load_state(session, read_demand(bench.redis, now_ms()), now_ms())
+    assert set(seen.draining) == {kept}
+    with bench.here.sessions() as session:
+        assert session.get_one(Node, kept).drain_began_at_ms is None
