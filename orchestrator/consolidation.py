@@ -1,20 +1,25 @@
 """Turning a pipeline into standalone workers while it serves: which are missing, which may start, what is to come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from orchestrator import bandwidth
 from orchestrator.control import Cause, ControlState, GroupView, Start
 from orchestrator.lifecycle import OVER, GroupState
-from orchestrator.scaling import retry_at
+from orchestrator.scaling import idle_since, retry_at
 from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, Plan, StagePlan
 
+DRAIN_FIRST_AFTER_MS = 10_000
+"""A pipeline whose worker needs its memory drains when its model has not been used for this long: it cannot serve
+meanwhile, and a conversation pauses for longer than a moment."""
+DRAINS_FIRST = "drains first: its standalone worker needs its memory"
+"""Reason of such a drain. It is what tells it from others: the worker follows, and its memory is kept."""
 _STARTING = frozenset({GroupState.PLANNED, GroupState.STARTING})
 _PIPELINES = frozenset({GroupState.PIPELINE, GroupState.CONSOLIDATING})
 
 
 def targets(group: GroupView) -> list[ConsolidationTarget]:
-    """Where standalone workers can grow while the pipeline serves; DRAIN_FIRST waits until it has ended by itself."""
+    """Where standalone workers can grow while the pipeline serves; DRAIN_FIRST ones come after it."""
     if group.plan.consolidate is None:
         return []
     return [t for t in group.plan.consolidate.targets if t.mode is not ConsolidationMode.DRAIN_FIRST]
@@ -31,12 +36,58 @@ def missing(state: ControlState, group: GroupView) -> list[ConsolidationTarget]:
     return [target for target in targets(group) if target.node not in taken]
 
 
+def kept(groups: Iterable[GroupView], group: GroupView) -> Iterator[tuple[str, int, int]]:
+    """Node, device and bytes that a pipeline's plan keeps for each standalone worker that does not exist yet."""
+    if group.plan.consolidate is None or group.state in OVER:
+        return
+    if group.state is GroupState.DRAINING and group.reason != DRAINS_FIRST:
+        return
+    grown = {
+        stage.node for other in groups if other.parent_id == group.group_id for stage in other.stages if stage.alive
+    }
+    there = {stage.node for stage in group.stages if stage.alive}
+    for target in group.plan.consolidate.targets:
+        if target.node not in grown:
+            # A stage that is gone has given its own share back, and the worker that follows needs that too.
+            yield target.node, target.device, target.reserved_bytes if target.node in there else target.memory_bytes
+
+
+def may_drain_first(state: ControlState, group: GroupView) -> bool:
+    """Whether the pipeline should drain now so that its standalone worker can have its memory."""
+    model = state.models[group.model]
+    if group.plan.consolidate is None or targets(group) or not state.gateways_known or group.ready_ms is None:
+        return False
+    unused_ms = state.now_ms - idle_since(group.ready_ms, model.last_request_ms)
+    if group.running or model.waiting or unused_ms < DRAIN_FIRST_AFTER_MS:
+        return False
+    return any(_admitted(state, group, target) for target in group.plan.consolidate.targets)
+
+
+def after_drain(state: ControlState, group: GroupView) -> list[Start]:
+    """Starts of the standalone workers that follow a pipeline which drains first, each as if it were the only one.
+
+    They are to come as soon as its processes are gone, and until then held requests wait for them.
+    """
+    if group.state is not GroupState.DRAINING or group.reason != DRAINS_FIRST or group.plan.consolidate is None:
+        return []
+    if state.is_dismissed(group) or group.heir_failures:
+        return []
+    taken = {heir.plan.stages[0].node for heir in heirs(state, group)}
+    missing = [target for target in group.plan.consolidate.targets if target.node not in taken]
+    fetches = [(target, _admitted(state, group, target)) for target in missing]
+    return [_start(state, group, target, fetch) for target, fetch in fetches if fetch is not None]
+
+
 def next_heir(state: ControlState, group: GroupView) -> Start | None:
     """The start of a missing standalone worker; None while there is none to start or nowhere to start one."""
     for target, fetch in _growable(state, group):
-        plan = _standalone(group, target, fetch)
-        return Start(group.model, plan, Cause.CONSOLIDATION, group.group_id, state.models[group.model].version)
+        return _start(state, group, target, fetch)
     return None
+
+
+def _start(state: ControlState, group: GroupView, target: ConsolidationTarget, fetch: Fetch) -> Start:
+    plan = _standalone(group, target, fetch)
+    return Start(group.model, plan, Cause.CONSOLIDATION, group.group_id, state.models[group.model].version)
 
 
 def workers_to_come(state: ControlState, model: str) -> int:
@@ -47,8 +98,10 @@ def workers_to_come(state: ControlState, model: str) -> int:
     mine = [group for group in state.groups if group.model == model]
     starting = [group for group in mine if group.state in _STARTING]
     pipelines = [group for group in mine if group.state in _PIPELINES]
-    return sum(max(1, len(targets(group))) for group in starting) + sum(
-        len(list(_growable(state, group))) for group in pipelines
+    return (
+        sum(max(1, len(targets(group))) for group in starting)
+        + sum(len(list(_growable(state, group))) for group in pipelines)
+        + sum(len(after_drain(state, group)) for group in mine)
     )
 
 
@@ -64,6 +117,8 @@ def workers_in_the_end(state: ControlState, model: str) -> int:
             count += 0 if group.parent_id in pipelines else max(1, len(targets(group)))
         elif group.state is GroupState.STANDALONE:
             count += group.parent_id not in pipelines
+        elif group.state is GroupState.DRAINING:
+            count += len(after_drain(state, group))
     return count
 
 

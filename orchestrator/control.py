@@ -68,6 +68,8 @@ class GroupView:
     """A group that is not over, or whose processes are not all gone yet.
 
     running        requests on it, summed over live gateways.
+    reason         why it moved to the state that it is in.
+    last_used_ms   when a request was last seen on it, roughly; None when none was.
     heir_failures  standalone workers that failed to replace this pipeline; `heir_failed_ms` is the last one's moment.
     drain_version  the routes version from which no gateway may choose it; None while it is routed.
     """
@@ -87,6 +89,8 @@ class GroupView:
     drain_version: int | None = None
     deadline_ms: int = 0
     stopping: bool = False
+    reason: str | None = None
+    last_used_ms: int | None = None
     heir_failures: int = 0
     heir_failed_ms: int | None = None
 
@@ -127,7 +131,7 @@ class ControlState:
 
     nodes           what can be planned on, `held` left empty (it depends on the model).
     lost            nodes that have not reported for too long.
-    draining        nodes that an operator wants emptied.
+    draining        nodes that an operator wants emptied, and since when.
     routes_version  the routes version that every live gateway has seen; None with no gateway alive: nobody chooses.
     gateways_known  False for a while after Redis has lost its memory: silence then does not mean that nothing runs.
     """
@@ -138,8 +142,15 @@ class ControlState:
     groups: tuple[GroupView, ...]
     routes_version: int | None
     lost: frozenset[str] = frozenset()
-    draining: frozenset[str] = frozenset()
+    draining: Mapping[str, int] = field(default_factory=dict)
     gateways_known: bool = True
+
+    def is_dismissed(self, group: GroupView) -> bool:
+        """Whether people want the group to end: its model is gone, disabled, or was told to stop since it was made."""
+        model = self.models.get(group.model)
+        if model is None or not model.enabled:
+            return True
+        return model.stop_requested_ms is not None and group.created_ms <= model.stop_requested_ms
 
     def cluster_for(self, model: ModelView, *, without: frozenset[str] = frozenset()) -> ClusterState:
         """The cluster as the planner should see it for this model, leaving out the nodes `without`."""

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from orchestrator.consolidation import kept
 from orchestrator.control import ControlState, GroupView, ModelView
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.plan import plan
@@ -16,7 +17,7 @@ def choose_victim(
 ) -> GroupView | None:
     """The group to drain so that `model` fits; None when room is coming already or no idle group would give enough.
 
-    spare   groups that may end without their models falling below what is kept of them.
+    spare   groups that their models can do without.
     ending  groups that this pass has told to drain.
     """
     leaving = [group for group in state.groups if group.state is GroupState.DRAINING or group.state in OVER]
@@ -25,7 +26,7 @@ def choose_victim(
         return None
     idle = sorted(
         (group for group in spare if group not in leaving and _idle(state, model, group)),
-        key=lambda group: (_idle_since(state, group), group.group_id),
+        key=lambda group: (idle_since(group.ready_ms or 0, group.last_used_ms), group.group_id),
     )
     for group in idle:
         if _fits(state, model, [*leaving, group]):
@@ -37,21 +38,22 @@ def _idle(state: ControlState, model: ModelView, group: GroupView) -> bool:
     other = state.models.get(group.model)
     if other is None or other is model or group.ready_ms is None:
         return False
-    return may_evict(group.state, running=group.running + other.running, waiting=other.waiting)
-
-
-def _idle_since(state: ControlState, group: GroupView) -> int:
-    return idle_since(group.ready_ms or 0, state.models[group.model].last_request_ms)
+    return may_evict(group.state, running=group.running)
 
 
 def _fits(state: ControlState, model: ModelView, gone: Iterable[GroupView]) -> bool:
     """Whether the model could be placed if the groups `gone` had given their memory back."""
     freed: Counter[tuple[str, int]] = Counter()
     for group in gone:
+        claims = {(name, device): size for name, device, size in kept(state.groups, group)}
+        stays = group.state is GroupState.DRAINING
         for stage in group.stages:
-            if stage.alive:
-                part = group.plan.stages[stage.rank]
+            part = group.plan.stages[stage.rank]
+            # What a pipeline that drains first gives back, the worker that follows it takes.
+            if stage.alive and not (stays and (part.node, part.device) in claims):
                 freed[part.node, part.device] += part.reserved_bytes
+        if not stays:
+            freed.update(claims)
     nodes = tuple(
         replace(
             node,

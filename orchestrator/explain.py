@@ -22,8 +22,8 @@ _REASONS: Mapping[ReasonCode, str] = {
     " {device}; memory for both is reserved.",
     ReasonCode.OTHER_DEVICE: "Consolidation: the standalone worker starts on {node}, device {device}, since stage"
     " {rank}'s own device cannot hold both.",
-    ReasonCode.DRAIN_FIRST: "Consolidation: {node} cannot hold stage {rank} and a whole worker at once, so the pipeline"
-    " must drain before the standalone worker starts on device {device}.",
+    ReasonCode.DRAIN_FIRST: "Consolidation: {node} cannot hold stage {rank} and a whole worker at once, so when no"
+    " request has come for a while the pipeline drains, and then the standalone worker starts on device {device}.",
 }
 
 _REFUSALS: Mapping[NoPlanReason, str] = {

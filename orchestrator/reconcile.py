@@ -6,9 +6,19 @@ one group is started in a pass, so that each plan sees the memory and links that
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from dataclasses import replace
 
-from orchestrator.consolidation import heirs, missing, next_heir, targets, workers_in_the_end, workers_to_come
+from orchestrator.consolidation import (
+    DRAINS_FIRST,
+    after_drain,
+    heirs,
+    may_drain_first,
+    missing,
+    next_heir,
+    targets,
+    workers_in_the_end,
+    workers_to_come,
+)
 from orchestrator.control import (
     Cause,
     ControlState,
@@ -22,10 +32,11 @@ from orchestrator.control import (
     Stop,
     Wait,
 )
+from orchestrator.ending import broken, is_idle, on_draining_node, spare, unwanted
 from orchestrator.eviction import choose_victim
 from orchestrator.lifecycle import OVER, SERVING, GroupState
 from orchestrator.plan import plan
-from orchestrator.scaling import idle_since, instances_needed, retry_at
+from orchestrator.scaling import instances_needed, retry_at
 from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
 
 PROBE_TIMEOUT_MS = 15_000
@@ -62,16 +73,16 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
         if not group.stopping and any(_alive(state, group)):
             yield Stop(group.group_id)
         return
-    broken = _broken(state, group)
-    if broken is not None:
+    why = broken(state, group)
+    if why is not None:
         over = group.state is GroupState.DRAINING
         to = GroupState.STOPPED if over else GroupState.FAILED
-        yield Move(group.group_id, group.version, to, broken.reason, broken.nodes)
+        yield Move(group.group_id, group.version, to, why.reason, why.nodes)
         return
     if group.state is GroupState.DRAINING:
         yield from _follow_draining(state, group)
         return
-    if _unwanted(state, group):
+    if unwanted(state, group):
         yield Move(group.group_id, group.version, GroupState.DRAINING, "no longer wanted")
     elif group.state is GroupState.PLANNED:
         yield Move(group.group_id, group.version, GroupState.STARTING)
@@ -81,56 +92,16 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
         yield Move(group.group_id, group.version, GroupState.CONSOLIDATING)
     elif group.state is GroupState.CONSOLIDATING:
         yield from _follow_consolidating(state, group)
-    else:
-        yield from _end_idle(state, group)
+    elif is_idle(state, group):
+        yield _end_idle(group)
+    elif may_drain_first(state, group):
+        yield Move(group.group_id, group.version, GroupState.DRAINING, DRAINS_FIRST)
 
 
 def _alive(state: ControlState, group: GroupView) -> Iterator[str]:
     for stage in group.stages:
         if stage.alive and stage.node not in state.lost:
             yield stage.stage_id
-
-
-class _Break(NamedTuple):
-    """Why a group can no longer serve, in words for a person, and the nodes to blame."""
-
-    reason: str
-    nodes: frozenset[str]
-
-
-def _broken(state: ControlState, group: GroupView) -> _Break | None:
-    for stage in group.stages:
-        where, node = f"stage {stage.rank} on {stage.node}", frozenset({stage.node})
-        if stage.state is StageState.FAILED:
-            return _Break(f"{where}: {stage.reason or 'failed without giving a reason'}", node)
-        if stage.node in state.lost:
-            return _Break(f"{where}: the node has stopped reporting; check that its noded and node worker run", node)
-        if stage.state is StageState.GONE and group.state is not GroupState.DRAINING:
-            return _Break(f"{where}: {stage.reason or 'its processes ended'}", node)
-    return _failed_start(state, group) if group.state is GroupState.STARTING else None
-
-
-def _failed_start(state: ControlState, group: GroupView) -> _Break | None:
-    # A token passes all ranks: which of them did not let it through is not known.
-    everywhere = frozenset(stage.node for stage in group.stages)
-    if group.probe is not None and group.probe.ok is False:
-        why = group.probe.error or "the probe gave no reason"
-        return _Break(f"no token came out of the group: {why}", everywhere)
-    if state.now_ms <= group.deadline_ms:
-        return None
-    slow = [stage for stage in group.stages if stage.state is not StageState.READY]
-    words = ", ".join(f"stage {stage.rank} on {stage.node} is {stage.state}" for stage in slow)
-    nodes = frozenset(stage.node for stage in slow) or everywhere
-    return _Break(f"not ready in time: {words or 'the probe was not answered'}", nodes)
-
-
-def _unwanted(state: ControlState, group: GroupView) -> bool:
-    model = state.models.get(group.model)
-    if model is None or not model.enabled:
-        return True
-    if model.stop_requested_ms is not None and group.created_ms <= model.stop_requested_ms:
-        return True
-    return any(stage.node in state.draining for stage in group.stages)
 
 
 def _follow_starting(state: ControlState, group: GroupView) -> Iterator[Decision]:
@@ -146,7 +117,9 @@ def _follow_starting(state: ControlState, group: GroupView) -> Iterator[Decision
 
 def _follow_draining(state: ControlState, group: GroupView) -> Iterator[Decision]:
     if not any(_alive(state, group)):
-        yield Move(group.group_id, group.version, GroupState.STOPPED)
+        followers = after_drain(state, group)
+        # It is over only when the worker that follows exists: until then it keeps the memory for it.
+        yield followers[0] if followers else Move(group.group_id, group.version, GroupState.STOPPED)
     elif group.stopping:
         return
     elif _unrouted(state, group) and group.running == 0:
@@ -160,30 +133,8 @@ def _unrouted(state: ControlState, group: GroupView) -> bool:
     return state.routes_version is None or state.routes_version >= group.drain_version
 
 
-def _end_idle(state: ControlState, group: GroupView) -> Iterator[Decision]:
-    model = state.models[group.model]
-    if not state.gateways_known or model.waiting or model.running or group.running or group.ready_ms is None:
-        return
-    if state.now_ms - idle_since(group.ready_ms, model.last_request_ms) < model.keep_alive_ms:
-        return
-    if group in _spare(state, model):
-        yield Move(group.group_id, group.version, GroupState.DRAINING, "idle past its keep-alive")
-
-
-def _spare(state: ControlState, model: ModelView) -> list[GroupView]:
-    """Groups that may end without the model falling below what is kept of it: pipelines first, then the oldest."""
-    serving = [
-        group
-        for group in state.groups
-        if group.model == model.spec.name
-        and group.state in SERVING
-        and _broken(state, group) is None
-        and not _unwanted(state, group)
-    ]
-    serving.sort(key=lambda group: (group.state is GroupState.STANDALONE, group.created_ms, group.group_id))
-    warm = model.warm_until_ms is not None and state.now_ms < model.warm_until_ms
-    kept = max(model.min_replicas, 1 if warm else 0)
-    return serving[: max(0, len(serving) - kept)]
+def _end_idle(group: GroupView) -> Move:
+    return Move(group.group_id, group.version, GroupState.DRAINING, "idle past its keep-alive")
 
 
 # --- consolidation ----------------------------------------------------------------------------------------------------
@@ -195,10 +146,9 @@ def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Dec
         if all(heir.state is GroupState.STANDALONE for heir in grown):
             yield Move(group.group_id, group.version, GroupState.DRAINING, "replaced by its standalone worker")
         return
-    ending = [] if grown else list(_end_idle(state, group))
     start = next_heir(state, group)
-    if ending:
-        yield from ending
+    if not grown and is_idle(state, group):
+        yield _end_idle(group)
     elif start is not None:
         yield start
 
@@ -245,11 +195,16 @@ def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
     )
     if needed:
         return Cause.DEMAND, needed
-    there = workers_in_the_end(state, model.spec.name)
+    # What serves on a node that is being emptied must be replaced, and serves on until it is.
+    staying = tuple(group for group in state.groups if not on_draining_node(state, group))
+    there = workers_in_the_end(replace(state, groups=staying), model.spec.name)
     if there < model.min_replicas:
         return Cause.MIN_REPLICAS, model.min_replicas - there
     if model.warm_until_ms is not None and state.now_ms < model.warm_until_ms and not there:
         return Cause.WARM, 1
+    leaving = any(on_draining_node(state, group) for group in serving)
+    if leaving and not there and (model.waiting or model.running):
+        return Cause.DEMAND, 1
     return None
 
 
@@ -267,8 +222,8 @@ def _make_room(state: ControlState, model: ModelView, outcome: NoPlan, ending: I
     """Drain the longest idle worker of another model, when memory is what is missing."""
     if outcome.reason is not NoPlanReason.NO_MEMORY or not state.gateways_known:
         return None
-    spare = [group for other in state.models.values() for group in _spare(state, other)]
-    victim = choose_victim(state, model, spare, ending)
+    may_go = [group for other in state.models.values() for group in spare(state, other)]
+    victim = choose_victim(state, model, may_go, ending)
     if victim is None:
         return None
     return Move(victim.group_id, victim.version, GroupState.DRAINING, f"makes room for {model.spec.name}")

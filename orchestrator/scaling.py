@@ -37,12 +37,12 @@ def idle_since(ready_ms: int, last_request_ms: int | None) -> int:
     return ready_ms if last_request_ms is None else max(ready_ms, last_request_ms)
 
 
-def may_evict(state: GroupState, *, running: int, waiting: int) -> bool:
-    """Whether a group may be ended to make room for another model: only one that is ready, unused and not awaited.
+def may_evict(state: GroupState, *, running: int) -> bool:
+    """Whether a group that its model can do without may be ended to make room for another: only a ready and unused one.
 
     A group that starts or consolidates is busy by definition, and one that drains makes room already.
     """
-    return state in (GroupState.PIPELINE, GroupState.STANDALONE) and running == 0 and waiting == 0
+    return state in (GroupState.PIPELINE, GroupState.STANDALONE) and running == 0
 
 
 def retry_at(failures: int, failed_ms: int | None) -> int | None:

@@ -176,6 +176,7 @@ class Node(Base):
     port_last: Mapped[int]
     cordoned: Mapped[bool] = mapped_column(default=False)  # takes no new stage
     draining: Mapped[bool] = mapped_column(default=False)  # and is being emptied
+    drain_began_at_ms: Mapped[int | None]  # when the controller first saw that
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)  # the last /v1/report
     report_seq: Mapped[int] = mapped_column(default=0)
     seen_at_ms: Mapped[int] = mapped_column(default=0)

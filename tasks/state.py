@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, selectinload
 
+from orchestrator.consolidation import kept
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.scaling import EARLY_DEATH_MS
@@ -25,25 +26,31 @@ _GONE = [StageState.GONE.value, StageState.FAILED.value]
 
 def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
     """Everything the controller may decide from, as of now."""
+    # What is noted on the way is written with the controller's commit; a reader's session could not write it.
+    with session.no_autoflush:
+        return _load(session, demand, now_ms)
+
+
+def _load(session: Session, demand: Demand, now_ms: int) -> ControlState:
     groups = _live_groups(session)
     nodes = session.scalars(select(Node).options(selectinload(Node.devices)).order_by(Node.name)).all()
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
     heir_failures = _heir_failures(session, groups)
-    used = _note_use(groups, demand)
+    used = _note_use(groups, demand, now_ms)
+    views = tuple(_group(g, causes[g.id], demand, g.id in stopping, heir_failures.get(g.id, (0, None))) for g in groups)
+    kept_for_heirs = [kept_there for view in views for kept_there in kept(views, view)]
     return ControlState(
         now_ms=now_ms,
-        nodes=tuple(_node(node, groups, now_ms) for node in nodes),
+        nodes=tuple(_node(node, groups, kept_for_heirs) for node in nodes),
         models={
             m.name: _model(session, m, demand.models.get(m.name, ModelDemand()), nodes, used.get(m.id)) for m in models
         },
-        groups=tuple(
-            _group(g, causes[g.id], demand, g.id in stopping, heir_failures.get(g.id, (0, None))) for g in groups
-        ),
+        groups=views,
         routes_version=demand.routes_version,
         lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
-        draining=frozenset(n.name for n in nodes if n.draining),
+        draining=_draining(nodes, now_ms),
         gateways_known=demand.known,
     )
 
@@ -65,18 +72,36 @@ def _stopping(session: Session, groups: Iterable[Group], now_ms: int) -> set[str
     return set(session.scalars(select(Outbox.group_id).where(Outbox.group_id.in_(ids), stop_under_way(now_ms))))
 
 
-def _note_use(groups: Iterable[Group], demand: Demand) -> dict[str, int]:
-    """When each model was last asked for, by its id.
+def _note_use(groups: Iterable[Group], demand: Demand, now_ms: int) -> dict[str, int]:
+    """Note when each group was last used; when each model was last asked for, by its id.
 
     Kept in SQL, roughly: else a Redis that has lost its memory makes a model look idle for as long as it has been up.
+    A request that came and went between two looks counts for the group that was used last.
     """
     used: dict[str, int] = {}
+    serving: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         asked_ms = demand.models.get(group.model.name, ModelDemand()).last_request_at_ms or 0
-        if asked_ms > (group.last_used_at_ms or 0) + LAST_USED_STEP_MS:
-            group.last_used_at_ms = asked_ms
         used[group.model_id] = max(used.get(group.model_id, 0), asked_ms, group.last_used_at_ms or 0)
+        if group.ready_at_ms is not None and group.state not in _OVER:
+            serving[group.model_id].append(group)
+    for model_id, mine in serving.items():
+        busy = [group for group in mine if demand.running[group.id]]
+        latest = max(mine, key=lambda group: (group.last_used_at_ms or 0, group.ready_at_ms or 0, group.id))
+        for group, at_ms in [(group, now_ms) for group in busy] or [(latest, used[model_id])]:
+            if at_ms > (group.last_used_at_ms or 0) + LAST_USED_STEP_MS:
+                group.last_used_at_ms = at_ms
     return used
+
+
+def _draining(nodes: Iterable[Node], now_ms: int) -> dict[str, int]:
+    """Nodes that are being emptied, and when that was first seen."""
+    for node in nodes:
+        if not node.draining:
+            node.drain_began_at_ms = None
+        elif node.drain_began_at_ms is None:
+            node.drain_began_at_ms = now_ms
+    return {node.name: node.drain_began_at_ms for node in nodes if node.drain_began_at_ms is not None}
 
 
 def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
@@ -89,7 +114,7 @@ def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
+def _node(node: Node, groups: Sequence[Group], kept_for_heirs: Iterable[tuple[str, int, int]]) -> NodeState:
     reserved: dict[int, int] = defaultdict(int)
     fetches = []
     ports = 0
@@ -102,8 +127,9 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
             if not stage.verified and stage.fetch_deadline_ms is not None:
                 remaining = max(0, stage.bytes_to_fetch - stage.bytes_fetched)
                 fetches.append(Fetch(stage.id, node.name, remaining, stage.fetch_deadline_ms))
-        for device, size in _kept_for_heirs(group, groups, node.name):
-            reserved[device] += size
+    for name, device_idx, size in kept_for_heirs:
+        if name == node.name:
+            reserved[device_idx] += size
     devices = tuple(
         DeviceState(
             node=node.name,
@@ -123,19 +149,6 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
         warm=bool(node.report.get("warm", {}).get("ready")),
         free_ports=max(0, node.port_last - node.port_first + 1 - ports),
     )
-
-
-def _kept_for_heirs(group: Group, groups: Sequence[Group], node: str) -> Iterable[tuple[int, int]]:
-    """Memory that a pipeline's plan keeps for the standalone worker that will follow it, until that worker exists."""
-    if group.state in (*_OVER, GroupState.DRAINING):
-        return
-    consolidate = Plan.from_json(group.plan).consolidate
-    heirs = {
-        stage.node_name for g in groups if g.parent_id == group.id for stage in g.stages if stage.state not in _GONE
-    }
-    for target in consolidate.targets if consolidate else ():
-        if target.node == node and node not in heirs:
-            yield target.device, target.reserved_bytes
 
 
 # --- groups and models ------------------------------------------------------------------------------------------------
@@ -160,6 +173,8 @@ def _group(
         parent_id=group.parent_id,
         probe=ProbeView(probe["sent_at_ms"], probe.get("ok"), probe.get("error")) if probe else None,
         running=demand.running[group.id],
+        last_used_ms=group.last_used_at_ms,
+        reason=group.reason,
         drain_version=group.drain_version,
         deadline_ms=group.deadline_ms,
         stopping=stopping,

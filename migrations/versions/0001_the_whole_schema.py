@@ -90,6 +90,7 @@ def upgrade() -> None:
         sa.Column("port_last", sa.BigInteger(), nullable=False),
         sa.Column("cordoned", sa.Boolean(), nullable=False),
         sa.Column("draining", sa.Boolean(), nullable=False),
+        sa.Column("drain_began_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("report", sa.JSON(), nullable=False),
         sa.Column("report_seq", sa.BigInteger(), nullable=False),
         sa.Column("seen_at_ms", sa.BigInteger(), nullable=False),

@@ -61,6 +61,13 @@ def a_plan(nodes: Iterable[str] = ("n0",), targets: Iterable[str] = (), *, name:
     return replace(plan, **changes)
 
 
+def drain_first(node: str, rank: int = 1) -> ConsolidationPlan:
+    """One standalone worker, on a device that holds it only after the pipeline's stage there has stopped."""
+    size = SMALL.weights_bytes + SMALL.kv_reserve_bytes
+    target = ConsolidationTarget(rank, node, 0, ConsolidationMode.DRAIN_FIRST, size, size - size // 2, GB)
+    return ConsolidationPlan((target,))
+
+
 def group(state: GroupState, *stages: StageView, targets: Iterable[str] = (), **changes: Any) -> GroupView:
     """A group of model "m", created ten seconds ago; one that serves became ready five seconds ago."""
     ranks = stages or (stage(),)

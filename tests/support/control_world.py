@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from support.clusters import NOW
 
-from orchestrator.consolidation import targets
+from orchestrator.consolidation import kept, targets
 from orchestrator.control import (
     ControlState,
     GroupView,
@@ -73,6 +73,7 @@ class World:
     waits: dict[str, Wait] = field(default_factory=dict)
     routed: frozenset[str] = frozenset()
     probes: set[str] = field(default_factory=set)
+    drain_began_ms: dict[str, int] = field(default_factory=dict)
     served: set[str] = field(default_factory=set)
     failed_ms: dict[str, int] = field(default_factory=dict)
     blamed: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -103,9 +104,17 @@ class World:
             groups=tuple(self._with_heir_failures(group) for group in live),
             routes_version=self.seen_version,
             lost=frozenset(node.name for node in self.nodes.values() if node.silent),
-            draining=frozenset(node.name for node in self.nodes.values() if node.draining),
+            draining=self._draining(),
             gateways_known=self.gateways_known,
         )
+
+    def _draining(self) -> dict[str, int]:
+        for node in self.nodes.values():
+            if node.draining:
+                self.drain_began_ms.setdefault(node.name, self.now_ms)
+            else:
+                self.drain_began_ms.pop(node.name, None)
+        return dict(self.drain_began_ms)
 
     def _node(self, node: Node, live: Sequence[GroupView]) -> NodeState:
         taken = 0
@@ -117,7 +126,7 @@ class World:
                     taken += part.reserved_bytes
                     if not stage.verified:
                         fetches.append(Fetch(stage.stage_id, node.name, part.fetch_bytes, part.deadline_ms))
-            taken += self._kept(group, live, node.name)
+            taken += sum(size for name, _, size in kept(live, group) if name == node.name)
         free = node.memory_bytes - taken
         assert free >= 0, f"{node.name} is promised {-free} bytes more than it has"
         return NodeState(
@@ -127,14 +136,6 @@ class World:
             fetches=tuple(fetches),
             cordoned=node.cordoned or node.draining,
         )
-
-    def _kept(self, group: GroupView, live: Sequence[GroupView], node: str) -> int:
-        if group.plan.consolidate is None or group.state in (*OVER, GroupState.DRAINING):
-            return 0
-        grown = {
-            stage.node for other in live if other.parent_id == group.group_id for stage in other.stages if stage.alive
-        }
-        return sum(t.reserved_bytes for t in group.plan.consolidate.targets if t.node == node and t.node not in grown)
 
     def _failures(self, name: str) -> dict[str, object]:
         failed = []
@@ -231,9 +232,12 @@ class World:
         slots = sum(capacity - g.running for g in self.groups.values() if g.model == start.model and g.state in SERVING)
         model = self.models[start.model]
         kept = max(model.min_replicas, 1 if (model.warm_until_ms or 0) > self.now_ms else 0)
-        there = sum(
-            1 for g in self.groups.values() if g.model == start.model and g.state not in (*OVER, GroupState.DRAINING)
-        )
+        mine = [g for g in self.groups.values() if g.model == start.model]
+        emptied = {node.name for node in self.nodes.values() if node.draining}
+        leaving = [g for g in mine if any(stage.node in emptied for stage in g.stages)]
+        if any(g.running for g in leaving) or self.waiting[start.model]:
+            kept = max(kept, 1)
+        there = sum(1 for g in mine if g not in leaving and g.state not in (*OVER, GroupState.DRAINING))
         assert self.waiting[start.model] > coming + slots or there < kept, f"{start.model} was started beyond its need"
 
     def _move(self, decision: Move) -> bool:
@@ -248,7 +252,7 @@ class World:
         if to in OVER:
             # Nothing runs on what is over: its clients have seen it break.
             self._change(group.group_id, running=0)
-        self._change(group.group_id, state=to, version=group.version + 1)
+        self._change(group.group_id, state=to, version=group.version + 1, reason=decision.reason)
         if to is GroupState.FAILED:
             self.failed_ms[group.group_id], self.blamed[group.group_id] = self.now_ms, decision.blamed
         return True
@@ -256,10 +260,12 @@ class World:
     def _check_may_drain(self, group: GroupView, reason: str) -> None:
         if reason.startswith(("idle", "makes room")):
             assert group.running == 0, f"a busy group was drained: {reason}"
-            assert self.waiting[group.model] == 0, f"an awaited group was drained: {reason}"
             model = self.models[group.model]
-            left = sum(1 for g in self.groups.values() if g.model == group.model and g.state in SERVING) - 1
-            assert left >= model.min_replicas, f"fewer than min_replicas are left: {reason}"
+            others = [g for g in self.groups.values() if g.model == group.model and g is not group]
+            left = [g for g in others if g.state in SERVING]
+            assert len(left) >= model.min_replicas, f"fewer than min_replicas are left: {reason}"
+            load = self.waiting[group.model] + sum(g.running for g in left)
+            assert load <= len(left) * model.spec.capacity, f"a group was drained that was needed: {reason}"
 
     def _publish_routes(self) -> None:
         routed = frozenset(g.group_id for g in self.groups.values() if g.state in SERVING)
@@ -345,7 +351,7 @@ class World:
             taken = min(free, self.waiting[group.model])
             if taken > 0:
                 self.waiting[group.model] -= taken
-                self._change(group_id, running=group.running + taken)
+                self._change(group_id, running=group.running + taken, last_used_ms=self.now_ms)
         for name in list(self.since_ms):
             if not self.waiting[name]:
                 del self.since_ms[name]
@@ -355,7 +361,7 @@ class World:
         group = self.groups[group_id]
         if group.running:
             self.served.add(group_id)
-            self._change(group_id, running=group.running - 1)
+            self._change(group_id, running=group.running - 1, last_used_ms=self.now_ms)
             self.last_request_ms[group.model] = self.now_ms
         self.dispatch()
 

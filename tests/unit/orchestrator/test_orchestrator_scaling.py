@@ -62,9 +62,8 @@ def test_the_idle_clock_starts_at_ready_or_at_the_last_request():
 @pytest.mark.parametrize("state", list(GroupState))
 def test_only_a_ready_and_unused_group_may_be_evicted(state):
     allowed = state in (GroupState.PIPELINE, GroupState.STANDALONE)
-    assert may_evict(state, running=0, waiting=0) is allowed
-    assert not may_evict(state, running=1, waiting=0)
-    assert not may_evict(state, running=0, waiting=1)
+    assert may_evict(state, running=0) is allowed
+    assert not may_evict(state, running=1)
 
 
 def test_a_failed_start_is_tried_again_later_and_later():

@@ -90,7 +90,7 @@ def test_a_draining_group_on_a_lost_node_is_over():
     [
         {"models": [model(enabled=False)]},
         {"models": [model(stop_requested_ms=NOW - 10_000)]},
-        {"draining": frozenset({"n1"})},
+        {"draining": {"n1": NOW}},
     ],
     ids=["model disabled", "stop requested", "node draining"],
 )
@@ -207,6 +207,37 @@ def test_warm_until_ends_with_the_clock():
 def test_of_several_idle_groups_as_many_stay_as_are_kept(view):
     groups = [group(G.STANDALONE, group_id=f"grp_{i}", ready_ms=i, created_ms=i) for i in range(3)]
     assert moves(reconcile(state(*groups, models=[view]))) == [("grp_0", G.DRAINING), ("grp_1", G.DRAINING)]
+
+
+def worker(name: str, **changes):
+    """A worker that has been ready, and unused, for ever."""
+    return group(G.STANDALONE, **{"group_id": name, "ready_ms": 0, "created_ms": 0} | changes)
+
+
+def test_an_idle_extra_worker_leaves_although_its_model_goes_on():
+    busy = worker("grp_a", running=3, last_used_ms=NOW)
+    view = model(running=3, last_request_ms=NOW)
+    assert moves(reconcile(state(busy, worker("grp_b"), models=[view]))) == [("grp_b", G.DRAINING)]
+    just_used = worker("grp_b", last_used_ms=NOW - KEEP + 1)
+    assert moves(reconcile(state(busy, just_used, models=[view]))) == []
+    # One slot is left beside it, and two wait.
+    awaited = replace(view, waiting=2, oldest_waiting_ms=NOW)
+    assert moves(reconcile(state(busy, worker("grp_b"), models=[awaited]))) == []
+
+
+def test_of_two_unused_workers_the_one_used_last_stays_until_its_model_is_idle_too():
+    first, second = worker("grp_a", last_used_ms=NOW - KEEP - 1), worker("grp_b", last_used_ms=NOW - KEEP)
+    asked = model(last_request_ms=NOW - 1)
+    assert moves(reconcile(state(first, second, models=[asked]))) == [("grp_a", G.DRAINING)]
+    forgotten = model(last_request_ms=NOW - KEEP)
+    assert len(moves(reconcile(state(first, second, models=[forgotten])))) == 2
+
+
+def test_a_worker_that_replaces_a_busy_pipeline_is_not_idle():
+    pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n0", "n1"], running=2, last_used_ms=NOW)
+    grown = heir(G.STANDALONE, stage(0, "n0"), ready_ms=0)
+    growing = heir(G.STARTING, stage(0, "n1", S.LOADING), group_id="grp_3")
+    assert moves(reconcile(state(pipeline, grown, growing, models=[model(running=2)]))) == []
 
 
 def test_an_idle_pipeline_without_anything_to_become_ends_too():

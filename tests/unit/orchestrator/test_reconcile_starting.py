@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from support.clusters import GB, NOW, a_model, a_node
-from support.control_state import SMALL, a_plan, group, heir, model, probed, stage, state, waiting
+from support.control_state import SMALL, a_plan, drain_first, group, heir, model, probed, stage, state, waiting
 
 from orchestrator.control import Cause, GroupView, Move, Probe, StageState, Start, Wait
 from orchestrator.explain import refusal_text
@@ -325,6 +325,28 @@ def test_nothing_else_makes_room(there, other):
         else state(there, models=[waiting(running=4), other], nodes=FULL_NODE)
     )
     assert moves(decisions) == [] or moves(decisions) == [("grp_i", GroupState.CONSOLIDATING)]
+
+
+def test_an_idle_worker_of_a_busy_model_makes_room_when_the_others_can_take_all_that_runs_and_waits():
+    busy = idle_group(group_id="grp_a", running=3)
+    extra = idle_group(group_id="grp_b")
+    there = [waiting(), replace(IDLE, running=3)]
+    assert moves(reconcile(state(busy, extra, models=there, nodes=FULL_NODE))) == [("grp_b", GroupState.DRAINING)]
+    # Four run at once on a worker, three do already, and two more wait.
+    there = [waiting(), waiting("idle", count=2, running=3, oldest_waiting_ms=NOW)]
+    assert moves(reconcile(state(busy, extra, models=there, nodes=FULL_NODE))) == []
+
+
+def test_the_memory_that_a_victim_keeps_for_its_standalone_worker_counts_as_freed():
+    # m needs 2 GB. Each stage has 1 GB, and 1 GB more is kept on n1 for the worker that needs all of both.
+    ranks = (stage(0, "n0"), stage(1, "n1"))
+    pipeline = group(
+        GroupState.PIPELINE, *ranks, group_id="grp_i", model="idle",
+        plan=a_plan(["n0", "n1"], ["n1"], name="idle", consolidate=drain_first("n1")),
+    )  # fmt: skip
+    nodes = [a_node("n0", free_gb=(0,)), a_node("n1", free_gb=(0,))]
+    decisions = reconcile(state(pipeline, models=[waiting(), IDLE], nodes=nodes))
+    assert moves(decisions) == [("grp_i", GroupState.DRAINING)]
 
 
 @pytest.mark.parametrize(

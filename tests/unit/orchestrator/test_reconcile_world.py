@@ -29,7 +29,7 @@ def a_world(memory_gb: list[int]) -> World:
 class Cluster(RuleBasedStateMachine):
     """Rules are what users, operators, networks and hardware do."""
 
-    @initialize(memory=st.lists(st.sampled_from([6, 8, 9, 12]), min_size=1, max_size=3))
+    @initialize(memory=st.lists(st.sampled_from([5, 6, 8, 9, 12]), min_size=1, max_size=3))
     def begin(self, memory: list[int]) -> None:
         self.world = a_world(memory)
 
@@ -216,3 +216,17 @@ def test_an_idle_model_makes_room_for_another():
     world.finish("grp_0001")
     world.ask("c", 1)
     until(world, lambda: states(world) == [GroupState.STOPPED, GroupState.STANDALONE])
+
+
+def test_a_pipeline_whose_worker_needs_its_memory_drains_first_and_the_worker_follows():
+    world = a_world([5, 5])
+    world.ask("a", 1)
+    until(world, lambda: states(world) == [GroupState.PIPELINE])
+    world.calm(step_ms=60_000)
+    assert states(world) == [GroupState.PIPELINE], "a request runs on it"
+    world.finish("grp_0001")
+    until(world, lambda: states(world) == [GroupState.DRAINING])
+    world.ask("a", 2)
+    until(world, lambda: states(world) == [GroupState.STOPPED, GroupState.STANDALONE])
+    assert world.groups["grp_0002"].parent_id == "grp_0001"
+    assert world.waiting["a"] == 0

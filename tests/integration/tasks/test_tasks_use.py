@@ -1,0 +1,57 @@
+"""When each worker was last used, as SQL remembers it."""
+
+from __future__ import annotations
+
+
+def workers(bench):
+    """The standalone workers; two of them begin as a pipeline, which is over by then."""
+    return [group for group in bench.groups() if group.state == "standalone"]
+
+
+def test_only_the_worker_that_runs_a_request_counts_as_used_and_the_other_one_leaves(bench):
+    bench.add_model(min_replicas=2, keep_alive_s=60)
+    bench.settle()
+    _, second = workers(bench)
+    bench.change_model(min_replicas=0)
+    bench.age_groups(120_000)
+    bench.gateway.activity("m", groups={second.id: 1})
+    bench.settle()
+    (left,) = workers(bench)
+    assert left.id == second.id
+    assert left.last_used_at_ms > second.created_at_ms
+
+
+def test_a_request_too_short_to_be_seen_counts_for_the_worker_that_was_used_last(bench):
+    bench.add_model(min_replicas=2)
+    bench.settle()
+    bench.gateway.activity("m", groups={workers(bench)[0].id: 1})
+    bench.run()
+    bench.age_groups(30_000)
+    before, unused = (group.last_used_at_ms for group in workers(bench))
+    bench.gateway.activity("m")
+    bench.run()
+    after, still_unused = (group.last_used_at_ms for group in workers(bench))
+    assert after > before
+    assert still_unused is unused is None
+
+
+def test_a_pipeline_on_devices_too_small_for_both_drains_and_its_worker_takes_its_memory(bench, monkeypatch):
+    from support import fake_noded
+
+    # A stage takes half of what a whole worker does, and a device holds one worker only.
+    monkeypatch.setattr(fake_noded, "MEMORY_BYTES", 600_000)
+    bench.report()
+    bench.add_model(split=True)
+    bench.gateway.activity("m", waiting=1)
+    bench.settle()
+    assert bench.states() == ["pipeline"]
+    kept = [node.devices[0].free_bytes for node in bench.load_state().nodes]
+    assert min(kept) == 600_000 - max(
+        group.plan["consolidate"]["targets"][0]["memory_bytes"] for group in bench.groups()
+    )
+    bench.gateway.activity("m", last_request_at_ms=0)
+    bench.age_groups(60_000)
+    bench.settle()
+    assert bench.states() == ["stopped", "standalone"]
+    pipeline, worker = bench.groups()
+    assert worker.parent_id == pipeline.id
