@@ -17,12 +17,13 @@ from registry.models import Group
 from tasks import routes
 from tasks.app import app
 from tasks.apply import apply
-from tasks.demand import read_demand
+from tasks.demand import is_known, read_demand
 from tasks.failpoints import reach
 from tasks.outbox import answer_probes, mark_done, send_outbox
 from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
 from tasks.state import load_state
+from tasks.watch import CONTROLLER, look
 
 CONTROL_LOCK = 0x6879_6463
 """Any number that no other advisory lock in the database has."""
@@ -96,7 +97,10 @@ def run(here: Runtime) -> None:
         now = now_ms()
         demand = read_demand(here.redis, now)
         with alone(here) as session:
-            state = load_state(session, demand, now)
+            # Here, so that one who cannot reach the database, and stores no reports, does not look either.
+            watching = look(here.redis, CONTROLLER, now)
+            demand.known = is_known(watching, now)
+            state = load_state(session, demand, now, watching)
             decisions = reconcile(state)
             changed = apply(session, decisions, now)
         reach("control.decided")
@@ -114,6 +118,7 @@ def alone(here: Runtime) -> Iterator[Session]:
     SQLite's transactions exclude each other anyway.
     """
     with session_scope(here.sessions) as session:
+        session.connection()  # SQLite's lock is taken here and not with the first query
         if session.get_bind().dialect.name == "postgresql":
             session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": CONTROL_LOCK})
         yield session

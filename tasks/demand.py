@@ -8,8 +8,6 @@ from redis import Redis
 
 ACTIVITY_STALE_MS = 5_000
 GATEWAY_DEAD_MS = 10_000
-SINCE_KEY = "hyd:demand:since"
-"""When the controller first read demand from this Redis: one that has lost its memory has lost this, too."""
 
 
 @dataclass
@@ -27,7 +25,7 @@ class Demand:
     """Demand of all models.
 
     routes_version  what every live gateway has seen; None when no gateway lives.
-    known           whether every live gateway must have spoken since Redis last lost its memory.
+    known           whether every live gateway must have spoken since the reader began to look; only the controller asks.
     """
 
     models: dict[str, ModelDemand] = field(default_factory=dict)
@@ -42,7 +40,7 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
     A gateway that is silent no longer waits for anything; its requests count as running until it is taken for dead,
     for a stalled gateway may still be passing tokens on.
     """
-    demand = Demand(known=is_known(redis, now_ms))
+    demand = Demand()
     names = sorted(_text(name) for name in redis.smembers("hyd:activity:models"))
     pipe = redis.pipeline(transaction=False)
     pipe.hgetall("hyd:gateways")
@@ -72,10 +70,9 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
     return demand
 
 
-def is_known(redis: Redis, now_ms: int) -> bool:
-    """Whether Redis has kept its memory for so long that a gateway it does not name is dead."""
-    redis.set(SINCE_KEY, now_ms, nx=True)
-    return now_ms - int(redis.get(SINCE_KEY) or now_ms) >= GATEWAY_DEAD_MS
+def is_known(watching_ms: int, now_ms: int) -> bool:
+    """Whether somebody who looks since `watching_ms` (tasks/watch.py) must have seen every live gateway's word."""
+    return now_ms - watching_ms >= GATEWAY_DEAD_MS
 
 
 def _latest(a: int | None, b: int | None) -> int | None:

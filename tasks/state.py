@@ -15,15 +15,18 @@ from tasks.outbox import stop_under_way
 from tasks.spec import held_groups, model_spec
 
 NODE_LOST_MS = 20_000
-"""A node that has not reported for this long is lost: its worker asks it every few seconds."""
+"""A node that has not reported for this long, while somebody listened, is lost: its worker asks it every few seconds."""
 _OVER = [state.value for state in OVER]
 LAST_USED_STEP_MS = 10_000
 """How far behind `last_used_at_ms` may be: it is not worth a write with every request."""
 _GONE = [StageState.GONE.value, StageState.FAILED.value]
 
 
-def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
-    """Everything the controller may decide from, as of now."""
+def load_state(session: Session, demand: Demand, now_ms: int, watching_ms: int = 0) -> ControlState:
+    """Everything the controller may decide from, as of now.
+
+    `watching_ms`: since when it has listened to nodes without a gap (tasks/watch.py). Silence before that is no sign.
+    """
     groups = _live_groups(session)
     nodes = session.scalars(select(Node).options(selectinload(Node.devices)).order_by(Node.name)).all()
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
@@ -38,7 +41,7 @@ def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
         },
         groups=tuple(_group(g, causes[g.id], demand, g.id in stopping) for g in groups),
         routes_version=demand.routes_version,
-        lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
+        lost=frozenset(n.name for n in nodes if now_ms - max(n.seen_at_ms, watching_ms) > NODE_LOST_MS),
         draining=frozenset(n.name for n in nodes if n.draining),
         gateways_known=demand.known,
     )

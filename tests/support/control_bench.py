@@ -17,6 +17,7 @@ from sqlalchemy.orm import selectinload
 from support.fake_gateways import FakeGateway
 from support.fake_noded import FakeNoded
 from support.registry_rows import add_model
+from support.watching import watched
 
 from engine.client import BadEffect, StaleVersion
 from registry.db import session_scope
@@ -24,7 +25,6 @@ from registry.ids import now_ms
 from registry.models import Group, Model, Outbox
 from registry.publish import publish_snapshot
 from tasks import control
-from tasks.demand import SINCE_KEY
 from tasks.runtime import Runtime
 
 ROUNDS = 40
@@ -38,8 +38,8 @@ class Bench:
         self.redis: Redis = here.redis
         self.nodes = {name: FakeNoded(name, first_port=31000 + 100 * i) for i, name in enumerate(nodes)}
         self.gateway = FakeGateway(self.redis)
-        # As if this Redis had been there for ever: silence then means that nothing runs.
-        self.redis.set(SINCE_KEY, 0)
+        # As if the controller had been looking for ever: silence then means that nothing runs.
+        watched(self.redis)
 
     # --- what people do -------------------------------------------------------------------------------------------
 
@@ -58,6 +58,7 @@ class Bench:
             model = session.scalars(select(Model).where(Model.name == name)).one()
             for column, value in changes.items():
                 setattr(model, column, value)
+            model.updated_at_ms += 1
 
     # --- what the system does -------------------------------------------------------------------------------------
 

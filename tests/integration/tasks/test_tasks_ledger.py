@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import func, select
 from support.fake_gateways import FakeGateway
 from support.registry_rows import USAGE_EVENT_COST_NUSD, add_model, add_tenant, current_price, usage_event
+from support.watching import watched
 
 from registry.db import session_scope
 from registry.ids import new_id, now_ms
 from registry.models import ColdStart, ColdStartEvent, LedgerEntry, RejectedUsage, Usage
 from registry.ops.money import balance_nusd, top_up
-from tasks.demand import SINCE_KEY
 
 PAID_IN = 10_000_000
 
@@ -24,7 +24,7 @@ class Books:
     def __init__(self, here) -> None:
         self.here = here
         self.redis = here.redis
-        self.redis.set(SINCE_KEY, 0)
+        watched(self.redis)
         with session_scope(here.sessions) as session:
             self.tenant = add_tenant(session)
             self.model = add_model(session)
@@ -262,7 +262,19 @@ def test_just_after_redis_was_wiped_no_gateway_is_taken_for_dead(books):
     books.open()
     books.sweep()
     assert books.count(Usage) == 0
-    books.redis.set(SINCE_KEY, now_ms() - 10_000)
+    watched(books.redis, since_ms=now_ms() - 10_000)
+    books.sweep()
+    assert books.count(Usage) == 1
+
+
+def test_after_an_outage_of_redis_no_gateway_is_taken_for_dead_before_it_could_speak(books):
+    FakeGateway(books.redis, "gw-1").beat(age_ms=30_000)
+    books.open()
+    watched(books.redis, last_ms=now_ms() - 30_000)
+    books.drain()
+    books.sweep()
+    assert books.count(Usage) == 0
+    watched(books.redis, since_ms=now_ms() - 10_000)
     books.sweep()
     assert books.count(Usage) == 1
 

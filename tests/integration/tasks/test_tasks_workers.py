@@ -13,13 +13,13 @@ from support.databases import postgres_server
 from support.fake_gateways import FakeGateway
 from support.fake_noded import FakeNoded
 from support.registry_rows import USAGE_EVENT_COST_NUSD, add_model, add_tenant, current_price, usage_event
+from support.watching import watched
 
 from registry.db import make_engine, make_session_factory, session_scope
 from registry.ids import now_ms
 from registry.models import Base, Group, Model, Outbox, Usage
 from registry.ops.money import balance_nusd, top_up
 from registry.publish import publish_snapshot
-from tasks.demand import SINCE_KEY
 
 __all__ = ["postgres_server"]
 
@@ -45,7 +45,7 @@ class Cluster:
 
     def start(self, *, beat: bool = True, **controller) -> None:
         """Everything but the ledger, at once."""
-        self.redis.set(SINCE_KEY, 0)
+        watched(self.redis)
         started = [self.procs.controller(**controller), *(self.procs.node(name) for name in NODES)]
         if beat:
             started.append(self.procs.beat())
