@@ -69,6 +69,7 @@ class GroupView:
 
     running        requests on it, summed over live gateways.
     drain_version  the routes version from which no gateway may choose it; None while it is routed.
+    unheard        nodes that have not answered what was sent to start it, a minute after it was first sent.
     """
 
     group_id: str
@@ -86,6 +87,7 @@ class GroupView:
     drain_version: int | None = None
     deadline_ms: int = 0
     stopping: bool = False
+    unheard: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,12 @@ def _broken(state: ControlState, group: GroupView) -> str | None:
     if group.state is GroupState.STARTING:
         if group.probe is not None and group.probe.ok is False:
             return f"no token came out of the group: {group.probe.error or 'the probe gave no reason'}"
+        for stage in group.stages:
+            if stage.state is StageState.PLANNED and stage.node in group.unheard:
+                return (
+                    f"stage {stage.rank} on {stage.node}: the node worker of {stage.node} reports but takes no work;"
+                    " restart it"
+                )
         if state.now_ms > group.deadline_ms:
             slow = ", ".join(
                 f"stage {s.rank} on {s.node} is {s.state}" for s in group.stages if s.state is not StageState.READY

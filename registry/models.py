@@ -236,7 +236,7 @@ class Stage(Base):
     reserved_bytes: Mapped[int]
     port: Mapped[int]
     dist_port: Mapped[int | None]  # rendezvous, on rank 0's node
-    state: Mapped[str] = mapped_column(String(20), default="planned")  # as noded reports it
+    state: Mapped[str] = mapped_column(String(20), default="planned", index=True)  # as noded reports it
     reason: Mapped[str | None] = mapped_column(Text)
     pids: Mapped[list[Any]] = mapped_column(default=list)
     bytes_total: Mapped[int] = mapped_column(default=0)

@@ -19,7 +19,7 @@ from tasks.app import app
 from tasks.apply import apply
 from tasks.demand import is_known, read_demand
 from tasks.failpoints import reach
-from tasks.outbox import answer_probes, mark_done, send_outbox
+from tasks.outbox import answer_probes, mark_done, prune_outbox, send_outbox
 from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
 from tasks.state import load_state
@@ -42,7 +42,10 @@ def scale(model: str) -> None:
 @app.task(name="control.reconcile")  # type: ignore[untyped-decorator]
 def reconcile_now() -> None:
     """The clock's tick, or a change in the admin UI or CLI."""
-    run(runtime())
+    here = runtime()
+    run(here)
+    with alone(here) as session:
+        prune_outbox(session, now_ms())
 
 
 @app.task(name="control.node_report")  # type: ignore[untyped-decorator]
@@ -100,7 +103,7 @@ def run(here: Runtime) -> None:
             # Here, so that one who cannot reach the database, and stores no reports, does not look either.
             watching = look(here.redis, CONTROLLER, now)
             demand.known = is_known(watching, now)
-            state = load_state(session, demand, now, watching)
+            state = load_state(session, demand, now, watching, here.facts)
             decisions = reconcile(state)
             changed = apply(session, decisions, now)
         reach("control.decided")

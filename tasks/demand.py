@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis import Redis
 
@@ -25,7 +26,7 @@ class Demand:
     """Demand of all models.
 
     routes_version  what every live gateway has seen; None when no gateway lives.
-    known           whether every live gateway must have spoken since the reader began to look; only the controller asks.
+    known           whether every live gateway must have spoken since the controller began to look.
     """
 
     models: dict[str, ModelDemand] = field(default_factory=dict)
@@ -56,7 +57,7 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
     for name, entries in zip(names, activities, strict=True):
         model = demand.models.setdefault(name, ModelDemand())
         for entry in map(json.loads, entries.values()):
-            model.last_request_at_ms = _latest(model.last_request_at_ms, entry.get("last_request_at_ms"))
+            model.last_request_at_ms = _latest(model.last_request_at_ms, _used_at_ms(entry, now_ms))
             if now_ms - entry["at_ms"] >= GATEWAY_DEAD_MS:
                 continue
             model.running += entry["running"]
@@ -73,6 +74,13 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
 def is_known(watching_ms: int, now_ms: int) -> bool:
     """Whether somebody who looks since `watching_ms` (tasks/watch.py) must have seen every live gateway's word."""
     return now_ms - watching_ms >= GATEWAY_DEAD_MS
+
+
+def _used_at_ms(entry: dict[str, Any], now_ms: int) -> int | None:
+    """When a gateway last had a request of a model. One that runs or waits is use for as long as the gateway speaks of
+    it: a long stream must not count as ended when it began, should its gateway die."""
+    begun: int | None = entry.get("last_request_at_ms")
+    return _latest(begun, min(entry["at_ms"], now_ms)) if entry["running"] or entry["waiting"] else begun
 
 
 def _latest(a: int | None, b: int | None) -> int | None:

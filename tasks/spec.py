@@ -1,10 +1,9 @@
 """From rows of SQL to what the orchestrator calls a model and a node."""
 
-from collections.abc import Iterable
 from typing import cast
 
 from orchestrator.types import ModelSpec, Profile
-from registry.manifest import ManifestDoc, tensor_group, tensor_groups
+from registry.manifest import ManifestDoc, tensor_groups
 from registry.models import Model
 
 
@@ -27,14 +26,3 @@ def model_spec(model: Model) -> ModelSpec:
         max_stages=model.max_stages,
         capacity=model.capacity,
     )
-
-
-def held_groups(model: Model, digests: Iterable[str]) -> frozenset[str]:
-    """The tensor groups ("embed", "layer:3", "head") of which a node holds every tensor, by content digest."""
-    there = set(digests)
-    complete: dict[str, bool] = {}
-    for tensor in model.manifest["tensors"]:
-        group = tensor_group(tensor["name"])
-        if group is not None:
-            complete[group] = complete.get(group, True) and tensor["sha256"] in there
-    return frozenset(group for group, whole in complete.items() if whole)

@@ -4,42 +4,64 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import or_, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, defer, selectinload
 
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
 from registry.models import ColdStart, Group, Model, Node, Outbox, Stage
 from tasks.demand import Demand, ModelDemand
-from tasks.outbox import stop_under_way
-from tasks.spec import held_groups, model_spec
+from tasks.facts import Facts, Held
+from tasks.outbox import stop_under_way, unheard
 
 NODE_LOST_MS = 20_000
-"""A node that has not reported for this long, while somebody listened, is lost: its worker asks it every few seconds."""
+"""A node that has not reported for so long, while somebody listened, is lost: its worker asks it every few seconds."""
 _OVER = [state.value for state in OVER]
 LAST_USED_STEP_MS = 10_000
 """How far behind `last_used_at_ms` may be: it is not worth a write with every request."""
 _GONE = [StageState.GONE.value, StageState.FAILED.value]
+Failures = tuple[int, int | None, frozenset[str]]
+_NO_FAILURES: Failures = (0, None, frozenset())
 
 
-def load_state(session: Session, demand: Demand, now_ms: int, watching_ms: int = 0) -> ControlState:
+def load_state(
+    session: Session, demand: Demand, now_ms: int, watching_ms: int = 0, facts: Facts | None = None
+) -> ControlState:
     """Everything the controller may decide from, as of now.
 
     `watching_ms`: since when it has listened to nodes without a gap (tasks/watch.py). Silence before that is no sign.
+    `facts`: what the caller's process has decoded before.
     """
+    facts = facts or Facts()
     groups = _live_groups(session)
-    nodes = session.scalars(select(Node).options(selectinload(Node.devices)).order_by(Node.name)).all()
-    models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
+    plans = {group.id: Plan.from_json(group.plan) for group in groups}
+    nodes = session.scalars(
+        select(Node).options(selectinload(Node.devices), defer(Node.report)).order_by(Node.name)
+    ).all()
+    stores = {node.name: facts.of_node(node).digests for node in nodes}
+    models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None)).options(defer(Model.manifest))).all()
+    failing = _failing(session)
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
+    deaf = unheard(session, [group.id for group in groups if group.state == GroupState.STARTING.value])
     used = _note_use(groups, demand)
     return ControlState(
         now_ms=now_ms,
-        nodes=tuple(_node(node, groups, now_ms) for node in nodes),
+        nodes=tuple(_node(node, facts.of_node(node).warm, groups, plans) for node in nodes),
         models={
-            m.name: _model(session, m, demand.models.get(m.name, ModelDemand()), nodes, used.get(m.id)) for m in models
+            m.name: _model(
+                m,
+                facts,
+                demand.models.get(m.name, ModelDemand()),
+                stores,
+                used.get(m.id),
+                _failures(session, m) if m.id in failing else _NO_FAILURES,
+            )
+            for m in models
         },
-        groups=tuple(_group(g, causes[g.id], demand, g.id in stopping) for g in groups),
+        groups=tuple(
+            _group(g, plans[g.id], causes[g.id], demand, g.id in stopping, deaf.get(g.id, frozenset())) for g in groups
+        ),
         routes_version=demand.routes_version,
         lost=frozenset(n.name for n in nodes if now_ms - max(n.seen_at_ms, watching_ms) > NODE_LOST_MS),
         draining=frozenset(n.name for n in nodes if n.draining),
@@ -53,7 +75,7 @@ def _live_groups(session: Session) -> Sequence[Group]:
     return session.scalars(
         select(Group)
         .where(or_(Group.state.not_in(_OVER), Group.id.in_(unreleased)))
-        .options(selectinload(Group.stages), selectinload(Group.model))
+        .options(selectinload(Group.stages), selectinload(Group.model).defer(Model.manifest))
         .order_by(Group.created_at_ms, Group.id)
     ).all()
 
@@ -88,7 +110,7 @@ def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
+def _node(node: Node, warm: bool, groups: Sequence[Group], plans: Mapping[str, Plan]) -> NodeState:
     reserved: dict[int, int] = defaultdict(int)
     fetches = []
     ports = 0
@@ -101,7 +123,7 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
             if not stage.verified and stage.fetch_deadline_ms is not None:
                 remaining = max(0, stage.bytes_to_fetch - stage.bytes_fetched)
                 fetches.append(Fetch(stage.id, node.name, remaining, stage.fetch_deadline_ms))
-        for device, size in _kept_for_heirs(group, groups, node.name):
+        for device, size in _kept_for_heirs(group, plans[group.id], groups, node.name):
             reserved[device] += size
     devices = tuple(
         DeviceState(
@@ -119,20 +141,22 @@ def _node(node: Node, groups: Sequence[Group], now_ms: int) -> NodeState:
         devices=devices,
         fetches=tuple(fetches),
         cordoned=node.cordoned or node.draining,
-        warm=bool(node.report.get("warm", {}).get("ready")),
+        warm=warm,
         free_ports=max(0, node.port_last - node.port_first + 1 - ports),
     )
 
 
-def _kept_for_heirs(group: Group, groups: Sequence[Group], node: str) -> Iterable[tuple[int, int]]:
+def _kept_for_heirs(group: Group, plan: Plan, groups: Sequence[Group], node: str) -> Iterable[tuple[int, int]]:
     """Memory that a pipeline's plan keeps for the standalone worker that will follow it, until that worker exists."""
     if group.state in (*_OVER, GroupState.DRAINING):
         return
-    consolidate = Plan.from_json(group.plan).consolidate
+    consolidate = plan.consolidate
+    if consolidate is None:
+        return
     heirs = {
         stage.node_name for g in groups if g.parent_id == group.id for stage in g.stages if stage.state not in _GONE
     }
-    for target in consolidate.targets if consolidate else ():
+    for target in consolidate.targets:
         if target.node == node and node not in heirs:
             yield target.device, target.reserved_bytes
 
@@ -140,7 +164,7 @@ def _kept_for_heirs(group: Group, groups: Sequence[Group], node: str) -> Iterabl
 # --- groups and models ------------------------------------------------------------------------------------------------
 
 
-def _group(group: Group, cause: Cause, demand: Demand, stopping: bool) -> GroupView:
+def _group(group: Group, plan: Plan, cause: Cause, demand: Demand, stopping: bool, deaf: frozenset[str]) -> GroupView:
     probe = group.probe
     return GroupView(
         group_id=group.id,
@@ -148,7 +172,7 @@ def _group(group: Group, cause: Cause, demand: Demand, stopping: bool) -> GroupV
         state=GroupState(group.state),
         version=group.version,
         cause=cause,
-        plan=Plan.from_json(group.plan),
+        plan=plan,
         stages=tuple(
             StageView(s.id, s.rank, s.node_name, StageState(s.state), s.verified, s.reason) for s in group.stages
         ),
@@ -160,15 +184,22 @@ def _group(group: Group, cause: Cause, demand: Demand, stopping: bool) -> GroupV
         drain_version=group.drain_version,
         deadline_ms=group.deadline_ms,
         stopping=stopping,
+        unheard=deaf,
     )
 
 
 def _model(
-    session: Session, model: Model, demand: ModelDemand, nodes: Iterable[Node], used_ms: int | None
+    model: Model,
+    facts: Facts,
+    demand: ModelDemand,
+    stores: Mapping[str, frozenset[str]],
+    used_ms: int | None,
+    failures: Failures,
 ) -> ModelView:
-    failures, failed_ms, avoid = _failures(session, model)
+    known = facts.of_model(model)
+    count, failed_ms, avoid = failures
     return ModelView(
-        spec=model_spec(model),
+        spec=known.spec,
         enabled=model.enabled,
         min_replicas=model.min_replicas,
         warm_until_ms=model.warm_until_ms,
@@ -178,15 +209,21 @@ def _model(
         oldest_waiting_ms=demand.oldest_at_ms,
         running=demand.running,
         last_request_ms=used_ms or demand.last_request_at_ms,
-        failures=failures,
+        failures=count,
         failed_ms=failed_ms,
         avoid=avoid,
-        held={n.name: held_groups(model, n.report.get("store", {}).get("digests", ())) for n in nodes},
+        held=Held(known.parts, stores),
         version=model.control_version,
     )
 
 
-def _failures(session: Session, model: Model) -> tuple[int, int | None, frozenset[str]]:
+def _failing(session: Session) -> frozenset[str]:
+    """Ids of the models of which a start has ever failed: all others need not be asked after one by one."""
+    query = select(Group.model_id).where(Group.state == GroupState.FAILED.value, Group.ready_at_ms.is_(None))
+    return frozenset(session.scalars(query.distinct()))
+
+
+def _failures(session: Session, model: Model) -> Failures:
     """Starts that failed in a row, newest first, when the newest did, and the nodes it broke on."""
     recent = session.scalars(
         select(Group)

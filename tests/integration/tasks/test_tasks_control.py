@@ -206,6 +206,16 @@ def test_a_redis_wiped_while_a_worker_drains_does_not_cut_its_requests(bench):
     assert bench.messages(f"node.{group.stages[0].node_name}") == []
 
 
+def test_a_long_stream_counts_as_use_until_its_gateway_was_last_heard(bench):
+    group = serving(bench, keep_alive_s=60)
+    bench.age_groups(600_000)
+    # The stream began ten minutes ago; its gateway died with it a moment ago.
+    bench.gateway.activity("m", age_ms=11_000, groups={group.id: 1}, last_request_at_ms=now_ms() - 600_000)
+    bench.gateway.beat()
+    bench.run()
+    assert bench.states() == ["standalone"]
+
+
 # --- a controller that was away ---------------------------------------------------------------------------------------
 
 
@@ -346,6 +356,81 @@ def test_a_group_called_off_before_its_node_heard_of_it_keeps_its_memory_until_t
     assert {stage.state for group in bench.groups() for stage in group.stages} == {"gone"}
 
 
+def test_effects_of_a_group_that_failed_on_a_lost_node_are_not_sent_again(bench):
+    bench.add_model()
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    (group,) = bench.groups()
+    lost = group.stages[0].node_name
+    bench.messages(f"node.{lost}")
+    with session_scope(bench.here.sessions) as session:
+        session.get_one(Node, lost).seen_at_ms -= 21_000
+    bench.gateway.activity("m")
+    bench.run()
+    assert bench.states() == ["failed"]
+    assert bench.outbox(undone=True) == []
+    bench.age_outbox(11_000)
+    bench.run()
+    assert bench.messages(f"node.{lost}") == []
+
+
+def test_a_group_keeps_the_reason_why_it_ended(bench):
+    serving(bench)
+    bench.gateway.activity("m")
+    bench.change_model(enabled=False)
+    bench.settle()
+    (group,) = bench.groups()
+    assert (group.state, group.reason) == ("stopped", "no longer wanted")
+
+
+def test_a_node_that_reports_and_takes_nothing_fails_the_start_and_is_named(bench):
+    bench.add_model()
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    (group,) = bench.groups()
+    deaf = group.stages[0].node_name
+    for _ in range(6):
+        bench.messages(f"node.{deaf}")
+        bench.age_outbox(10_001)
+        bench.report()
+        bench.run()
+    assert bench.states() == ["starting"], "sent for the seventh time, a minute after the first"
+    bench.gateway.activity("m")
+    bench.age_outbox(10_001)
+    bench.run()
+    failed = bench.groups()[0]
+    assert failed.state == "failed"
+    assert f"the node worker of {deaf}" in failed.reason
+
+
+def test_the_outbox_forgets_what_is_a_day_old(bench):
+    serving(bench)
+    from tasks import control
+
+    control.reconcile_now()
+    kept = len(bench.outbox())
+    assert kept > 0
+    bench.age_outbox(24 * 3_600_000 - 60_000)
+    control.reconcile_now()
+    assert len(bench.outbox()) == kept
+    bench.age_outbox(61_000)
+    control.reconcile_now()
+    assert bench.outbox() == []
+
+
+def test_a_group_that_its_node_knows_at_a_higher_version_can_be_stopped(bench):
+    """SQL was restored from a backup: the node has seen versions that SQL has not given out."""
+    group = serving(bench)
+    node = bench.nodes[group.stages[0].node_name]
+    node._versions[group.id] = 50
+    node._stages[group.stages[0].id]["version"] = 50
+    bench.gateway.activity("m")
+    bench.change_model(enabled=False)
+    bench.settle()
+    assert bench.states() == ["stopped"]
+    assert node.stages("ready") == []
+
+
 def test_nothing_of_a_group_that_is_to_end_is_sent_again(bench):
     bench.add_model()
     bench.gateway.activity("m", waiting=1)
@@ -427,17 +512,81 @@ def test_older_and_doubled_reports_change_nothing(bench):
     assert len(marks) == len(set(marks))
 
 
-def test_a_sign_of_life_without_news_is_noted_and_no_more(bench, monkeypatch):
+def count_runs(monkeypatch):
+    """The runs of the controller, which do nothing from now on."""
     from tasks import control
 
     runs = []
     monkeypatch.setattr(control, "run", runs.append)
+    return runs
+
+
+def test_how_far_a_fetch_is_gets_stored_and_starts_no_run(bench, monkeypatch):
+    bench.add_model()
+    for node in bench.nodes.values():
+        node.lives.append("hold")
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    bench.deliver()
+    bench.report()
+    (stage,) = bench.groups()[0].stages
+    runs = count_runs(monkeypatch)
+    for fetched in (100, 200):
+        bench.nodes[stage.node_name].progress(fetched=fetched)
+        bench.report(stage.node_name)
+    assert runs == []
+    (stage,) = bench.groups()[0].stages
+    assert stage.bytes_fetched == 200
+    bench.nodes[stage.node_name].set_state("ready")
+    bench.report(stage.node_name)
+    assert len(runs) == 1
+
+
+def test_the_planned_bytes_stay_until_the_node_knows_better(bench):
+    bench.add_model()
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    (stage,) = bench.groups()[0].stages
+    planned = stage.bytes_to_fetch
+    assert planned > 0
+    node = bench.nodes[stage.node_name]
+    node.lives.append("hold")
+    (message,) = [m for m in bench.messages(f"node.{node.name}") if m["args"][1]["kind"] == "launch"]
+    bench.carry_out(node, message)
+    bench.report(node.name)
+    assert bench.groups()[0].stages[0].bytes_to_fetch == planned
+    node.progress(fetched=1, total=77)
+    bench.report(node.name)
+    assert bench.groups()[0].stages[0].bytes_to_fetch == 77
+
+
+def test_an_idle_pass_asks_the_same_few_questions_however_many_models_there_are(bench):
+    from sqlalchemy import event
+
+    bench.add_model()
+    bench.run()
+    asked = []
+    event.listen(bench.here.sessions.kw["bind"], "before_cursor_execute", lambda *args: asked.append(args[2]))
+    bench.run()
+    few = len(asked)
+    for name in "abcdef":
+        bench.add_model(name)
+    bench.run()
+    asked.clear()
+    bench.run()
+    assert len(asked) == few
+    assert not any("manifest" in statement or "nodes.report," in statement for statement in asked)
+
+
+def test_a_sign_of_life_without_news_is_noted_and_no_more(bench, monkeypatch):
+    runs = count_runs(monkeypatch)
     with session_scope(bench.here.sessions) as session:
         session.get_one(Node, "n0").seen_at_ms = 0
     bench.report("n0")
     assert runs == []
     with bench.here.sessions() as session:
         assert session.get_one(Node, "n0").seen_at_ms > 0
+    bench.nodes["n0"].ports = [32000, 32010]
     bench.nodes["n0"].touch()
     bench.report("n0")
     assert len(runs) == 1

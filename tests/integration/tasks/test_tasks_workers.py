@@ -232,7 +232,7 @@ def test_a_controller_killed_half_way_is_carried_on_by_the_next(cluster):
         assert [row.sends for row in session.scalars(select(Outbox))] == [0, 0]
     # The next one dies when it has sent the effects and not yet noted that it has.
     dying = cluster.procs.controller(failpoint="control.sent")
-    cluster.nodes["n0"].touch()
+    cluster.send("control.reconcile", queue="control")
     dying.wait_killed()
     early.stop()
     cluster.start()
