@@ -117,7 +117,7 @@ def settle_lost(here: Runtime) -> int:
 def _settle(here: Runtime, events: Sequence[Any]) -> Settlement:
     with session_scope(here.sessions) as session:
         result = settle(session, events)
-        _note_first_tokens(session, events, set(result.settled))
+        _note_first_tokens(session, events, {*result.settled, *result.corrected})
     reach("ledger.committed")
     for rejected in result.rejected:
         log.error(

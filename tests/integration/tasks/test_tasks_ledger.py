@@ -198,10 +198,21 @@ def test_a_dead_gateways_attempts_are_settled_from_their_last_checkpoint_once(bo
     assert books.balance == PAID_IN - USAGE_EVENT_COST_NUSD
     with books.here.sessions() as session:
         assert session.get_one(Usage, attempt["attempt_id"]).outcome == "gateway_lost"
-    # The gateway was only slow, and tells the end of the story after all.
-    books.deliver(books.event(attempt_id=attempt["attempt_id"], completion_tokens=99))
-    books.drain()
-    books.assert_billed(1)
+    assert books.count(Usage) == 1
+    assert books.redis.hgetall("hyd:attempts") == books.redis.hgetall("hyd:reserved") == {}
+
+
+def test_a_gateway_that_was_only_slow_is_paid_for_the_end_of_its_attempt(books):
+    FakeGateway(books.redis, "gw-1").beat(age_ms=10_001)
+    attempt = books.open()
+    books.sweep()
+    final = books.event(attempt_id=attempt["attempt_id"], completion_tokens=99)
+    for _ in range(2):
+        books.deliver(final)
+        books.drain()
+    assert books.balance == PAID_IN - USAGE_EVENT_COST_NUSD - 89 * 80
+    assert int(books.redis.hget("hyd:balance", books.tenant.id)) == books.balance
+    assert books.count(Usage) == 1
 
 
 def test_a_dead_gateways_attempt_that_delivered_nothing_costs_nothing(books):
