@@ -198,11 +198,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A wanted start that cannot happen now, and why: gateways turn it into Retry-After."""
+    """A wanted start that cannot happen now, and why: gateways turn it into Retry-After.
+
+    `waited_ms`: how long the oldest request has waited for it.
+    """
 
     model: str
     why: NoPlan | None
     retry_at_ms: int | None
+    cause: Cause = Cause.DEMAND
+    waited_ms: int = 0
 
 
 Decision = Start | Move | Probe | Stop | Wait

@@ -256,7 +256,7 @@ class ColdStart(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     cause: Mapped[str] = mapped_column(String(40))  # demand | warm | min_replicas | consolidation | replace
-    plan: Mapped[dict[str, Any]]
+    plan: Mapped[dict[str, Any]]  # orchestrator.types.Plan.to_json(), or NoPlan's for a start that could not be planned
     predicted_ttft_ms: Mapped[int | None]
     requested_at_ms: Mapped[int]
     ready_at_ms: Mapped[int | None]

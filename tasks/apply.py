@@ -14,6 +14,7 @@ from registry.ids import new_id
 from registry.models import ColdStart, ColdStartEvent, Group, Model, Node, Outbox, Stage
 from tasks.effects import launch_effect, prefetch_effect, stop_effect
 from tasks.ports import free_ports
+from tasks.refusals import note_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,7 @@ def _apply_one(session: Session, decision: Decision, now_ms: int) -> bool:
         case Stop():
             return _stop(session, decision, now_ms)
         case Wait():
+            note_refusal(session, decision, now_ms)
             return False
 
 
