@@ -19,7 +19,7 @@ from tasks.app import app
 from tasks.apply import apply
 from tasks.demand import is_known, read_demand
 from tasks.failpoints import reach
-from tasks.outbox import answer_probes, mark_done, prune_outbox, send_outbox
+from tasks.outbox import answer_probes, due_effects, mark_done, mark_sent, prune_outbox, send
 from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
 from tasks.state import load_state
@@ -133,5 +133,9 @@ def _tell(here: Runtime, state: ControlState, decisions: list[Decision]) -> None
         version = routes.publish_routes(here.redis, routes.route_table(session), state.now_ms)
         routes.mark_unrouted(session, version)
         routes.publish_cold_starts(here.redis, routes.cold_starts(session, state, decisions), version)
-        send_outbox(session, app, now_ms())
-        reach("control.sent")
+        due = due_effects(session, now_ms())
+    sent = send(app, due)
+    reach("control.sent")
+    if sent:
+        with alone(here) as session:
+            mark_sent(session, sent, now_ms())

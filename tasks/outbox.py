@@ -1,6 +1,6 @@
 """Sends the outbox: effects leave after the commit that decided them, and are sent again until a node has answered."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 from celery import Celery
@@ -57,12 +57,9 @@ def prune_outbox(session: Session, now_ms: int) -> None:
         session.execute(delete(Outbox).where(Outbox.id.in_(old)).execution_options(synchronize_session=False))
 
 
-def send_outbox(session: Session, app: Celery, now_ms: int) -> int:
-    """Send what is unsent, and again what was sent a while ago and not answered. Returns how many were sent.
-
-    With the broker away nothing is marked sent; the next tick tries again.
-    """
-    due = session.scalars(
+def due_effects(session: Session, now_ms: int) -> Sequence[Outbox]:
+    """What is unsent, and what was sent a while ago and not answered, oldest first."""
+    return session.scalars(
         select(Outbox)
         .where(
             Outbox.done_at_ms.is_(None),
@@ -71,16 +68,33 @@ def send_outbox(session: Session, app: Celery, now_ms: int) -> int:
         )
         .order_by(Outbox.id)
     ).all()
-    sent = 0
+
+
+def send(app: Celery, due: Sequence[Outbox]) -> list[int]:
+    """Send effects, outside any transaction: a broker may take its time. Returns the ids of those sent, which may be
+    none while it is away; the next tick tries again."""
+    sent: list[int] = []
     for row in due:
         try:
             app.send_task(row.task, args=[row.id, *row.args], queue=row.queue, expires=RESEND_AFTER_MS / 1000)
         except OperationalError as error:
-            log.warning("broker unreachable, effects wait in the outbox", waiting=len(due) - sent, error=str(error))
+            log.warning(
+                "broker unreachable, effects wait in the outbox", waiting=len(due) - len(sent), error=str(error)
+            )
             break
-        row.sent_at_ms, row.sends = now_ms, row.sends + 1
-        sent += 1
+        sent.append(row.id)
     return sent
+
+
+def mark_sent(session: Session, sent: Sequence[int], now_ms: int) -> None:
+    """Note that effects were sent. Dying before this sends them again, which changes nothing."""
+    for start in range(0, len(sent), 500):
+        session.execute(
+            update(Outbox)
+            .where(Outbox.id.in_(sent[start : start + 500]))
+            .values(sent_at_ms=now_ms, sends=Outbox.sends + 1)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def mark_done(session: Session, outbox_id: int, now_ms: int, error: str | None) -> Outbox | None:

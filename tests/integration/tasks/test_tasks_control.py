@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from support.fake_noded import FakeNoded
 from support.watching import watched
 
@@ -306,6 +309,37 @@ def test_effects_are_kept_for_a_broker_that_is_away(bench, redis_server, monkeyp
     assert [(row.sent_at_ms, row.sends) for row in bench.outbox()] == [(None, 0), (None, 0)]
     bench.settle()
     assert bench.states() == ["standalone"]
+
+
+def is_free(engine):
+    """Whether another controller could write right now."""
+    from tasks.control import CONTROL_LOCK
+
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as other:
+            return other.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": CONTROL_LOCK})
+    with closing(sqlite3.connect(engine.url.database, timeout=0)) as other:
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+
+def test_the_database_is_free_while_effects_are_sent(bench, monkeypatch):
+    from tasks import control
+
+    bench.add_model()
+    bench.gateway.activity("m", waiting=1)
+    send, free = control.app.send_task, []
+
+    def send_and_look(*args, **options):
+        free.append(is_free(bench.here.sessions.kw["bind"]))
+        send(*args, **options)
+
+    monkeypatch.setattr(control.app, "send_task", send_and_look)
+    bench.run()
+    assert free == [True, True]
 
 
 def test_doubled_effects_and_answers_change_nothing(bench):
