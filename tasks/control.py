@@ -54,6 +54,7 @@ def node_report(node_name: str, report: dict[str, Any]) -> None:
     here = runtime()
     with alone(here) as session:
         news = store_report(session, report, now_ms())
+    reach("control.reported")
     # A sign of life alone is not worth a look at everything: the clock's next tick has one.
     if news:
         run(here)

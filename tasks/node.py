@@ -59,4 +59,5 @@ def probe(outbox_id: int, group_id: str) -> None:
     finally:
         with _probing_lock:
             _probing.discard(group_id)
+    reach("node.probed")
     app.send_task("control.probed", args=[outbox_id, group_id, answer["ok"], answer.get("error")], queue="control")

@@ -240,6 +240,38 @@ def test_a_controller_killed_half_way_is_carried_on_by_the_next(cluster):
     cluster.until("standalone")
 
 
+@pytest.mark.parametrize("point", ["node.applied", "node.applied:2", "node.probed"])
+def test_a_node_worker_killed_before_its_answer_starts_nothing_twice(cluster, point):
+    with_model(cluster)
+    controller = cluster.procs.controller().wait_ready()
+    dying = cluster.procs.node("n0", failpoint=point).wait_ready()
+    wait_until(cluster._nodes_known, SECONDS, cluster.told)
+    cluster.want("m", waiting=1)
+    dying.wait_killed()
+    noded = cluster.nodes["n0"]
+    assert noded.probes == (point == "node.probed"), "noded has done it"
+    assert len(noded.effects) >= (1 if point == "node.applied" else 2)
+    assert cluster.states() == ["starting"], "and nobody was told"
+    controller.stop()
+    cluster.start()
+    make_due(cluster)
+    cluster.until("standalone")
+    assert len(noded.stages()) == 1
+    wait_until(lambda: len(cluster.gateway.routes("m")) == 1, SECONDS, cluster.told)
+
+
+def test_a_controller_killed_when_it_has_stored_a_report_is_carried_on_by_the_next(cluster):
+    with_model(cluster)
+    dying = cluster.procs.controller(failpoint="control.reported")
+    early = cluster.procs.node("n0").wait_ready()
+    dying.wait_killed()
+    assert cluster._nodes_known() == ["n0"]
+    early.stop()
+    cluster.start()
+    cluster.want("m", waiting=1)
+    cluster.until("standalone")
+
+
 def test_two_controllers_on_postgres_start_one_group_and_bring_it_up(postgres_cluster):
     cluster = postgres_cluster
     with_model(cluster)
