@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
@@ -154,3 +155,26 @@ class Bench:
                 for column in ("ready_at_ms", "last_used_at_ms", "stopped_at_ms"):
                     value = getattr(group, column)
                     setattr(group, column, None if value is None else value - by_ms)
+
+
+def kinds(messages: Iterable[dict[str, Any]]) -> list[str]:
+    """What messages to a node ask for, in a word each."""
+    return [message["args"][1]["kind"] if message["task"] == "node.apply" else "probe" for message in messages]
+
+
+def serving(bench: Bench, **options: Any) -> Group:
+    """A model "m" with one worker, used a moment ago."""
+    bench.add_model(**options)
+    bench.gateway.activity("m", waiting=1)
+    bench.settle()
+    (group,) = bench.groups()
+    bench.gateway.activity("m", groups={group.id: 1})
+    bench.run()
+    return group
+
+
+def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[Runtime]:
+    """The runs of the controller, which do nothing from now on."""
+    runs: list[Runtime] = []
+    monkeypatch.setattr(control, "run", runs.append)
+    return runs

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-
-import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select
+from support.control_bench import count_runs, kinds, serving
 from support.fake_noded import FakeNoded
 from support.watching import watched
 
 from registry.db import session_scope
-from registry.ids import now_ms
 from registry.models import ColdStart, ColdStartEvent, Group, Node, Stage
-
-
-def kinds(messages):
-    return [message["args"][1]["kind"] if message["task"] == "node.apply" else "probe" for message in messages]
-
 
 # --- the way of one cold request --------------------------------------------------------------------------------------
 
@@ -128,17 +119,6 @@ def test_a_second_pass_without_news_changes_nothing(bench):
 # --- draining ---------------------------------------------------------------------------------------------------------
 
 
-def serving(bench, **options):
-    """A model with one worker, used a moment ago."""
-    bench.add_model(**options)
-    bench.gateway.activity("m", waiting=1)
-    bench.settle()
-    (group,) = bench.groups()
-    bench.gateway.activity("m", groups={group.id: 1})
-    bench.run()
-    return group
-
-
 def test_a_worker_is_stopped_only_when_every_live_gateway_has_seen_routes_without_it(bench):
     group = serving(bench)
     bench.gateway.beat()
@@ -209,72 +189,6 @@ def test_a_redis_wiped_while_a_worker_drains_does_not_cut_its_requests(bench):
     assert bench.messages(f"node.{group.stages[0].node_name}") == []
 
 
-def test_a_long_stream_counts_as_use_until_its_gateway_was_last_heard(bench):
-    group = serving(bench, keep_alive_s=60)
-    bench.age_groups(600_000)
-    # The stream began ten minutes ago; its gateway died with it a moment ago.
-    bench.gateway.activity("m", age_ms=11_000, groups={group.id: 1}, last_request_at_ms=now_ms() - 600_000)
-    bench.gateway.beat()
-    bench.run()
-    assert bench.states() == ["standalone"]
-
-
-# --- a controller that was away ---------------------------------------------------------------------------------------
-
-
-def away(bench, *, for_ms):
-    """Nobody has listened for so long; nodes and gateways have gone on all the same, and are heard again only later."""
-    watched(bench.redis, last_ms=now_ms() - for_ms)
-    with session_scope(bench.here.sessions) as session:
-        for node in session.scalars(select(Node)):
-            node.seen_at_ms -= for_ms
-
-
-def test_a_controller_that_was_away_takes_no_node_for_lost_before_it_has_listened_to_it(bench):
-    serving(bench)
-    away(bench, for_ms=60_000)
-    bench.run()
-    assert bench.states() == ["standalone"]
-    # From then on it listens: a node that stays silent is lost as ever.
-    watched(bench.redis, since_ms=now_ms() - 21_000)
-    bench.run()
-    assert bench.states()[0] == "failed"
-
-
-def test_after_an_outage_of_redis_no_gateway_is_taken_for_dead_at_once(bench):
-    group = serving(bench, keep_alive_s=0)
-    bench.change_model(enabled=False)
-    bench.run()
-    bench.gateway.beat(age_ms=30_000)
-    bench.gateway.activity("m", age_ms=30_000, groups={group.id: 1})
-    away(bench, for_ms=30_000)
-    bench.run()
-    assert bench.messages(f"node.{group.stages[0].node_name}") == [], "its stream may still run"
-    watched(bench.redis, since_ms=now_ms() - 10_000)
-    bench.run()
-    assert kinds(bench.messages(f"node.{group.stages[0].node_name}")) == ["stop"]
-
-
-def test_a_controller_that_cannot_read_its_database_does_not_look(bench, monkeypatch):
-    from sqlalchemy.exc import OperationalError
-
-    from tasks import control
-    from tasks.watch import CONTROLLER, watch_key
-
-    bench.redis.delete(watch_key(CONTROLLER))
-
-    def refuse(*_):
-        raise OperationalError("SELECT 1", {}, Exception("no connection"))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("sqlalchemy.orm.Session.connection", refuse)
-        with pytest.raises(OperationalError):
-            control.run(bench.here)
-    assert not bench.redis.exists(watch_key(CONTROLLER))
-    bench.run()
-    assert bench.redis.exists(watch_key(CONTROLLER))
-
-
 # --- the outbox -------------------------------------------------------------------------------------------------------
 
 
@@ -309,37 +223,6 @@ def test_effects_are_kept_for_a_broker_that_is_away(bench, redis_server, monkeyp
     assert [(row.sent_at_ms, row.sends) for row in bench.outbox()] == [(None, 0), (None, 0)]
     bench.settle()
     assert bench.states() == ["standalone"]
-
-
-def is_free(engine):
-    """Whether another controller could write right now."""
-    from tasks.control import CONTROL_LOCK
-
-    if engine.dialect.name == "postgresql":
-        with engine.connect() as other:
-            return other.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": CONTROL_LOCK})
-    with closing(sqlite3.connect(engine.url.database, timeout=0)) as other:
-        try:
-            other.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return False
-        return True
-
-
-def test_the_database_is_free_while_effects_are_sent(bench, monkeypatch):
-    from tasks import control
-
-    bench.add_model()
-    bench.gateway.activity("m", waiting=1)
-    send, free = control.app.send_task, []
-
-    def send_and_look(*args, **options):
-        free.append(is_free(bench.here.sessions.kw["bind"]))
-        send(*args, **options)
-
-    monkeypatch.setattr(control.app, "send_task", send_and_look)
-    bench.run()
-    assert free == [True, True]
 
 
 def test_doubled_effects_and_answers_change_nothing(bench):
@@ -388,81 +271,6 @@ def test_a_group_called_off_before_its_node_heard_of_it_keeps_its_memory_until_t
     bench.deliver()
     assert bench.states() == ["stopped"]
     assert {stage.state for group in bench.groups() for stage in group.stages} == {"gone"}
-
-
-def test_effects_of_a_group_that_failed_on_a_lost_node_are_not_sent_again(bench):
-    bench.add_model()
-    bench.gateway.activity("m", waiting=1)
-    bench.run()
-    (group,) = bench.groups()
-    lost = group.stages[0].node_name
-    bench.messages(f"node.{lost}")
-    with session_scope(bench.here.sessions) as session:
-        session.get_one(Node, lost).seen_at_ms -= 21_000
-    bench.gateway.activity("m")
-    bench.run()
-    assert bench.states() == ["failed"]
-    assert bench.outbox(undone=True) == []
-    bench.age_outbox(11_000)
-    bench.run()
-    assert bench.messages(f"node.{lost}") == []
-
-
-def test_a_group_keeps_the_reason_why_it_ended(bench):
-    serving(bench)
-    bench.gateway.activity("m")
-    bench.change_model(enabled=False)
-    bench.settle()
-    (group,) = bench.groups()
-    assert (group.state, group.reason) == ("stopped", "no longer wanted")
-
-
-def test_a_node_that_reports_and_takes_nothing_fails_the_start_and_is_named(bench):
-    bench.add_model()
-    bench.gateway.activity("m", waiting=1)
-    bench.run()
-    (group,) = bench.groups()
-    deaf = group.stages[0].node_name
-    for _ in range(6):
-        bench.messages(f"node.{deaf}")
-        bench.age_outbox(10_001)
-        bench.report()
-        bench.run()
-    assert bench.states() == ["starting"], "sent for the seventh time, a minute after the first"
-    bench.gateway.activity("m")
-    bench.age_outbox(10_001)
-    bench.run()
-    failed = bench.groups()[0]
-    assert failed.state == "failed"
-    assert f"the node worker of {deaf}" in failed.reason
-
-
-def test_the_outbox_forgets_what_is_a_day_old(bench):
-    serving(bench)
-    from tasks import control
-
-    control.reconcile_now()
-    kept = len(bench.outbox())
-    assert kept > 0
-    bench.age_outbox(24 * 3_600_000 - 60_000)
-    control.reconcile_now()
-    assert len(bench.outbox()) == kept
-    bench.age_outbox(61_000)
-    control.reconcile_now()
-    assert bench.outbox() == []
-
-
-def test_a_group_that_its_node_knows_at_a_higher_version_can_be_stopped(bench):
-    """SQL was restored from a backup: the node has seen versions that SQL has not given out."""
-    group = serving(bench)
-    node = bench.nodes[group.stages[0].node_name]
-    node._versions[group.id] = 50
-    node._stages[group.stages[0].id]["version"] = 50
-    bench.gateway.activity("m")
-    bench.change_model(enabled=False)
-    bench.settle()
-    assert bench.states() == ["stopped"]
-    assert node.stages("ready") == []
 
 
 def test_nothing_of_a_group_that_is_to_end_is_sent_again(bench):
@@ -544,72 +352,6 @@ def test_older_and_doubled_reports_change_nothing(bench):
     with bench.here.sessions() as session:
         marks = session.scalars(select(ColdStartEvent.kind).where(ColdStartEvent.stage_id != "")).all()
     assert len(marks) == len(set(marks))
-
-
-def count_runs(monkeypatch):
-    """The runs of the controller, which do nothing from now on."""
-    from tasks import control
-
-    runs = []
-    monkeypatch.setattr(control, "run", runs.append)
-    return runs
-
-
-def test_how_far_a_fetch_is_gets_stored_and_starts_no_run(bench, monkeypatch):
-    bench.add_model()
-    for node in bench.nodes.values():
-        node.lives.append("hold")
-    bench.gateway.activity("m", waiting=1)
-    bench.run()
-    bench.deliver()
-    bench.report()
-    (stage,) = bench.groups()[0].stages
-    runs = count_runs(monkeypatch)
-    for fetched in (100, 200):
-        bench.nodes[stage.node_name].progress(fetched=fetched)
-        bench.report(stage.node_name)
-    assert runs == []
-    (stage,) = bench.groups()[0].stages
-    assert stage.bytes_fetched == 200
-    bench.nodes[stage.node_name].set_state("ready")
-    bench.report(stage.node_name)
-    assert len(runs) == 1
-
-
-def test_the_planned_bytes_stay_until_the_node_knows_better(bench):
-    bench.add_model()
-    bench.gateway.activity("m", waiting=1)
-    bench.run()
-    (stage,) = bench.groups()[0].stages
-    planned = stage.bytes_to_fetch
-    assert planned > 0
-    node = bench.nodes[stage.node_name]
-    node.lives.append("hold")
-    (message,) = [m for m in bench.messages(f"node.{node.name}") if m["args"][1]["kind"] == "launch"]
-    bench.carry_out(node, message)
-    bench.report(node.name)
-    assert bench.groups()[0].stages[0].bytes_to_fetch == planned
-    node.progress(fetched=1, total=77)
-    bench.report(node.name)
-    assert bench.groups()[0].stages[0].bytes_to_fetch == 77
-
-
-def test_an_idle_pass_asks_the_same_few_questions_however_many_models_there_are(bench):
-    from sqlalchemy import event
-
-    bench.add_model()
-    bench.run()
-    asked = []
-    event.listen(bench.here.sessions.kw["bind"], "before_cursor_execute", lambda *args: asked.append(args[2]))
-    bench.run()
-    few = len(asked)
-    for name in "abcdef":
-        bench.add_model(name)
-    bench.run()
-    asked.clear()
-    bench.run()
-    assert len(asked) == few
-    assert not any("manifest" in statement or "nodes.report," in statement for statement in asked)
 
 
 def test_a_sign_of_life_without_news_is_noted_and_no_more(bench, monkeypatch):
@@ -718,76 +460,6 @@ def test_clients_of_a_model_that_serves_are_not_told_that_it_cannot_start(bench)
             session.get_one(Node, name).cordoned = True
     bench.run()
     assert bench.gateway.cold_start("m")["state"] == "waiting"
-
-
-# --- starts that cannot be planned ------------------------------------------------------------------------------------
-
-
-def cordon(bench, cordoned=True):
-    with session_scope(bench.here.sessions) as session:
-        for node in session.scalars(select(Node)):
-            node.cordoned = cordoned
-
-
-def cold_starts(bench):
-    with bench.here.sessions() as session:
-        return list(session.scalars(select(ColdStart).order_by(ColdStart.requested_at_ms, ColdStart.id)))
-
-
-def test_a_start_that_cannot_be_planned_is_one_failed_cold_start_with_its_reason(bench):
-    bench.add_model()
-    cordon(bench)
-    for _ in range(3):
-        bench.gateway.activity("m", waiting=1)
-        bench.run()
-        bench.gateway.activity("m")  # told, so the client has gone; the next one is told the same
-        bench.run()
-    (cold_start,) = cold_starts(bench)
-    assert cold_start.failed_at_ms >= cold_start.requested_at_ms
-    assert cold_start.ready_at_ms is None
-    assert cold_start.cause == "demand"
-    assert cold_start.reason.startswith("No node can take anything")
-    with session_scope(bench.here.sessions) as session:
-        row = session.get_one(ColdStart, cold_start.id)
-        row.requested_at_ms -= 120_000
-        row.failed_at_ms -= 120_000
-    bench.gateway.activity("m", waiting=1)
-    bench.run()
-    assert len(cold_starts(bench)) == 2, "refused again, long after"
-    cordon(bench, cordoned=False)
-    bench.settle()
-    assert [row.failed_at_ms is None for row in cold_starts(bench)] == [False, False, True]
-
-
-def test_while_it_is_refused_a_failed_start_is_kept_up_to_date_and_not_written_with_every_tick(bench):
-    bench.add_model(min_replicas=1)
-    cordon(bench)
-    bench.run()
-    (first,) = cold_starts(bench)
-    assert first.cause == "min_replicas"
-    bench.run()
-    assert cold_starts(bench)[0].failed_at_ms == first.failed_at_ms
-    with session_scope(bench.here.sessions) as session:
-        session.get_one(ColdStart, first.id).failed_at_ms -= 20_000
-    bench.run()
-    (again,) = cold_starts(bench)
-    assert again.failed_at_ms >= first.failed_at_ms
-
-
-def test_a_model_without_room_is_a_failed_start_only_when_nothing_could_give_it_any(bench):
-    bench.add_model("huge", kv_reserve_bytes=2 * 10**9)
-    bench.gateway.activity("huge", waiting=1)
-    bench.run()
-    (cold_start,) = cold_starts(bench)
-    assert "the largest device has" in cold_start.reason
-
-
-def test_a_worker_more_that_cannot_be_had_is_no_failed_start(bench):
-    group = serving(bench, capacity=1)
-    bench.gateway.activity("m", waiting=1, groups={group.id: 1})
-    cordon(bench)
-    bench.run()
-    assert len(cold_starts(bench)) == 1
 
 
 # --- ports ------------------------------------------------------------------------------------------------------------
