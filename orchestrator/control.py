@@ -72,6 +72,7 @@ class GroupView:
     last_used_ms   when a request was last seen on it, roughly; None when none was.
     heir_failures  standalone workers that failed to replace this pipeline; `heir_failed_ms` is the last one's moment.
     drain_version  the routes version from which no gateway may choose it; None while it is routed.
+    unheard        nodes that have not answered what was sent to start it, a minute after it was first sent.
     """
 
     group_id: str
@@ -93,6 +94,7 @@ class GroupView:
     last_used_ms: int | None = None
     heir_failures: int = 0
     heir_failed_ms: int | None = None
+    unheard: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,8 @@ class ModelView:
     version          compared and swapped when a group of it is started.
     last_request_ms  when a request of it last ended or began on any gateway.
     failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment. Among them
-                     are workers that died within EARLY_DEATH_MS of ready without having served; not among them those that
-                     were to replace a pipeline (see GroupView).
+                     are workers that died within EARLY_DEATH_MS of ready without having served; not among them those
+                     that were to replace a pipeline (see GroupView).
     avoid            nodes on which any of those failed starts broke.
     held             tensor groups of this model that each node's host memory holds, verified.
     """
@@ -213,11 +215,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A wanted start that cannot happen now, and why: gateways turn it into Retry-After."""
+    """A wanted start that cannot happen now, and why: gateways turn it into Retry-After.
+
+    `waited_ms`: how long the oldest request has waited for it.
+    """
 
     model: str
     why: NoPlan | None
     retry_at_ms: int | None
+    cause: Cause = Cause.DEMAND
+    waited_ms: int = 0
 
 
 Decision = Start | Move | Probe | Stop | Wait

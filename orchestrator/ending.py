@@ -37,6 +37,11 @@ def _failed_start(state: ControlState, group: GroupView) -> Break | None:
     if group.probe is not None and group.probe.ok is False:
         why = group.probe.error or "the probe gave no reason"
         return Break(f"no token came out of the group: {why}", everywhere)
+    for stage in group.stages:
+        if stage.state is StageState.PLANNED and stage.node in group.unheard:
+            where = f"stage {stage.rank} on {stage.node}"
+            words = f"the node worker of {stage.node} reports but takes no work; restart it"
+            return Break(f"{where}: {words}", frozenset({stage.node}))
     if state.now_ms <= group.deadline_ms:
         return None
     slow = [stage for stage in group.stages if stage.state is not StageState.READY]

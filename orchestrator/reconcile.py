@@ -180,7 +180,7 @@ def _start_one(state: ControlState, ending: list[GroupView]) -> Iterator[Decisio
             yield room
             ending = [*ending, *_ending(state, [room])]
         retry_ms = None if outcome.retry_after_ms is None else state.now_ms + outcome.retry_after_ms
-        yield Wait(model.spec.name, outcome, retry_ms)
+        yield Wait(model.spec.name, outcome, retry_ms, cause, _waited_ms(state, model))
 
 
 def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
@@ -209,13 +209,16 @@ def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
 
 
 def _plan(state: ControlState, model: ModelView, instances: int) -> Plan | NoPlan:
-    waited = 0 if model.oldest_waiting_ms is None else max(0, state.now_ms - model.oldest_waiting_ms)
-    request = PlanRequest(model=model.spec, instances=instances, waited_ms=waited)
+    request = PlanRequest(model=model.spec, instances=instances, waited_ms=_waited_ms(state, model))
     if model.failures and model.avoid:
         elsewhere = plan(request, state.cluster_for(model, without=model.avoid))
         if isinstance(elsewhere, Plan):
             return elsewhere
     return plan(request, state.cluster_for(model))
+
+
+def _waited_ms(state: ControlState, model: ModelView) -> int:
+    return 0 if model.oldest_waiting_ms is None else max(0, state.now_ms - model.oldest_waiting_ms)
 
 
 def _make_room(state: ControlState, model: ModelView, outcome: NoPlan, ending: Iterable[GroupView]) -> Move | None:

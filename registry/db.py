@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from registry.errors import InvalidError
 
 SQLITE_BUSY_TIMEOUT_MS = 30_000
+POSTGRES_CONNECT_TIMEOUT_S = "10"
+POSTGRES_LOCK_TIMEOUT = "60s"
 _READ_ONLY = "hydrant_read_only"
 
 SessionFactory = sessionmaker[Session]
@@ -30,13 +32,25 @@ def make_engine(url: str) -> Engine:
     if backend == "postgres":  # the form that hosting providers print
         parsed, backend = parsed.set(drivername="postgresql"), "postgresql"
     if backend == "postgresql":
-        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+        # A server that does not answer, or a lock that is never given back, is an error, which the next tick retries.
+        query = {"connect_timeout": POSTGRES_CONNECT_TIMEOUT_S, **parsed.query}
+        parsed = parsed.set(drivername="postgresql+psycopg", query=query)
+        engine = create_engine(parsed, pool_pre_ping=True, pool_size=10)
+        event.listen(engine, "connect", _prepare_postgres)
+        return engine
     if backend != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise InvalidError("DATABASE_URL must be sqlite:///path/to/file or postgresql://...", "DATABASE_URL")
     engine = create_engine(parsed, pool_size=10)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_postgres(connection: Any, _record: Any) -> None:
+    # Not in the connection's options: those are the URL's own.
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{POSTGRES_LOCK_TIMEOUT}'")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

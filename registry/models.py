@@ -238,7 +238,7 @@ class Stage(Base):
     reserved_bytes: Mapped[int]
     port: Mapped[int]
     dist_port: Mapped[int | None]  # rendezvous, on rank 0's node
-    state: Mapped[str] = mapped_column(String(20), default="planned")  # as noded reports it
+    state: Mapped[str] = mapped_column(String(20), default="planned", index=True)  # as noded reports it
     reason: Mapped[str | None] = mapped_column(Text)
     pids: Mapped[list[Any]] = mapped_column(default=list)
     bytes_total: Mapped[int] = mapped_column(default=0)
@@ -258,7 +258,7 @@ class ColdStart(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     cause: Mapped[str] = mapped_column(String(40))  # demand | warm | min_replicas | consolidation | replace
-    plan: Mapped[dict[str, Any]]
+    plan: Mapped[dict[str, Any]]  # orchestrator.types.Plan.to_json(), or NoPlan's for a start that could not be planned
     predicted_ttft_ms: Mapped[int | None]
     requested_at_ms: Mapped[int]
     ready_at_ms: Mapped[int | None]

@@ -36,6 +36,8 @@ def make_app(redis_url: str, node: str | None) -> Celery:
         timezone="UTC",
         task_routes={"control.*": {"queue": "control"}, "ledger.*": {"queue": "ledger"}},
         task_default_queue="control",
+        beat_scheduler="tasks.beat:BoundedScheduler",
+        hydrant_redis_url=redis_url,
         # A tick that waited in the queue longer than it repeats is of no use: the next one does its work.
         beat_schedule={
             "reconcile": _every(RECONCILE_EVERY_S, "control.reconcile", "control"),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.control import Cause, Decision, Move, Probe, Start, Stop, Wait
@@ -15,6 +15,7 @@ from registry.ids import new_id
 from registry.models import ColdStart, ColdStartEvent, Group, Model, Node, Outbox, Stage
 from tasks.effects import launch_effect, prefetch_effect, stop_effect
 from tasks.ports import free_ports
+from tasks.refusals import note_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,7 @@ def _apply_one(session: Session, decision: Decision, now_ms: int) -> bool:
         case Stop():
             return _stop(session, decision, now_ms)
         case Wait():
+            note_refusal(session, decision, now_ms)
             return False
 
 
@@ -164,7 +166,9 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
     if group.version != decision.version:
         return False
     to = move(group.id, GroupState(group.state), decision.to, decision.reason)
-    values: dict[str, Any] = {"state": to.value, "version": decision.version + 1, "reason": decision.reason}
+    values: dict[str, Any] = {"state": to.value, "version": decision.version + 1}
+    if decision.reason is not None:
+        values["reason"] = decision.reason  # else why it began to end stays
     if decision.blamed:
         values["blamed"] = sorted(decision.blamed)
     became_ready = to in SERVING and group.ready_at_ms is None
@@ -181,6 +185,9 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
     if swapped.rowcount != 1:  # type: ignore[attr-defined]
         return False
     session.refresh(group)
+    if to in OVER:
+        # A stop stays: what may still run on a node that is away is ended when it returns.
+        _call_off(session, group, now_ms, Outbox.kind != "stop")
     log.info("group moved", group=group.id, to=to.value, reason=decision.reason)
     if group.cold_start_id is not None:
         cold_start = session.get_one(ColdStart, group.cold_start_id)
@@ -219,11 +226,11 @@ def _stop(session: Session, decision: Stop, now_ms: int) -> bool:
     return True
 
 
-def _call_off(session: Session, group: Group, now_ms: int) -> None:
-    """What no node has answered yet is not sent again: the group is to end."""
+def _call_off(session: Session, group: Group, now_ms: int, *only: ColumnElement[bool]) -> None:
+    """What no node has answered yet (`only` such rows) is not sent again: the group is to end."""
     session.execute(
         update(Outbox)
-        .where(Outbox.group_id == group.id, Outbox.done_at_ms.is_(None))
+        .where(Outbox.group_id == group.id, Outbox.done_at_ms.is_(None), *only)
         .values(done_at_ms=now_ms, error="called off: the group is to end")
         .execution_options(synchronize_session=False)
     )

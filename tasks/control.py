@@ -17,12 +17,13 @@ from registry.models import Group
 from tasks import routes
 from tasks.app import app
 from tasks.apply import apply
-from tasks.demand import read_demand
+from tasks.demand import is_known, read_demand
 from tasks.failpoints import reach
-from tasks.outbox import answer_probes, mark_done, send_outbox
+from tasks.outbox import answer_probes, due_effects, mark_done, mark_sent, prune_outbox, send
 from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
 from tasks.state import load_state
+from tasks.watch import CONTROLLER, look
 
 CONTROL_LOCK = 0x6879_6463
 """Any number that no other advisory lock in the database has."""
@@ -41,7 +42,10 @@ def scale(model: str) -> None:
 @app.task(name="control.reconcile")  # type: ignore[untyped-decorator]
 def reconcile_now() -> None:
     """The clock's tick, or a change in the admin UI or CLI."""
-    run(runtime())
+    here = runtime()
+    run(here)
+    with alone(here) as session:
+        prune_outbox(session, now_ms())
 
 
 @app.task(name="control.node_report")  # type: ignore[untyped-decorator]
@@ -50,6 +54,7 @@ def node_report(node_name: str, report: dict[str, Any]) -> None:
     here = runtime()
     with alone(here) as session:
         news = store_report(session, report, now_ms())
+    reach("control.reported")
     # A sign of life alone is not worth a look at everything: the clock's next tick has one.
     if news:
         run(here)
@@ -96,7 +101,10 @@ def run(here: Runtime) -> None:
         now = now_ms()
         demand = read_demand(here.redis, now)
         with alone(here) as session:
-            state = load_state(session, demand, now)
+            # Here, so that one who cannot reach the database, and stores no reports, does not look either.
+            watching = look(here.redis, CONTROLLER, now)
+            demand.known = is_known(watching, now)
+            state = load_state(session, demand, now, watching, here.facts)
             decisions = reconcile(state)
             changed = apply(session, decisions, now)
         reach("control.decided")
@@ -114,6 +122,7 @@ def alone(here: Runtime) -> Iterator[Session]:
     SQLite's transactions exclude each other anyway.
     """
     with session_scope(here.sessions) as session:
+        session.connection()  # SQLite's lock is taken here and not with the first query
         if session.get_bind().dialect.name == "postgresql":
             session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": CONTROL_LOCK})
         yield session
@@ -125,5 +134,9 @@ def _tell(here: Runtime, state: ControlState, decisions: list[Decision]) -> None
         version = routes.publish_routes(here.redis, routes.route_table(session), state.now_ms)
         routes.mark_unrouted(session, version)
         routes.publish_cold_starts(here.redis, routes.cold_starts(session, state, decisions), version)
-        send_outbox(session, app, now_ms())
-        reach("control.sent")
+        due = due_effects(session, now_ms())
+    sent = send(app, due)
+    reach("control.sent")
+    if sent:
+        with alone(here) as session:
+            mark_sent(session, sent, now_ms())

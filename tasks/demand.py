@@ -3,13 +3,12 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis import Redis
 
 ACTIVITY_STALE_MS = 5_000
 GATEWAY_DEAD_MS = 10_000
-SINCE_KEY = "hyd:demand:since"
-"""When the controller first read demand from this Redis: one that has lost its memory has lost this, too."""
 
 
 @dataclass
@@ -27,7 +26,7 @@ class Demand:
     """Demand of all models.
 
     routes_version  what every live gateway has seen; None when no gateway lives.
-    known           whether every live gateway must have spoken since Redis last lost its memory.
+    known           whether every live gateway must have spoken since the controller began to look.
     """
 
     models: dict[str, ModelDemand] = field(default_factory=dict)
@@ -42,7 +41,7 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
     A gateway that is silent no longer waits for anything; its requests count as running until it is taken for dead,
     for a stalled gateway may still be passing tokens on.
     """
-    demand = Demand(known=is_known(redis, now_ms))
+    demand = Demand()
     names = sorted(_text(name) for name in redis.smembers("hyd:activity:models"))
     pipe = redis.pipeline(transaction=False)
     pipe.hgetall("hyd:gateways")
@@ -58,7 +57,7 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
     for name, entries in zip(names, activities, strict=True):
         model = demand.models.setdefault(name, ModelDemand())
         for entry in map(json.loads, entries.values()):
-            model.last_request_at_ms = _latest(model.last_request_at_ms, entry.get("last_request_at_ms"))
+            model.last_request_at_ms = _latest(model.last_request_at_ms, _used_at_ms(entry, now_ms))
             if now_ms - entry["at_ms"] >= GATEWAY_DEAD_MS:
                 continue
             model.running += entry["running"]
@@ -72,10 +71,16 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
     return demand
 
 
-def is_known(redis: Redis, now_ms: int) -> bool:
-    """Whether Redis has kept its memory for so long that a gateway it does not name is dead."""
-    redis.set(SINCE_KEY, now_ms, nx=True)
-    return now_ms - int(redis.get(SINCE_KEY) or now_ms) >= GATEWAY_DEAD_MS
+def is_known(watching_ms: int, now_ms: int) -> bool:
+    """Whether somebody who looks since `watching_ms` (tasks/watch.py) must have seen every live gateway's word."""
+    return now_ms - watching_ms >= GATEWAY_DEAD_MS
+
+
+def _used_at_ms(entry: dict[str, Any], now_ms: int) -> int | None:
+    """When a gateway last had a request of a model. One that runs or waits is use for as long as the gateway speaks of
+    it: a long stream must not count as ended when it began, should its gateway die."""
+    begun: int | None = entry.get("last_request_at_ms")
+    return _latest(begun, min(entry["at_ms"], now_ms)) if entry["running"] or entry["waiting"] else begun
 
 
 def _latest(a: int | None, b: int | None) -> int | None:

@@ -19,6 +19,7 @@ from tasks.app import app
 from tasks.demand import GATEWAY_DEAD_MS, is_known
 from tasks.failpoints import reach
 from tasks.runtime import Runtime, runtime
+from tasks.watch import LEDGER, look
 
 STREAM = "hyd:usage"
 CONSUMER_GROUP = "ledger"
@@ -69,6 +70,8 @@ def drain_stream(here: Runtime) -> int:
     total = 0
     for start in ("0", ">"):
         for _ in range(BATCHES):
+            # The sweep alone looks too seldom to tell a gap.
+            look(here.redis, LEDGER, now_ms())
             entries = _read(here.redis, start)
             if not entries:
                 break
@@ -87,11 +90,10 @@ def drain_stream(here: Runtime) -> int:
 def settle_lost(here: Runtime) -> int:
     """Settle open attempts of gateways without a heartbeat from their last checkpoint; how many there were.
 
-    Not just after Redis has lost its memory: the heartbeats of gateways that live may be written again after their
-    attempts are.
+    Not just after Redis was away or has lost its memory: the heartbeats of gateways that live come again later.
     """
     now = now_ms()
-    if not is_known(here.redis, now):
+    if not is_known(look(here.redis, LEDGER, now), now):
         return 0
     pipe = here.redis.pipeline(transaction=False)
     pipe.hgetall("hyd:gateways")
@@ -115,7 +117,7 @@ def settle_lost(here: Runtime) -> int:
 def _settle(here: Runtime, events: Sequence[Any]) -> Settlement:
     with session_scope(here.sessions) as session:
         result = settle(session, events)
-        _note_first_tokens(session, events, set(result.settled))
+        _note_first_tokens(session, events, {*result.settled, *result.corrected})
     reach("ledger.committed")
     for rejected in result.rejected:
         log.error(

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from engine.client import BadEffect, NodedClient, NodedUnavailable, StaleVersion
-from registry.settings import load_settings
+from registry.settings import load_environment
 from tasks.app import app
 from tasks.failpoints import reach
 
@@ -20,7 +20,7 @@ _probing_lock = threading.Lock()
 @cache
 def noded() -> NodedClient:
     """The noded of this worker's own node."""
-    return NodedClient.for_node(load_settings().home)
+    return NodedClient.for_node(load_environment().home)
 
 
 @app.task(name="node.apply")  # type: ignore[untyped-decorator]
@@ -59,4 +59,5 @@ def probe(outbox_id: int, group_id: str) -> None:
     finally:
         with _probing_lock:
             _probing.discard(group_id)
+    reach("node.probed")
     app.send_task("control.probed", args=[outbox_id, group_id, answer["ok"], answer.get("error")], queue="control")

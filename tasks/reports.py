@@ -17,14 +17,19 @@ UNKNOWN_GROUP_VERSION = 1 << 40
 
 
 def store_report(session: Session, report: Mapping[str, Any], now_ms: int) -> bool:
-    """Write a node's full state; whether it says anything new. Reports may come twice or out of order; an older one is
-    dropped."""
+    """Write a node's full state; whether anything may have to be decided now.
+
+    Reports may come twice or out of order; an older one is dropped.
+
+    A node that fetches reports every half second how far it is: bytes and tensors that have landed, and times, are
+    stored, and the clock's next tick is soon enough for what they change.
+    """
     name = report["node"]
     known = session.get(Node, name)
     same_boot = known is not None and known.boot_id == report["boot_id"]
     if known is not None and same_boot and report["seq"] < known.report_seq:
         return False
-    news = known is None or not same_boot or report["seq"] > known.report_seq
+    news = known is None or not same_boot or _offers(known.report) != _offers(report)
     upsert_from_report(session, dict(report), now_ms)
     reported = {stage["stage_id"]: stage for stage in report["stages"]}
     rows = session.scalars(
@@ -36,14 +41,23 @@ def store_report(session: Session, report: Mapping[str, Any], now_ms: int) -> bo
     for row in rows:
         said = reported.pop(row.id, None)
         if said is not None:
-            _update(session, row, said)
+            news |= _update(session, row, said)
         elif row.state != StageState.PLANNED:
             row.state, row.reason = StageState.GONE.value, row.reason or "its node no longer lists it"
+            news = True
     for group_id in sorted(
         {stage["group_id"] for stage in reported.values() if stage["state"] not in ("gone", "failed")}
     ):
-        _stop_unknown(session, name, group_id, now_ms)
+        news |= _stop_unknown(session, name, group_id, now_ms)
     return news
+
+
+def _offers(report: Mapping[str, Any]) -> list[Any]:
+    """What a node has to plan on, but for what its memory holds of any model."""
+    return [
+        *(report.get(key) for key in ("devices", "address", "ports", "link_bps")),
+        report.get("warm", {}).get("ready"),
+    ]
 
 
 def note_stopped(session: Session, stop: Outbox) -> bool:
@@ -60,16 +74,24 @@ def note_stopped(session: Session, stop: Outbox) -> bool:
     return bool(rows)
 
 
-def _update(session: Session, row: Stage, said: Mapping[str, Any]) -> None:
+def _update(session: Session, row: Stage, said: Mapping[str, Any]) -> bool:
+    """Write what a stage's node says of it; whether it is now in another state."""
+    before = (row.state, row.reason, row.verified)
     row.state = StageState(said["state"]).value
     row.reason = said["reason"]
+    if said["version"] > row.group.version:
+        # SQL was restored from a backup, and the node would refuse as stale whatever is sent at the group's version.
+        row.group.version = said["version"] + 1
     row.pids = list(said["pids"])
     row.bytes_total = said["bytes_total"]
-    row.bytes_to_fetch = said.get("bytes_to_fetch", said["bytes_total"])
+    if said["bytes_total"]:
+        # Until the node has taken the prefetch it knows of no bytes at all; the plan's number keeps the link reserved.
+        row.bytes_to_fetch = said.get("bytes_to_fetch", said["bytes_total"])
     row.bytes_fetched = said["bytes_fetched"]
     row.verified = bool(said["verified"])
     if row.group.cold_start_id is not None:
         _record_marks(session, row, row.group, said["marks"])
+    return (row.state, row.reason, row.verified) != before
 
 
 def _record_marks(session: Session, row: Stage, group: Group, marks: Mapping[str, int | None]) -> None:
@@ -93,9 +115,12 @@ def _record_marks(session: Session, row: Stage, group: Group, marks: Mapping[str
             )
 
 
-def _stop_unknown(session: Session, node: str, group_id: str, now_ms: int) -> None:
-    """A node runs a group that SQL has never heard of (a database restored from a backup): it is ended."""
+def _stop_unknown(session: Session, node: str, group_id: str, now_ms: int) -> bool:
+    """A node runs a group that SQL has never heard of (a database restored from a backup): it is ended. Whether a stop
+    had to be added."""
     under_way = select(Outbox.id).where(Outbox.group_id == group_id, stop_under_way(now_ms)).limit(1)
-    if session.scalar(under_way) is None:
-        effect = {"v": 1, "kind": "stop", "group_id": group_id, "version": UNKNOWN_GROUP_VERSION, "grace_s": 5}
-        session.add(node_effect(node, effect, now_ms))
+    if session.scalar(under_way) is not None:
+        return False
+    effect = {"v": 1, "kind": "stop", "group_id": group_id, "version": UNKNOWN_GROUP_VERSION, "grace_s": 5}
+    session.add(node_effect(node, effect, now_ms))
+    return True

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, selectinload
 from orchestrator.control import ControlState, Decision, Wait
 from orchestrator.explain import refusal_text
 from orchestrator.lifecycle import SERVING, GroupState
-from registry.models import Group
+from registry.models import Group, Model
 
 FAILURES_BEFORE_TOLD = 2
 """A first failed start is tried again silently; from the second on, held requests are told."""
@@ -23,7 +23,7 @@ def route_table(session: Session) -> dict[str, list[dict[str, Any]]]:
     groups = session.scalars(
         select(Group)
         .where(Group.state.in_([state.value for state in SERVING]))
-        .options(selectinload(Group.model))
+        .options(selectinload(Group.model).defer(Model.manifest))
         .order_by(Group.id)
     )
     table: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -1,12 +1,13 @@
 """What every task of one worker process shares: settings, database sessions, the Redis connection."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from redis import Redis
 
 from registry.db import SessionFactory, make_engine, make_session_factory
 from registry.settings import Settings, load_settings
+from tasks.facts import Facts
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Runtime:
     settings: Settings
     sessions: SessionFactory
     redis: Redis
+    facts: Facts = field(default_factory=Facts)
 
 
 @cache

@@ -1,11 +1,10 @@
 """From rows of SQL to what the orchestrator calls a model and a node."""
 
-from collections.abc import Iterable
 from typing import cast
 
 from orchestrator.memory import GPU_CONTEXT_BYTES
 from orchestrator.types import ModelSpec, Profile
-from registry.manifest import DTYPE_BYTES, ManifestDoc, tensor_group, tensor_groups
+from registry.manifest import DTYPE_BYTES, ManifestDoc, tensor_groups
 from registry.models import Model
 
 _ENGINE_DTYPE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -47,14 +46,3 @@ def _dtype_bytes(model: Model) -> tuple[int, int]:
     wanted = model.settings.get("dtype") or "auto"
     held = _ENGINE_DTYPE_BYTES.get(model.manifest["dtype"] if wanted == "auto" else wanted)
     return (stored, held) if stored and held else (1, 1)
-
-
-def held_groups(model: Model, digests: Iterable[str]) -> frozenset[str]:
-    """The tensor groups ("embed", "layer:3", "head") of which a node holds every tensor, by content digest."""
-    there = set(digests)
-    complete: dict[str, bool] = {}
-    for tensor in model.manifest["tensors"]:
-        group = tensor_group(tensor["name"])
-        if group is not None:
-            complete[group] = complete.get(group, True) and tensor["sha256"] in there
-    return frozenset(group for group, whole in complete.items() if whole)

@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, defer, selectinload
 
 from orchestrator.consolidation import kept
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
@@ -13,43 +14,74 @@ from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
 from registry.models import ColdStart, Group, Model, Node, Outbox, Stage, Usage
 from tasks.demand import Demand, ModelDemand
-from tasks.outbox import stop_under_way
-from tasks.spec import held_groups, model_spec
+from tasks.facts import Facts, Held
+from tasks.outbox import stop_under_way, unheard
 
 NODE_LOST_MS = 20_000
-"""A node that has not reported for this long is lost: its worker asks it every few seconds."""
+"""A node that has not reported for so long, while somebody listened, is lost: its worker asks it every few seconds."""
 _OVER = [state.value for state in OVER]
 LAST_USED_STEP_MS = 10_000
 """How far behind `last_used_at_ms` may be: it is not worth a write with every request."""
 _GONE = [StageState.GONE.value, StageState.FAILED.value]
+Failures = tuple[int, int | None, frozenset[str]]
+_NO_FAILURES: Failures = (0, None, frozenset())
 
 
-def load_state(session: Session, demand: Demand, now_ms: int) -> ControlState:
-    """Everything the controller may decide from, as of now."""
+def load_state(
+    session: Session, demand: Demand, now_ms: int, watching_ms: int = 0, facts: Facts | None = None
+) -> ControlState:
+    """Everything the controller may decide from, as of now.
+
+    `watching_ms`: since when it has listened to nodes without a gap (tasks/watch.py). Silence before that is no sign.
+    `facts`: what the caller's process has decoded before.
+    """
     # What is noted on the way is written with the controller's commit; a reader's session could not write it.
     with session.no_autoflush:
-        return _load(session, demand, now_ms)
+        return _load(session, demand, now_ms, watching_ms, facts or Facts())
 
 
-def _load(session: Session, demand: Demand, now_ms: int) -> ControlState:
+def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts: Facts) -> ControlState:
     groups = _live_groups(session)
-    nodes = session.scalars(select(Node).options(selectinload(Node.devices)).order_by(Node.name)).all()
-    models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
+    plans = {group.id: Plan.from_json(group.plan) for group in groups}
+    nodes = session.scalars(
+        select(Node).options(selectinload(Node.devices), defer(Node.report)).order_by(Node.name)
+    ).all()
+    stores = {node.name: facts.of_node(node).digests for node in nodes}
+    models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None)).options(defer(Model.manifest))).all()
+    failing = _failing(session)
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
+    deaf = unheard(session, [group.id for group in groups if group.state == GroupState.STARTING.value])
     heir_failures = _heir_failures(session, groups)
     used = _note_use(groups, demand, now_ms)
-    views = tuple(_group(g, causes[g.id], demand, g.id in stopping, heir_failures.get(g.id, (0, None))) for g in groups)
+    views = tuple(
+        replace(
+            _group(g, plans[g.id], causes[g.id], demand),
+            stopping=g.id in stopping,
+            unheard=deaf.get(g.id, frozenset()),
+            heir_failures=heir_failures.get(g.id, (0, None))[0],
+            heir_failed_ms=heir_failures.get(g.id, (0, None))[1],
+        )
+        for g in groups
+    )
     kept_for_heirs = [kept_there for view in views for kept_there in kept(views, view)]
     return ControlState(
         now_ms=now_ms,
-        nodes=tuple(_node(node, groups, kept_for_heirs) for node in nodes),
+        nodes=tuple(_node(node, facts.of_node(node).warm, groups, kept_for_heirs) for node in nodes),
         models={
-            m.name: _model(session, m, demand.models.get(m.name, ModelDemand()), nodes, used.get(m.id)) for m in models
+            m.name: _model(
+                m,
+                facts,
+                demand.models.get(m.name, ModelDemand()),
+                stores,
+                used.get(m.id),
+                _failures(session, m) if m.id in failing else _NO_FAILURES,
+            )
+            for m in models
         },
         groups=views,
         routes_version=demand.routes_version,
-        lost=frozenset(n.name for n in nodes if now_ms - n.seen_at_ms > NODE_LOST_MS),
+        lost=frozenset(n.name for n in nodes if now_ms - max(n.seen_at_ms, watching_ms) > NODE_LOST_MS),
         draining=_draining(nodes, now_ms),
         gateways_known=demand.known,
     )
@@ -61,7 +93,7 @@ def _live_groups(session: Session) -> Sequence[Group]:
     return session.scalars(
         select(Group)
         .where(or_(Group.state.not_in(_OVER), Group.id.in_(unreleased)))
-        .options(selectinload(Group.stages), selectinload(Group.model))
+        .options(selectinload(Group.stages), selectinload(Group.model).defer(Model.manifest))
         .order_by(Group.created_at_ms, Group.id)
     ).all()
 
@@ -114,7 +146,7 @@ def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-def _node(node: Node, groups: Sequence[Group], kept_for_heirs: Iterable[tuple[str, int, int]]) -> NodeState:
+def _node(node: Node, warm: bool, groups: Sequence[Group], kept_for_heirs: Iterable[tuple[str, int, int]]) -> NodeState:
     reserved: dict[int, int] = defaultdict(int)
     fetches = []
     ports = 0
@@ -146,7 +178,7 @@ def _node(node: Node, groups: Sequence[Group], kept_for_heirs: Iterable[tuple[st
         devices=devices,
         fetches=tuple(fetches),
         cordoned=node.cordoned or node.draining,
-        warm=bool(node.report.get("warm", {}).get("ready")),
+        warm=warm,
         free_ports=max(0, node.port_last - node.port_first + 1 - ports),
     )
 
@@ -154,9 +186,7 @@ def _node(node: Node, groups: Sequence[Group], kept_for_heirs: Iterable[tuple[st
 # --- groups and models ------------------------------------------------------------------------------------------------
 
 
-def _group(
-    group: Group, cause: Cause, demand: Demand, stopping: bool, heir_failures: tuple[int, int | None]
-) -> GroupView:
+def _group(group: Group, plan: Plan, cause: Cause, demand: Demand) -> GroupView:
     probe = group.probe
     return GroupView(
         group_id=group.id,
@@ -164,7 +194,7 @@ def _group(
         state=GroupState(group.state),
         version=group.version,
         cause=cause,
-        plan=Plan.from_json(group.plan),
+        plan=plan,
         stages=tuple(
             StageView(s.id, s.rank, s.node_name, StageState(s.state), s.verified, s.reason) for s in group.stages
         ),
@@ -177,18 +207,21 @@ def _group(
         reason=group.reason,
         drain_version=group.drain_version,
         deadline_ms=group.deadline_ms,
-        stopping=stopping,
-        heir_failures=heir_failures[0],
-        heir_failed_ms=heir_failures[1],
     )
 
 
 def _model(
-    session: Session, model: Model, demand: ModelDemand, nodes: Iterable[Node], used_ms: int | None
+    model: Model,
+    facts: Facts,
+    demand: ModelDemand,
+    stores: Mapping[str, frozenset[str]],
+    used_ms: int | None,
+    failures: Failures,
 ) -> ModelView:
-    failures, failed_ms, avoid = _failures(session, model)
+    known = facts.of_model(model)
+    count, failed_ms, avoid = failures
     return ModelView(
-        spec=model_spec(model),
+        spec=known.spec,
         enabled=model.enabled,
         min_replicas=model.min_replicas,
         warm_until_ms=model.warm_until_ms,
@@ -198,15 +231,21 @@ def _model(
         oldest_waiting_ms=demand.oldest_at_ms,
         running=demand.running,
         last_request_ms=used_ms or demand.last_request_at_ms,
-        failures=failures,
+        failures=count,
         failed_ms=failed_ms,
         avoid=avoid,
-        held={n.name: held_groups(model, n.report.get("store", {}).get("digests", ())) for n in nodes},
+        held=Held(known.parts, stores),
         version=model.control_version,
     )
 
 
-def _failures(session: Session, model: Model) -> tuple[int, int | None, frozenset[str]]:
+def _failing(session: Session) -> frozenset[str]:
+    """Ids of the models of which a group has ever failed: all others need not be asked after one by one."""
+    query = select(Group.model_id).where(Group.state == GroupState.FAILED.value, Group.parent_id.is_(None))
+    return frozenset(session.scalars(query.distinct()))
+
+
+def _failures(session: Session, model: Model) -> Failures:
     """Starts that failed in a row, when the newest did, and every node that any of them broke on.
 
     A pipeline's heirs are left out: the pipeline serves, so their failures must not keep requests from a start.

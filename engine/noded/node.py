@@ -47,8 +47,9 @@ class Node:
         self.warm = Warm(config.warm_socket)
         self.stages: dict[str, Stage] = {}
         self.versions = GroupVersions(config.run_dir / "groups.json")
-        # Higher than any earlier run's, so that a reader who waits for more than it has seen gets this one's.
-        self.seq = time.time_ns() // 1_000_000
+        # Higher than any earlier run's since the machine booted, so that a reader who waits for more than it has seen
+        # gets this one's. Not the time of day, which may be set back: reports with a lower number are dropped.
+        self.seq = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
         self._boot_id = processes.boot_id()
         self._change = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()

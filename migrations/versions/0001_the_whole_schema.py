@@ -333,9 +333,11 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_stages_group_id"), "stages", ["group_id"], unique=False)
     op.create_index(op.f("ix_stages_node_name"), "stages", ["node_name"], unique=False)
+    op.create_index(op.f("ix_stages_state"), "stages", ["state"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_stages_state"), table_name="stages")
     op.drop_index(op.f("ix_stages_node_name"), table_name="stages")
     op.drop_index(op.f("ix_stages_group_id"), table_name="stages")
     op.drop_table("stages")

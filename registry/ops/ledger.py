@@ -76,6 +76,7 @@ class Settlement:
 
     tenant_ids: set[str] = field(default_factory=set)
     settled: list[str] = field(default_factory=list)  # attempt ids billed now
+    corrected: list[str] = field(default_factory=list)  # attempt ids billed as lost before, and now to their true end
     repeated: list[str] = field(default_factory=list)  # attempt ids that were billed before
     rejected: list[RejectedEvent] = field(default_factory=list)
 
@@ -95,6 +96,9 @@ def cost_nusd(event: UsageEvent, price: Price) -> int:
 
 def settle(session: Session, events: Iterable[Any]) -> Settlement:
     """Bill `events`, each attempt once: of several deliveries, in this call or any other, the first counts.
+
+    But an attempt whose gateway was taken for dead is billed up to its last checkpoint. If that gateway lived and tells
+    its true end after all, the rest is added, once.
 
     Usage and ledger rows are written in the caller's transaction. An event that is malformed, or names a tenant or
     price that does not exist, is stored in `rejected_usage` and returned; it blocks no other. The caller commits, then
@@ -137,8 +141,10 @@ def settle(session: Session, events: Iterable[Any]) -> Settlement:
 
     inserted = _insert_usage(session, [_usage_row(parsed[attempt_id], cost) for attempt_id, cost in costs.items()])
     result.settled = sorted(inserted)
-    result.repeated.extend(attempt_id for attempt_id in costs if attempt_id not in inserted)
     at_ms = now_ms()
+    before = {attempt_id: parsed[attempt_id] for attempt_id in costs if attempt_id not in inserted}
+    result.corrected = _correct_lost(session, before, costs, at_ms)
+    result.repeated.extend(attempt_id for attempt_id in before if attempt_id not in result.corrected)
     _insert(
         session,
         LedgerEntry,
@@ -196,6 +202,38 @@ def _insert_usage(session: Session, rows: Sequence[Mapping[str, Any]]) -> set[st
         statement = _insert_ignoring(session, Usage).values(list(chunk)).returning(Usage.attempt_id)
         inserted.update(session.scalars(statement))
     return inserted
+
+
+def _correct_lost(
+    session: Session, events: Mapping[str, UsageEvent], costs: Mapping[str, int], at_ms: int
+) -> list[str]:
+    """Replace what was billed as lost by its real end, where that costs more; the attempt ids of which it was."""
+    real = sorted(attempt_id for attempt_id, event in events.items() if event.outcome != "gateway_lost")
+    corrected = []
+    for start in range(0, len(real), 500):
+        # Locked in order, and asked again after the wait: another settler may have corrected it meanwhile.
+        query = select(Usage).where(Usage.attempt_id.in_(real[start : start + 500]), Usage.outcome == "gateway_lost")
+        for row in session.scalars(query.order_by(Usage.attempt_id).with_for_update()):
+            rest = costs[row.attempt_id] - row.cost_nusd
+            if rest <= 0:
+                continue
+            # Unique by (attempt id, kind): a second one would be an error, and is never a second charge.
+            session.add(
+                LedgerEntry(
+                    tenant_id=row.tenant_id,
+                    kind="adjust",
+                    amount_nusd=-rest,
+                    attempt_id=row.attempt_id,
+                    reason="the end of an attempt that was billed as lost",
+                    at_ms=at_ms,
+                )
+            )
+            for column, value in _usage_row(events[row.attempt_id], costs[row.attempt_id]).items():
+                if column != "tenant_id":
+                    setattr(row, column, value)
+            corrected.append(row.attempt_id)
+    session.flush()
+    return corrected
 
 
 def _insert(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:

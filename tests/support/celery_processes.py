@@ -84,9 +84,10 @@ class Processes:
         """The ledger's worker."""
         return self._worker("ledger", "ledger", failpoint=failpoint)
 
-    def node(self, node: str) -> Celery:
+    def node(self, node: str, *, failpoint: str = "") -> Celery:
         """A node's worker: it gets no database."""
-        return self._worker(node, f"node.{node}", pool=["-P", "threads", "-c", "4"], node=node)
+        pool = ["-P", "threads", "-c", "4"]
+        return self._worker(node, f"node.{node}", pool=pool, node=node, failpoint=failpoint)
 
     def beat(self) -> Celery:
         """The clock."""

@@ -11,12 +11,14 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 from support.fake_gateways import FakeGateway
 from support.fake_noded import FakeNoded
 from support.registry_rows import add_model
+from support.watching import watched
 
 from engine.client import BadEffect, StaleVersion
 from orchestrator.control import ControlState
@@ -25,7 +27,7 @@ from registry.ids import now_ms
 from registry.models import Group, Model, Outbox
 from registry.publish import publish_snapshot
 from tasks import control
-from tasks.demand import SINCE_KEY, read_demand
+from tasks.demand import read_demand
 from tasks.runtime import Runtime
 from tasks.state import load_state
 
@@ -40,8 +42,8 @@ class Bench:
         self.redis: Redis = here.redis
         self.nodes = {name: FakeNoded(name, first_port=31000 + 100 * i) for i, name in enumerate(nodes)}
         self.gateway = FakeGateway(self.redis)
-        # As if this Redis had been there for ever: silence then means that nothing runs.
-        self.redis.set(SINCE_KEY, 0)
+        # As if the controller had been looking for ever: silence then means that nothing runs.
+        watched(self.redis)
 
     # --- what people do -------------------------------------------------------------------------------------------
 
@@ -60,6 +62,7 @@ class Bench:
             model = session.scalars(select(Model).where(Model.name == name)).one()
             for column, value in changes.items():
                 setattr(model, column, value)
+            model.updated_at_ms += 1
 
     # --- what the system does -------------------------------------------------------------------------------------
 
@@ -160,3 +163,26 @@ class Bench:
                 for column in ("ready_at_ms", "last_used_at_ms", "stopped_at_ms"):
                     value = getattr(group, column)
                     setattr(group, column, None if value is None else value - by_ms)
+
+
+def kinds(messages: Iterable[dict[str, Any]]) -> list[str]:
+    """What messages to a node ask for, in a word each."""
+    return [message["args"][1]["kind"] if message["task"] == "node.apply" else "probe" for message in messages]
+
+
+def serving(bench: Bench, **options: Any) -> Group:
+    """A model "m" with one worker, used a moment ago."""
+    bench.add_model(**options)
+    bench.gateway.activity("m", waiting=1)
+    bench.settle()
+    (group,) = bench.groups()
+    bench.gateway.activity("m", groups={group.id: 1})
+    bench.run()
+    return group
+
+
+def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[Runtime]:
+    """The runs of the controller, which do nothing from now on."""
+    runs: list[Runtime] = []
+    monkeypatch.setattr(control, "run", runs.append)
+    return runs

@@ -37,6 +37,7 @@ class FakeNoded:
         self.probes = 0
         self.boot_id = f"boot-{name}"
         self.seq = 1
+        self.digests: list[str] = []
         self._stages: dict[str, dict[str, Any]] = {}
         self._versions: dict[str, int] = {}
         self._stopped: set[str] = set()
@@ -101,7 +102,7 @@ class FakeNoded:
                 "address": "127.0.0.1",
                 "ports": self.ports,
                 "link_bps": LINK_BPS,
-                "store": {"bytes": 0, "limit_bytes": 10**9, "digests": []},
+                "store": {"bytes": 0, "limit_bytes": 10**9, "digests": list(self.digests)},
                 "warm": {"ready": True, "pid": 1, "engine": "fake"},
                 "stages": [
                     {key: value for key, value in stage.items() if not key.startswith("_")}
@@ -129,6 +130,15 @@ class FakeNoded:
             for stage in self._stages.values():
                 if stage["state"] not in ("gone", "failed") and (not wanted or stage["group_id"] in wanted):
                     self._set(stage, state, reason)
+            self._touch()
+
+    def progress(self, *, fetched: int, total: int = 1000) -> None:
+        """So many bytes of every stage have landed."""
+        with self._changed:
+            for stage in self._stages.values():
+                stage.update(bytes_total=total, bytes_to_fetch=total, bytes_fetched=fetched)
+                stage["marks"].setdefault("first_byte", _now_ms())
+            self.digests.append(f"{fetched:064x}")
             self._touch()
 
     def touch(self) -> None:

@@ -364,6 +364,7 @@ class Stack:
             model = session.get_one(Model, model_id)
             for name, value in columns.items():
                 setattr(model, name, value)
+            model.updated_at_ms = now_ms()
         self.publish()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.safetensors_writer import write_model
 
-from orchestrator.types import Plan
+from orchestrator.types import NoPlan, NoPlanReason, Plan
 from registry.ids import now_ms
 from registry.models import ColdStart, ColdStartEvent, Group, Model, Stage
 from registry.ops.models import resolve_name
@@ -251,3 +251,24 @@ def test_status_says_what_does_not_answer(hydrant) -> None:
     (hydrant.home / "hydrant.db").unlink()
     text = hydrant.run("status", expect=1).stdout
     assert "hydrant db upgrade" in text
+
+
+def test_a_start_that_could_not_be_planned_is_listed_with_its_reason(cluster) -> None:
+    refusal = NoPlan("tiny", NoPlanReason.NO_NODES, {"cordoned": 2}, (), None)
+    with cluster.sql() as session:
+        session.add(
+            ColdStart(
+                id="cst_refused",
+                model_id=resolve_name(session, "tiny").id,
+                cause="demand",
+                plan=refusal.to_json(),
+                requested_at_ms=1_000_000,
+                failed_at_ms=1_000_000,
+                reason="No node can take anything (2 cordoned).",
+            )
+        )
+    (listed,) = cluster.json("coldstart", "list")["cold_starts"]
+    assert (listed["state"], listed["stages"], listed["predicted_ttft_ms"]) == ("failed", 0, None)
+    assert "cst_refused" in cluster.run("coldstart", "list").stdout
+    shown = cluster.run("coldstart", "show", "tiny").stdout
+    assert "No node can take anything (2 cordoned)." in shown

@@ -7,6 +7,7 @@ from threading import Event, Thread
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
+from support.postgres import PostgresServer
 from support.registry_rows import add_tenant
 
 from registry.db import SessionFactory, make_engine, make_session_factory, read_scope, session_scope
@@ -82,6 +83,24 @@ def test_sqlite_uses_wal_and_syncs_every_commit(tmp_path: Path) -> None:
         assert session.scalar(text("PRAGMA journal_mode")) == "wal"
         assert session.scalar(text("PRAGMA synchronous")) == 2
         assert session.scalar(text("PRAGMA foreign_keys")) == 1
+    engine.dispose()
+
+
+def test_postgres_waits_for_no_lock_for_ever(postgres_server: PostgresServer) -> None:
+    with postgres_server.new_schema() as url:
+        engine = make_engine(url)
+        with make_session_factory(engine)() as session:
+            assert session.scalar(text("SHOW lock_timeout")) == "1min"
+            session.rollback()
+            assert session.scalar(text("SHOW lock_timeout")) == "1min"
+            assert session.scalar(text("SHOW search_path")) not in ("", '"$user", public'), "the URL's options are kept"
+        engine.dispose()
+
+
+@pytest.mark.parametrize(("query", "seconds"), [("", "10"), ("?connect_timeout=3", "3")])
+def test_a_postgres_that_does_not_answer_is_given_up(query: str, seconds: str) -> None:
+    engine = make_engine(f"postgresql://u@db/x{query}")
+    assert engine.url.query["connect_timeout"] == seconds
     engine.dispose()
 
 

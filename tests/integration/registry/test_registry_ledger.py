@@ -107,6 +107,54 @@ def test_repeated_deliveries_change_nothing(session_factory: SessionFactory, row
         assert session.scalar(select(func.count()).select_from(LedgerEntry)) == 2
 
 
+def test_the_end_of_an_attempt_that_was_taken_for_lost_is_billed_once(
+    session_factory: SessionFactory, rows: Rows
+) -> None:
+    lost = usage_event(*rows, outcome="gateway_lost")
+    final = {**lost, "outcome": "ok", "completion_tokens": 30, "ended_at_ms": 9_000}
+    settle(session_factory, lost)
+    result = settle(session_factory, final, usage_event(*rows))
+    assert (result.corrected, result.repeated) == ([lost["attempt_id"]], [])
+    for again in (final, {**final, "completion_tokens": 99}, lost):
+        assert settle(session_factory, again).repeated == [lost["attempt_id"]]
+    assert balance(session_factory, rows[0]) == -3200 - (3200 + 20 * 80)
+    with read_scope(session_factory) as session:
+        stored = session.get_one(Usage, lost["attempt_id"])
+        assert (stored.outcome, stored.completion_tokens, stored.ended_at_ms) == ("ok", 30, 9_000)
+        assert stored.cost_nusd == 3200 + 20 * 80
+        entries = session.scalars(select(LedgerEntry).where(LedgerEntry.attempt_id == lost["attempt_id"]))
+        assert sorted((entry.kind, entry.amount_nusd) for entry in entries) == [("adjust", -20 * 80), ("settle", -3200)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"outcome": "gateway_lost"}, {"outcome": "gateway_lost", "completion_tokens": 99}),
+        ({"outcome": "gateway_lost"}, {"outcome": "ok", "completion_tokens": 9}),
+        ({"outcome": "ok"}, {"outcome": "ok", "completion_tokens": 99}),
+    ],
+    ids=["lost twice", "no higher", "not lost"],
+)
+def test_nothing_else_that_comes_later_changes_a_bill(
+    session_factory: SessionFactory, rows: Rows, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    event = usage_event(*rows, **first)
+    settle(session_factory, event)
+    result = settle(session_factory, {**event, **second})
+    assert (result.corrected, result.repeated) == ([], [event["attempt_id"]])
+    assert balance(session_factory, rows[0]) == -3200
+
+
+def test_settlers_at_once_correct_a_bill_once(session_factory: SessionFactory, rows: Rows) -> None:
+    lost = [usage_event(*rows, outcome="gateway_lost") for _ in range(20)]
+    settle(session_factory, *lost)
+    finals = [{**event, "outcome": "ok", "completion_tokens": 30} for event in lost]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: settle(session_factory, *finals), range(4)))
+    assert sorted(one for result in results for one in result.corrected) == sorted(e["attempt_id"] for e in lost)
+    assert balance(session_factory, rows[0]) == -20 * (3200 + 20 * 80)
+
+
 def test_a_large_batch_is_settled_whole(session_factory: SessionFactory, rows: Rows) -> None:
     events = [usage_event(*rows) for _ in range(1200)]
     assert len(settle(session_factory, *events).settled) == 1200

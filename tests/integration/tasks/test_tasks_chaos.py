@@ -10,8 +10,7 @@ import random
 
 import pytest
 from support.control_bench import Bench
-
-from tasks.demand import SINCE_KEY
+from support.watching import watched
 
 STEPS = 60
 RECOVERY_ROUNDS = 25
@@ -106,7 +105,7 @@ class Weather:
         """Fair weather, in which whatever was lost is due to be sent again."""
         self.crash_at = -1
         for _ in range(RECOVERY_ROUNDS):
-            self.bench.redis.set(SINCE_KEY, 0)
+            watched(self.bench.redis)
             self.gateway_speaks()
             self.resend()
             self.run()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from sqlalchemy import select
+from support.control_bench import count_runs, kinds, serving
 from support.fake_noded import FakeNoded
+from support.watching import watched
 
 from registry.db import session_scope
 from registry.models import ColdStart, ColdStartEvent, Group, Node, Stage
-from tasks.demand import SINCE_KEY
-
-
-def kinds(messages):
-    return [message["args"][1]["kind"] if message["task"] == "node.apply" else "probe" for message in messages]
-
 
 # --- the way of one cold request --------------------------------------------------------------------------------------
 
@@ -123,17 +119,6 @@ def test_a_second_pass_without_news_changes_nothing(bench):
 # --- draining ---------------------------------------------------------------------------------------------------------
 
 
-def serving(bench, **options):
-    """A model with one worker, used a moment ago."""
-    bench.add_model(**options)
-    bench.gateway.activity("m", waiting=1)
-    bench.settle()
-    (group,) = bench.groups()
-    bench.gateway.activity("m", groups={group.id: 1})
-    bench.run()
-    return group
-
-
 def test_a_worker_is_stopped_only_when_every_live_gateway_has_seen_routes_without_it(bench):
     group = serving(bench)
     bench.gateway.beat()
@@ -186,7 +171,7 @@ def test_the_idle_clock_outlives_redis(bench):
     bench.gateway.activity("m")
     bench.run()
     bench.redis.flushall()
-    bench.redis.set(SINCE_KEY, 0)
+    watched(bench.redis)
     bench.run()
     assert bench.states() == ["standalone"], "asked for a moment ago, and ready for ten minutes"
 
@@ -370,16 +355,14 @@ def test_older_and_doubled_reports_change_nothing(bench):
 
 
 def test_a_sign_of_life_without_news_is_noted_and_no_more(bench, monkeypatch):
-    from tasks import control
-
-    runs = []
-    monkeypatch.setattr(control, "run", runs.append)
+    runs = count_runs(monkeypatch)
     with session_scope(bench.here.sessions) as session:
         session.get_one(Node, "n0").seen_at_ms = 0
     bench.report("n0")
     assert runs == []
     with bench.here.sessions() as session:
         assert session.get_one(Node, "n0").seen_at_ms > 0
+    bench.nodes["n0"].ports = [32000, 32010]
     bench.nodes["n0"].touch()
     bench.report("n0")
     assert len(runs) == 1

@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import func, select
 from support.fake_gateways import FakeGateway
 from support.registry_rows import USAGE_EVENT_COST_NUSD, add_model, add_tenant, current_price, usage_event
+from support.watching import watched
 
 from registry.db import session_scope
 from registry.ids import new_id, now_ms
 from registry.models import ColdStart, ColdStartEvent, LedgerEntry, RejectedUsage, Usage
 from registry.ops.money import balance_nusd, top_up
-from tasks.demand import SINCE_KEY
 
 PAID_IN = 10_000_000
 
@@ -24,7 +24,7 @@ class Books:
     def __init__(self, here) -> None:
         self.here = here
         self.redis = here.redis
-        self.redis.set(SINCE_KEY, 0)
+        watched(self.redis)
         with session_scope(here.sessions) as session:
             self.tenant = add_tenant(session)
             self.model = add_model(session)
@@ -198,10 +198,21 @@ def test_a_dead_gateways_attempts_are_settled_from_their_last_checkpoint_once(bo
     assert books.balance == PAID_IN - USAGE_EVENT_COST_NUSD
     with books.here.sessions() as session:
         assert session.get_one(Usage, attempt["attempt_id"]).outcome == "gateway_lost"
-    # The gateway was only slow, and tells the end of the story after all.
-    books.deliver(books.event(attempt_id=attempt["attempt_id"], completion_tokens=99))
-    books.drain()
-    books.assert_billed(1)
+    assert books.count(Usage) == 1
+    assert books.redis.hgetall("hyd:attempts") == books.redis.hgetall("hyd:reserved") == {}
+
+
+def test_a_gateway_that_was_only_slow_is_paid_for_the_end_of_its_attempt(books):
+    FakeGateway(books.redis, "gw-1").beat(age_ms=10_001)
+    attempt = books.open()
+    books.sweep()
+    final = books.event(attempt_id=attempt["attempt_id"], completion_tokens=99)
+    for _ in range(2):
+        books.deliver(final)
+        books.drain()
+    assert books.balance == PAID_IN - USAGE_EVENT_COST_NUSD - 89 * 80
+    assert int(books.redis.hget("hyd:balance", books.tenant.id)) == books.balance
+    assert books.count(Usage) == 1
 
 
 def test_a_dead_gateways_attempt_that_delivered_nothing_costs_nothing(books):
@@ -262,7 +273,19 @@ def test_just_after_redis_was_wiped_no_gateway_is_taken_for_dead(books):
     books.open()
     books.sweep()
     assert books.count(Usage) == 0
-    books.redis.set(SINCE_KEY, now_ms() - 10_000)
+    watched(books.redis, since_ms=now_ms() - 10_000)
+    books.sweep()
+    assert books.count(Usage) == 1
+
+
+def test_after_an_outage_of_redis_no_gateway_is_taken_for_dead_before_it_could_speak(books):
+    FakeGateway(books.redis, "gw-1").beat(age_ms=30_000)
+    books.open()
+    watched(books.redis, last_ms=now_ms() - 30_000)
+    books.drain()
+    books.sweep()
+    assert books.count(Usage) == 0
+    watched(books.redis, since_ms=now_ms() - 10_000)
     books.sweep()
     assert books.count(Usage) == 1
 

@@ -13,13 +13,13 @@ from support.databases import postgres_server
 from support.fake_gateways import FakeGateway
 from support.fake_noded import FakeNoded
 from support.registry_rows import USAGE_EVENT_COST_NUSD, add_model, add_tenant, current_price, usage_event
+from support.watching import watched
 
 from registry.db import make_engine, make_session_factory, session_scope
 from registry.ids import now_ms
 from registry.models import Base, Group, Model, Outbox, Usage
 from registry.ops.money import balance_nusd, top_up
 from registry.publish import publish_snapshot
-from tasks.demand import SINCE_KEY
 
 __all__ = ["postgres_server"]
 
@@ -45,7 +45,7 @@ class Cluster:
 
     def start(self, *, beat: bool = True, **controller) -> None:
         """Everything but the ledger, at once."""
-        self.redis.set(SINCE_KEY, 0)
+        watched(self.redis)
         started = [self.procs.controller(**controller), *(self.procs.node(name) for name in NODES)]
         if beat:
             started.append(self.procs.beat())
@@ -232,8 +232,40 @@ def test_a_controller_killed_half_way_is_carried_on_by_the_next(cluster):
         assert [row.sends for row in session.scalars(select(Outbox))] == [0, 0]
     # The next one dies when it has sent the effects and not yet noted that it has.
     dying = cluster.procs.controller(failpoint="control.sent")
-    cluster.nodes["n0"].touch()
+    cluster.send("control.reconcile", queue="control")
     dying.wait_killed()
+    early.stop()
+    cluster.start()
+    cluster.want("m", waiting=1)
+    cluster.until("standalone")
+
+
+@pytest.mark.parametrize("point", ["node.applied", "node.applied:2", "node.probed"])
+def test_a_node_worker_killed_before_its_answer_starts_nothing_twice(cluster, point):
+    with_model(cluster)
+    controller = cluster.procs.controller().wait_ready()
+    dying = cluster.procs.node("n0", failpoint=point).wait_ready()
+    wait_until(cluster._nodes_known, SECONDS, cluster.told)
+    cluster.want("m", waiting=1)
+    dying.wait_killed()
+    noded = cluster.nodes["n0"]
+    assert noded.probes == (point == "node.probed"), "noded has done it"
+    assert len(noded.effects) >= (1 if point == "node.applied" else 2)
+    assert cluster.states() == ["starting"], "and nobody was told"
+    controller.stop()
+    cluster.start()
+    make_due(cluster)
+    cluster.until("standalone")
+    assert len(noded.stages()) == 1
+    wait_until(lambda: len(cluster.gateway.routes("m")) == 1, SECONDS, cluster.told)
+
+
+def test_a_controller_killed_when_it_has_stored_a_report_is_carried_on_by_the_next(cluster):
+    with_model(cluster)
+    dying = cluster.procs.controller(failpoint="control.reported")
+    early = cluster.procs.node("n0").wait_ready()
+    dying.wait_killed()
+    assert cluster._nodes_known() == ["n0"]
     early.stop()
     cluster.start()
     cluster.want("m", waiting=1)
@@ -251,9 +283,10 @@ def test_two_controllers_on_postgres_start_one_group_and_bring_it_up(postgres_cl
     for _ in range(20):
         cluster.send("control.scale", "m", queue="control")
     cluster.until("standalone")
-    assert (
-        len([effect for node in cluster.nodes.values() for effect in node.effects if effect["kind"] == "launch"]) == 1
-    )
+    # Both may send an effect before either has noted that it is sent; the same effect again changes nothing.
+    launches = [effect for node in cluster.nodes.values() for effect in node.effects if effect["kind"] == "launch"]
+    assert len({effect["stage_id"] for effect in launches}) == 1
+    assert sum(len(node.stages()) for node in cluster.nodes.values()) == 1
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from support.admin_app import AdminApp, send
 from support.admin_samples import Samples
 from support.safetensors_writer import write_model
 
+from orchestrator.types import NoPlan, NoPlanReason
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.models import ColdStart, Group, Model
@@ -220,6 +221,32 @@ def test_a_plan_of_another_version_does_not_break_the_page(admin: AdminApp, samp
         answer = client.get(path)
         assert answer.status_code == 200
         assert "stored by another version" in answer.text
+
+
+def test_a_start_that_could_not_be_planned_says_why(admin: AdminApp, samples: Samples) -> None:
+    refusal = NoPlan(samples.model.name, NoPlanReason.NO_NODES, {"cordoned": 2}, (), None)
+    with session_scope(admin.sessions) as session:
+        session.add(
+            ColdStart(
+                id="cst_refused",
+                model_id=samples.model.id,
+                cause="demand",
+                plan=refusal.to_json(),
+                requested_at_ms=now_ms(),
+                failed_at_ms=now_ms(),
+                reason="No node can take anything (2 cordoned).",
+            )
+        )
+    client = admin.signed_in("viewer")
+    for path in (
+        "/",
+        f"/models/{samples.model.id}",
+        f"/models/{samples.model.id}/why",
+        "/models/cold-starts/cst_refused",
+    ):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert "No node can take anything (2 cordoned)" in answer.text
 
 
 def test_the_waterfall_has_every_stage_and_both_times(admin: AdminApp, samples: Samples) -> None:

@@ -1,5 +1,7 @@
 """The Celery application: every message is a hint, and nothing but JSON is read."""
 
+from collections import Counter
+
 import pytest
 
 
@@ -44,3 +46,23 @@ def test_a_failpoint_does_nothing_unless_it_is_named(monkeypatch):
     reach("ledger.committed")
     monkeypatch.setenv("HYDRANT_FAILPOINT", "ledger.settled")
     reach("ledger.committed")
+
+
+@pytest.mark.parametrize(("wanted", "survived"), [("a", 0), ("a:1", 0), ("a:3", 2)])
+def test_a_failpoint_may_be_survived_a_few_times(monkeypatch, wanted, survived):
+    from tasks import failpoints
+
+    class Died(BaseException):
+        pass
+
+    def die(_pid, _signal):
+        raise Died
+
+    monkeypatch.setenv("HYDRANT_FAILPOINT", wanted)
+    monkeypatch.setattr(failpoints, "_hits", Counter())
+    monkeypatch.setattr(failpoints.os, "kill", die)
+    for _ in range(survived):
+        failpoints.reach("a")
+        failpoints.reach("b")
+    with pytest.raises(Died):
+        failpoints.reach("a")

@@ -9,7 +9,8 @@ from orchestrator.partition import split
 from orchestrator.types import Profile
 from registry.models import Group, Model, Node, Stage
 from tasks.effects import launch_effect, prefetch_effect, stop_effect
-from tasks.spec import held_groups, model_spec
+from tasks.facts import Held, part_digests
+from tasks.spec import model_spec
 
 
 def a_model(*, tied: bool = False) -> Model:
@@ -97,8 +98,13 @@ def test_a_part_is_held_only_when_every_tensor_of_it_is():
     model = a_model()
     digests = {tensor["name"]: tensor["sha256"] for tensor in model.manifest["tensors"]}
     layer = [digest for name, digest in digests.items() if name.startswith("model.layers.1.")]
-    assert held_groups(model, []) == frozenset()
-    assert held_groups(model, layer) == {"layer:1"}
-    assert held_groups(model, layer[1:]) == frozenset()
-    assert held_groups(model, [*layer, digests["model.embed_tokens.weight"], "f" * 64]) == {"layer:1", "embed"}
-    assert held_groups(model, digests.values()) == {"embed", "head", *(f"layer:{n}" for n in range(4))}
+    parts = part_digests(model)
+
+    def held(*there):
+        return Held(parts, {"n0": frozenset(there)})["n0"]
+
+    assert held() == frozenset()
+    assert held(*layer) == {"layer:1"}
+    assert held(*layer[1:]) == frozenset()
+    assert held(*layer, digests["model.embed_tokens.weight"], "f" * 64) == {"layer:1", "embed"}
+    assert held(*digests.values()) == {"embed", "head", *(f"layer:{n}" for n in range(4))}
