@@ -104,7 +104,7 @@ def list_(console: Console, tenant: str | None, everything: bool) -> None:
             d["prefix"],
             names[d["tenant_id"]],
             d["name"],
-            " ".join(d["models"]),
+            " ".join(d["models"]) or "none",
             d["state"],
             moment(d["expires_at_ms"]),
         )

@@ -8,7 +8,6 @@ import click
 
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
-from cli.errors import Failure
 from cli.model_options import serving_options, split_serving
 from cli.params import DOLLARS, MOMENT, PRICE
 from cli.units import moment, seconds, size
@@ -68,32 +67,27 @@ def register(
     match. This takes about a second for each GB of a fast disk.
     """
     from cli.workspace import Workspace
-    from registry.ops import checks, models
-    from registry.settings_allowlist import validate_settings
+    from registry.ops import models
+    from registry.ops.registration import check_registration
     from registry.sources import inspect_source
 
-    checks.model_name("name", name)
     settings, limits = split_serving(serving)
+    values = {
+        "name": name,
+        "source": source,
+        "input_nusd": input_price,
+        "output_nusd": output_price,
+        "cached_input_nusd": cached_input_price,
+        "request_nusd": request_price,
+        "settings": settings,
+        **limits,
+    }
     with Workspace(console) as here:
         with here.read() as session:
-            _refuse_taken(session, name)  # before gigabytes are read for nothing
+            check_registration(session, **values)  # before gigabytes are read for nothing
         manifest = inspect_source(source, _reading(console))
-        validate_settings(settings, max_context_length=manifest["context_length"])
         row = here.change(
-            lambda session, actor: models.register_model(
-                session,
-                actor,
-                name=name,
-                source=source,
-                manifest=manifest,
-                input_nusd=input_price,
-                output_nusd=output_price,
-                cached_input_nusd=cached_input_price,
-                request_nusd=request_price,
-                settings=settings,
-                **limits,
-            ),
-            reconcile=True,
+            lambda session, actor: models.register_model(session, actor, manifest=manifest, **values), reconcile=True
         )
         document = _read_document(here, row.name)
     console.show(
@@ -371,17 +365,6 @@ def stop(console: Console, name: str) -> None:
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
-
-
-def _refuse_taken(session: "Session", name: str) -> None:
-    from registry.errors import NotFoundError
-    from registry.ops import models
-
-    try:
-        models.resolve_name(session, name)
-    except NotFoundError:
-        return
-    raise Failure(f"there is already a model {name!r}; choose another name, or: hydrant model update {name}", "name")
 
 
 def _reading(console: Console) -> Callable[[int, int], None]:

@@ -31,7 +31,9 @@ NOT_FOR_SERVICES = ("HYDRANT_NODE", "HYDRANT_NODE_CONFIG", "HYDRANT_FAILPOINT", 
 """What the Procfile sets for each node, what only tests set, and what would slow every start."""
 DRAIN_S = 4
 """How long running answers may go on when everything stops: honcho kills what has not ended after 5 s."""
-HONCHO_ENDS_WITHIN_S = 30.0
+HONCHO_ENDS_WITHIN_S = 8.0
+"""It kills after 5 s. One that is asked to end while it still starts its processes fails in its handler and waits
+for them for ever; they are then ended without it."""
 ENDS_WITHIN_S = 6.0
 SWEEP_WITHIN_S = 60.0
 

@@ -43,6 +43,9 @@ def status(console: Console) -> None:
     if reached["database"] == "ok":
         lines += ["", *nodes_table(document["nodes"]), "", *_models(document["models"])]
         lines += ["", *_groups(document["groups"]), "", *_tenants(document["tenants"])]
+        if document["rejected_usage"]:
+            count = document["rejected_usage"]
+            lines += ["", f"{count} usage event{'' if count == 1 else 's'} could not be billed: hydrant usage rejected"]
     console.show(document, lines)
     if any(answer != "ok" for answer in reached.values()):
         click.get_current_context().exit(1)
@@ -51,12 +54,14 @@ def status(console: Console) -> None:
 def _from_sql(here: Any) -> dict[str, Any]:
     from cli.cluster import group_documents, node_documents
     from registry.ops import models, money, tenants
+    from registry.ops.ledger import list_rejected
 
     with here.read() as session:
         balances = money.balances_nusd(session)
         return {
             "nodes": node_documents(session, now_ms()),
             "groups": group_documents(session),
+            "rejected_usage": len(list_rejected(session, limit=1000)),
             "models": [
                 {
                     "name": row.name,

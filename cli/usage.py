@@ -123,6 +123,35 @@ def ledger(console: Console, tenant: str | None, limit: int) -> None:
 
 @usage.command(
     examples=[
+        "hydrant usage rejected                  what could not be billed, and why",
+        "hydrant usage rejected --retry 9f86d081884c7d65...    after the cause is mended",
+    ]
+)
+@click.option("--retry", "digest", metavar="DIGEST", help="Settle this event again; a beginning of the digest will do.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many to list.")
+@reporting
+def rejected(console: Console, digest: str | None, limit: int) -> None:
+    """Usage events that could not be billed, the oldest first. Each is kept whole until it is settled."""
+    from cli.rejected import rejected_document, retry
+    from cli.workspace import Workspace
+    from registry.ops.ledger import list_rejected
+
+    with Workspace(console) as here:
+        if digest is not None:
+            settled = retry(here, digest)
+            console.show({"settled": settled}, [f"settled {', '.join(settled) or 'before, by another delivery'}"])
+            return
+        with here.read() as session:
+            documents = [rejected_document(row) for row in list_rejected(session, limit=limit)]
+    shown = [(moment(d["at_ms"]), d["digest"][:16], d["attempt_id"], d["reason"]) for d in documents]
+    lines = (
+        table(("SINCE (UTC)", "DIGEST", "ATTEMPT", "REASON"), shown) if shown else ["nothing: every event was billed"]
+    )
+    console.show({"rejected": documents}, lines)
+
+
+@usage.command(
+    examples=[
         "hydrant usage csv > usage.csv",
         "hydrant usage csv --tenant acme --since 30d --output acme.csv",
         "hydrant usage csv --ledger --output ledger.csv",

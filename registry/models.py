@@ -358,7 +358,7 @@ class LedgerEntry(Base):
     amount_nusd: Mapped[int]
     attempt_id: Mapped[str | None] = mapped_column(String(40))
     reason: Mapped[str | None] = mapped_column(Text)
-    author: Mapped[str | None] = mapped_column(String(120))
+    author: Mapped[str | None] = mapped_column(String(200))
     at_ms: Mapped[int]
     __table_args__ = (
         UniqueConstraint("attempt_id", "kind"),

@@ -48,9 +48,17 @@ def check_source(source: str) -> str:
     text = source.strip()
     if not text.isprintable() or not text:
         raise SourceError("source must be a directory or a URL", "source")
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # looked at only when asked for
+    except ValueError as error:
+        raise SourceError(f"source is not a URL: {error}", "source") from None
     if parts.scheme == "":
-        return Path(text).expanduser().absolute().as_uri()
+        try:
+            return Path(text).expanduser().absolute().as_uri()
+        except RuntimeError:
+            person = text.partition("/")[0]
+            raise SourceError(f"source begins with {person}, and nobody here has that name", "source") from None
     if parts.scheme not in ("file", "http", "https", "s3"):
         raise SourceError("source must be a directory, or start with file://, http://, https:// or s3://", "source")
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -77,13 +85,20 @@ class LocalReader:
     """A directory. Links are followed: download caches keep their files that way."""
 
     def __init__(self, directory: Path) -> None:
-        if not directory.is_dir():
+        try:
+            found = directory.is_dir()
+        except (OSError, ValueError):  # not permitted to look; a NUL in the name
+            found = False
+        if not found:
             raise SourceError(f"{directory} is not a directory that this process can read", "source")
         self._directory = directory
 
     def size(self, name: str) -> int | None:
         path = self._directory / name
-        return path.stat().st_size if path.is_file() else None
+        try:
+            return path.stat().st_size if path.is_file() else None
+        except OSError as error:
+            raise SourceError(f"{name} cannot be read: {error.strerror}", "source") from None
 
     def read(self, name: str, begin: int, end: int) -> bytes:
         try:
@@ -108,7 +123,7 @@ class ObjectReader:
                 self._store: HTTPStore | S3Store = S3Store.from_url(url, client_options=_CLIENT, retry_config=_RETRY)
             else:
                 self._store = HTTPStore.from_url(url, client_options=_CLIENT, retry_config=_RETRY)
-        except BaseError as error:
+        except (BaseError, ValueError) as error:
             raise SourceError(f"{url} cannot be opened: {_reason(error)}", "source") from None
         self._url = url
 

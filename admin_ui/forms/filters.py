@@ -15,6 +15,7 @@ PERIODS = {
     "90d": "Last 90 days",
     "dates": "Between two days",
 }
+LARGEST_NUMBER = 2**53
 KINDS = {
     "": "All kinds",
     "settle": "Charges",
@@ -44,6 +45,12 @@ class FilterForm(Form):
                 field.data = field.default or known[0]
                 field.errors = []
         return form
+
+
+def whole_number(query: MultiDict[str, str], name: str) -> int | None:
+    """The number that the address gives, brought to what a database can compare; None when it gives none."""
+    number = query.get(name, type=int)
+    return None if number is None else min(max(number, 0), LARGEST_NUMBER)
 
 
 class UsageFilterForm(FilterForm):

@@ -3,6 +3,7 @@
 from flask import Blueprint, render_template, request
 
 from admin_ui.database import db
+from admin_ui.forms.filters import whole_number
 from admin_ui.permissions import Permission, permission
 from registry.ops import audit
 
@@ -15,7 +16,7 @@ PAGE = 50
 @permission(Permission.SEE)
 def index() -> str:
     """Entries, newest first; of one subject with ?subject=."""
-    subject = request.args.get("subject") or None
-    entries = audit.list_entries(db(), subject=subject, before_id=request.args.get("before", type=int), limit=PAGE + 1)
+    subject = request.args.get("subject", "").replace("\0", "") or None  # Postgres compares no NUL
+    entries = audit.list_entries(db(), subject=subject, before_id=whole_number(request.args, "before"), limit=PAGE + 1)
     before = entries[PAGE - 1].id if len(entries) > PAGE else None
     return render_template("audit/index.html", entries=entries[:PAGE], before=before, subject=subject)

@@ -4,13 +4,17 @@ from flask import Blueprint, Response, render_template, request
 
 from admin_ui.database import db
 from admin_ui.downloads import csv_download
-from admin_ui.forms.filters import LedgerFilterForm, chosen
+from admin_ui.forms.filters import LedgerFilterForm, chosen, whole_number
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.ledger import ledger_page
 from registry.ops import money, tenants
+from registry.ops.ledger import list_rejected
 from registry.ops.usage import ledger_csv
 
 blueprint = Blueprint("ledger", __name__, url_prefix="/ledger")
+
+REJECTED_SHOWN = 99
+"""More than these are counted as so many and more."""
 
 
 @blueprint.get("")
@@ -20,7 +24,7 @@ def index() -> str:
     form = _form()
     tenant_id = form.tenant.data or None
     entries, before = ledger_page(
-        db(), tenant_id=tenant_id, kind=form.kind.data or None, before=request.args.get("before", type=int)
+        db(), tenant_id=tenant_id, kind=form.kind.data or None, before=whole_number(request.args, "before")
     )
     return render_template(
         "ledger/index.html",
@@ -30,6 +34,8 @@ def index() -> str:
         tenant_names=form.tenant.choices,
         balance=money.balance_nusd(db(), tenant_id) if tenant_id else None,
         query=chosen(form),
+        rejected=len(list_rejected(db(), limit=REJECTED_SHOWN + 1)),
+        rejected_shown=REJECTED_SHOWN,
     )
 
 

@@ -76,8 +76,7 @@ def price(model_id: str) -> WsgiResponse | str | tuple[str, int]:
     model = found(models.get_model, db(), model_id)
     form = PriceForm()
     if not form.is_submitted():
-        history = prices.list_prices(db(), model_id)
-        form = PriceForm(formdata=None, obj=history[0] if history else None)
+        form = PriceForm(formdata=None, obj=prices.price_at(db(), model_id, now_ms()))
         return render_template("models/price.html", model=model, form=form)
     changed = submit(
         form,

@@ -1,17 +1,21 @@
-"""Registering a model: the form, and the page that follows the reading of its source."""
+"""Registering a model: the form, and the page that follows the reading of its source. It sets prices: for owners."""
+
+from typing import Any
 
 from flask import Blueprint, abort, current_app, redirect, render_template, url_for
 from flask_login import current_user
 from werkzeug.wrappers import Response as WsgiResponse
 
 from admin_ui.changes import announce
-from admin_ui.database import session_factory
+from admin_ui.database import db, session_factory
 from admin_ui.forms.models import RegisterForm
 from admin_ui.permissions import Permission, permission
 from admin_ui.registrations import Register, Registrations
 from registry.db import session_scope
+from registry.errors import RegistryError
 from registry.manifest import ManifestDoc
 from registry.ops import models
+from registry.ops.registration import check_registration
 
 blueprint = Blueprint("registrations", __name__, url_prefix="/models")
 
@@ -20,14 +24,20 @@ STOP_POLLING = 286
 
 
 @blueprint.route("/new", methods=["GET", "POST"])
-@permission(Permission.CHANGE_MODELS)
+@permission(Permission.CHANGE_MONEY)
 def create() -> WsgiResponse | str | tuple[str, int]:
     """Begins to register a model; reading its source goes on behind the page that follows."""
     form = RegisterForm()
     if not form.is_submitted():
         return render_template("models/new.html", form=form)
     if form.validate():
-        job = _registrations().begin(form.name.data, form.source.data.strip(), _registering(form))
+        values = _values(form)
+        try:
+            check_registration(db(), **values)
+        except RegistryError as error:
+            form.refuse(error)
+            return render_template("models/new.html", form=form), 422
+        job = _registrations().begin(values["name"], values["source"], _registering(values))
         if job is not None:
             return redirect(url_for("registrations.show", job_id=job.id))
         form.form_errors.append("Two models are being read already; send this again when one of them is done.")
@@ -35,7 +45,7 @@ def create() -> WsgiResponse | str | tuple[str, int]:
 
 
 @blueprint.get("/registrations/<job_id>")
-@permission(Permission.CHANGE_MODELS)
+@permission(Permission.CHANGE_MONEY)
 def show(job_id: str) -> str:
     """How far the reading has come."""
     job = _registrations().get(job_id)
@@ -45,7 +55,7 @@ def show(job_id: str) -> str:
 
 
 @blueprint.get("/registrations/<job_id>/live")
-@permission(Permission.CHANGE_MODELS)
+@permission(Permission.CHANGE_MONEY)
 def live(job_id: str) -> tuple[str, int]:
     """The part of that page that refreshes itself, until the job has ended."""
     job = _registrations().get(job_id)
@@ -59,11 +69,9 @@ def _registrations() -> Registrations:
     return jobs
 
 
-def _registering(form: RegisterForm) -> Register:
-    """What is to be done with the manifest, long after this request has ended."""
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    sessions, actor = session_factory(), current_user.email
-    values = {
+def _values(form: RegisterForm) -> dict[str, Any]:
+    """What the form says, as the registry takes it."""
+    return {
         "name": form.name.data,
         "source": form.source.data.strip(),
         "input_nusd": form.input_nusd.data,
@@ -73,6 +81,12 @@ def _registering(form: RegisterForm) -> Register:
         "settings": form.settings(),
         **form.serving(),
     }
+
+
+def _registering(values: dict[str, Any]) -> Register:
+    """What is to be done with the manifest, long after this request has ended."""
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    sessions, actor = session_factory(), current_user.email
 
     def register(manifest: ManifestDoc) -> str:
         with session_scope(sessions) as session:

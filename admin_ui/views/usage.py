@@ -1,13 +1,14 @@
 """Usage: totals, a chart, single attempts, CSV."""
 
-from datetime import timedelta, tzinfo
+from datetime import date, timedelta, tzinfo
+from typing import Any
 
 from flask import Blueprint, Response, render_template, request
 
 from admin_ui.charts import bar_chart
 from admin_ui.database import db
 from admin_ui.downloads import csv_download
-from admin_ui.forms.filters import UsageFilterForm, chosen
+from admin_ui.forms.filters import UsageFilterForm, chosen, whole_number
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.usage import DAY_MS, models_used, usage_over_time
 from admin_ui.zones import day_of, day_start_ms, readers_zone
@@ -20,6 +21,7 @@ blueprint = Blueprint("usage", __name__, url_prefix="/usage")
 PERIOD_MS = {"24h": DAY_MS, "7d": 7 * DAY_MS, "30d": 30 * DAY_MS, "90d": 90 * DAY_MS}
 DEFAULT_PERIOD = "7d"
 LONGEST_DAYS = 366
+FIRST_DAY, LAST_DAY = date(2000, 1, 1), date(2999, 12, 31)
 PAGE = 50
 
 
@@ -30,7 +32,7 @@ def index() -> str | tuple[str, int]:
     zone, zone_name = readers_zone()
     form = _form()
     wanted = _filter(form, zone)
-    offset = max(request.args.get("offset", 0, type=int), 0)
+    offset = whole_number(request.args, "offset") or 0
     attempts = list_usage(db(), wanted, limit=PAGE + 1, offset=offset)
     points = usage_over_time(db(), wanted, zone)
     page = render_template(
@@ -77,8 +79,8 @@ def _period(form: UsageFilterForm, zone: tzinfo) -> tuple[int, int]:
     now = now_ms() + 1
     if form.period.data != "dates":
         return now - PERIOD_MS.get(form.period.data, PERIOD_MS[DEFAULT_PERIOD]), now
-    last = form.last.data or day_of(now, zone)
-    first = form.first.data or last - timedelta(days=6)
+    last = _possible(form.last) or day_of(now, zone)
+    first = _possible(form.first) or last - timedelta(days=6)
     if first > last:
         form.first.errors = ["The first day must not come after the last."]
         first = last
@@ -86,3 +88,12 @@ def _period(form: UsageFilterForm, zone: tzinfo) -> tuple[int, int]:
         form.first.errors = ["At most a year at a time."]
         first = last - timedelta(days=LONGEST_DAYS - 1)
     return day_start_ms(first, zone), day_start_ms(last + timedelta(days=1), zone)
+
+
+def _possible(field: Any) -> date | None:
+    """The day in a field; the nearest that usage can be of, with an error, when it is out of this world."""
+    day: date | None = field.data
+    if day is None or FIRST_DAY <= day <= LAST_DAY:
+        return day
+    field.errors = [f"Choose a day from {FIRST_DAY.year} to {LAST_DAY.year}."]
+    return min(max(day, FIRST_DAY), LAST_DAY)

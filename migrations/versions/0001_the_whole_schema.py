@@ -201,7 +201,7 @@ def upgrade() -> None:
         sa.Column("amount_nusd", sa.BigInteger(), nullable=False),
         sa.Column("attempt_id", sa.String(length=40), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.Column("author", sa.String(length=120), nullable=True),
+        sa.Column("author", sa.String(length=200), nullable=True),
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("kind IN ('reserve', 'settle', 'release', 'top_up', 'adjust')", name=op.f("ck_ledger_kind")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_ledger_tenant_id_tenants")),

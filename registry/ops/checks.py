@@ -7,6 +7,8 @@ from registry.errors import InvalidError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,119}")
 MAX_AMOUNT = 10**18  # nano-dollars: a thousand million dollars; a sum of nine still fits a signed 64-bit integer
 
+END_OF_TIME_MS = 253_370_764_800_000  # 9999-01-01 UTC: Python's calendar ends a year later
+
 
 def text(field: str, value: object, *, limit: int = 120) -> str:
     """`value` without surrounding blanks: 1 to `limit` printable characters."""
@@ -33,6 +35,13 @@ def integer(field: str, value: object, *, low: int = 0, high: int = MAX_AMOUNT) 
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidError(f"{field} must be a whole number from {low} to {high}", field)
     return value
+
+
+def moment(field: str, value: object) -> int:
+    """A time in milliseconds since the epoch, that every calendar and clock after us can show."""
+    if not isinstance(value, bool) and isinstance(value, int) and value >= END_OF_TIME_MS:
+        raise InvalidError(f"{field} must lie before the year 9999; choose an earlier time", field)
+    return integer(field, value)
 
 
 def limit(field: str, value: object) -> int | None:

@@ -33,7 +33,7 @@ def create_key(
     """
     tenant = tenants.get_tenant(session, tenant_id)
     created_at_ms = now_ms()
-    if expires_at_ms is not None and checks.integer("expires_at_ms", expires_at_ms) <= created_at_ms:
+    if expires_at_ms is not None and checks.moment("expires_at_ms", expires_at_ms) <= created_at_ms:
         raise InvalidError("expires_at_ms must lie in the future", "expires_at_ms")
     plaintext, prefix = generate_key()
     key = ApiKey(

@@ -7,18 +7,17 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry.errors import ConflictError, InvalidError, NotFoundError
+from registry.errors import ConflictError, NotFoundError
 from registry.ids import new_id, now_ms
 from registry.manifest import ManifestDoc
 from registry.models import Alias, Group, Model
-from registry.ops import audit, checks, prices
+from registry.ops import audit, checks, key_models, prices
+from registry.ops.model_fields import checked
 from registry.settings_allowlist import validate_settings
 from registry.sources import Progress, check_source, inspect_source
 
-LANES = ("direct", "litellm")
 ENDED_STATES = ("stopped", "failed")
 _KV_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
-_LARGEST_MS = 24 * 3600 * 1000
 
 
 def register_model(
@@ -55,7 +54,7 @@ def register_model(
     source = check_source(source)
     found = manifest if manifest is not None else inspect_source(source, progress)
     engine_settings = validate_settings(settings or {}, max_context_length=found["context_length"])
-    _refuse_taken(session, name)
+    refuse_taken(session, name)
     created_at_ms = now_ms()
     model = Model(
         id=new_id("mod"),
@@ -88,7 +87,7 @@ def register_model(
         "min_replicas": min_replicas,
     }
     for field, value in limits.items():
-        setattr(model, field, _checked(field, value))
+        setattr(model, field, checked(field, value))
     _store(session, model, {})
     prices.add_price(
         session,
@@ -131,9 +130,9 @@ def list_models(session: Session) -> Sequence[Model]:
 
 
 def update_model(session: Session, actor: str, model_id: str, **changes: Any) -> Model:
-    """Change any of: name, settings, lane, default_max_tokens, capacity, kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms,
-    keep_alive_s, min_replicas. New engine settings apply to workers started from now on; they are given as changes to
-    the present ones."""
+    """Change any of: name (in the keys that may use it, too), settings, lane, default_max_tokens, capacity,
+    kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, min_replicas. New engine settings apply to workers started
+    from now on; they are given as changes to the present ones."""
     model = get_model(session, model_id)
     fresh: dict[str, Any] = {"updated_at_ms": now_ms()}
     for field, value in changes.items():
@@ -145,8 +144,11 @@ def update_model(session: Session, actor: str, model_id: str, **changes: Any) ->
         elif field == "name" and value != model.name:
             fresh["name"] = _new_name(session, model, value)
         elif field != "name":
-            fresh[field] = _checked(field, value)
+            fresh[field] = checked(field, value)
+    before = model.name
     _store(session, model, fresh)
+    if model.name != before:
+        key_models.rename(session, actor, before, model.name)
     audit.record(session, actor, "model.update", model.id, **changes)
     return model
 
@@ -163,7 +165,7 @@ def set_enabled(session: Session, actor: str, model_id: str, enabled: bool) -> M
 
 
 def delete_model(session: Session, actor: str, model_id: str, *, stop: bool = False) -> Model:
-    """Take a model out of service for ever; its usage and prices stay. Its aliases go.
+    """Take a model out of service for ever; its usage and prices stay. Its aliases go, and no key names it any more.
 
     Raises ConflictError while workers of it run, unless `stop`: then they are drained.
     """
@@ -176,7 +178,7 @@ def delete_model(session: Session, actor: str, model_id: str, *, stop: bool = Fa
     model.deleted_at_ms = model.updated_at_ms = now_ms()
     for alias in session.scalars(select(Alias).where(Alias.model_id == model.id)):
         session.delete(alias)
-    session.flush()
+    key_models.remove(session, actor, model.name)
     audit.record(session, actor, "model.delete", model.id, name=model.name, stopped_groups=running)
     return model
 
@@ -212,10 +214,15 @@ def set_min_replicas(session: Session, actor: str, model_id: str, count: int) ->
 def add_alias(session: Session, actor: str, model_id: str, alias: str) -> Alias:
     """Another name for a model. Raises ConflictError when the name is taken."""
     model = get_model(session, model_id)
-    _refuse_taken(session, checks.model_name("alias", alias), field="alias")
+    refuse_taken(session, checks.model_name("alias", alias), field="alias")
     row = Alias(name=alias, model_id=model.id)
-    session.add(row)
-    session.flush()
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:  # another transaction took it since we looked
+        raise ConflictError(
+            f"{alias!r} is an alias already; choose another name or remove the alias", "alias"
+        ) from None
     audit.record(session, actor, "alias.add", model.id, alias=alias)
     return row
 
@@ -235,29 +242,6 @@ def list_aliases(session: Session, model_id: str) -> list[str]:
     return list(session.scalars(select(Alias.name).where(Alias.model_id == model_id).order_by(Alias.name)))
 
 
-def _checked(field: str, value: Any) -> Any:
-    match field:
-        case "lane":
-            if value not in LANES:
-                raise InvalidError(f"lane must be one of: {', '.join(LANES)}", field)
-            return value
-        case "default_max_tokens":
-            return checks.integer(field, value, low=1, high=10_000_000)
-        case "capacity":
-            return checks.integer(field, value, low=1, high=10_000)
-        case "kv_reserve_bytes":
-            return checks.integer(field, value, low=1)
-        case "slo_ttft_ms":
-            return checks.integer(field, value, low=1, high=_LARGEST_MS)
-        case "slo_tpot_ms":
-            return None if value is None else checks.integer(field, value, low=1, high=_LARGEST_MS)
-        case "keep_alive_s":
-            return checks.integer(field, value, high=30 * 24 * 3600)
-        case "min_replicas":
-            return checks.integer(field, value, high=1000)
-    raise InvalidError(f"{field} is not a field of a model that can be changed", field)
-
-
 def _kv_reserve(manifest: ManifestDoc, settings: Mapping[str, Any], capacity: int) -> int:
     element = _KV_BYTES.get(settings["dtype"], _KV_BYTES.get(manifest["dtype"], 2))
     per_token = manifest["kv_bytes_per_token"] * element // _KV_BYTES.get(manifest["dtype"], 2)
@@ -274,7 +258,8 @@ def _running_groups(session: Session, model_id: str) -> int:
     return len(session.scalars(query).all())
 
 
-def _refuse_taken(session: Session, name: str, *, field: str = "name") -> None:
+def refuse_taken(session: Session, name: str, *, field: str = "name") -> None:
+    """Raises ConflictError when a model or an alias has this name, or workers of a deleted model still have."""
     if session.get(Alias, name) is not None:
         raise ConflictError(f"{name!r} is an alias already; choose another name or remove the alias", field)
     rows = session.scalars(select(Model).where(Model.name == name))
@@ -289,7 +274,7 @@ def _new_name(session: Session, model: Model, value: object) -> str:
     name = checks.model_name("name", value)
     if _running_groups(session, model.id):
         raise ConflictError("a model cannot be renamed while it runs; stop it first", "name")
-    _refuse_taken(session, name)
+    refuse_taken(session, name)
     return name
 
 

@@ -12,6 +12,8 @@ from registry.ops import audit, checks
 
 # $1000 a token: a million tokens at this price are the largest amount that the ledger takes.
 MAX_PRICE_NUSD = 10**12
+REQUIRED = ("input_nusd", "output_nusd")
+AMOUNTS = (*REQUIRED, "cached_input_nusd", "request_nusd")
 
 
 def set_price(
@@ -33,7 +35,7 @@ def set_price(
     if model is None or model.deleted_at_ms is not None:
         raise NotFoundError(f"there is no model {model_id}", "model_id")
     created_at_ms = now_ms()
-    if from_ms is not None and checks.integer("from_ms", from_ms) < created_at_ms:
+    if from_ms is not None and checks.moment("from_ms", from_ms) < created_at_ms:
         raise InvalidError("from_ms lies in the past; a price holds from now or later", "from_ms")
     price = add_price(
         session,
@@ -79,11 +81,16 @@ def add_price(
         "request_nusd": request_nusd,
     }
     for field, value in amounts.items():
-        checks.integer(field, value, high=MAX_PRICE_NUSD)
+        check_amount(field, value)
     price = Price(id=new_id("pri"), model_id=model_id, from_ms=from_ms, created_at_ms=created_at_ms, **amounts)
     session.add(price)
     session.flush()
     return price
+
+
+def check_amount(field: str, value: object) -> int:
+    """`value`, if a price may be so many nano-dollars. Raises InvalidError naming the field."""
+    return checks.integer(field, value, high=MAX_PRICE_NUSD)
 
 
 def list_prices(session: Session, model_id: str) -> Sequence[Price]:

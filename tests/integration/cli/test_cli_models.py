@@ -88,7 +88,7 @@ def test_deleting_asks_first(hydrant, source: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        (["register", "tiny", "{source}", *PRICES], 1, "hydrant model update tiny"),
+        (["register", "tiny", "{source}", *PRICES], 1, "choose another name"),
         (["register", "bad name", "{source}", *PRICES], 1, "name must start with"),
         (["register", "other", "/no/such/dir", *PRICES], 1, "/no/such/dir"),
         (["register", "other", "ftp://host/x", *PRICES], 1, "http"),

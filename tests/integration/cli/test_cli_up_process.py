@@ -38,14 +38,14 @@ class Up:
         return self.output.read_text()
 
     def wait_for(self, text: str) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while text not in self.text():
             assert time.monotonic() < end, f"{text!r} did not come:\n{self.text()}"
             assert self.process.poll() is None, self.text()
             time.sleep(0.05)
 
     def wait_for_services(self, count: int) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while len([p for p in self.started() if "sleep" in p.name()]) < count:
             assert time.monotonic() < end, self.text()
             time.sleep(0.05)
@@ -88,7 +88,7 @@ def test_a_signal_stops_everything_in_order(start: Callable[..., Up], number: si
     up.wait_for("Ctrl-C stops everything")
     up.wait_for_services(2)
     up.process.send_signal(number)
-    assert up.process.wait(30) == 0
+    assert up.process.wait(60) == 0
     assert up.started() == []
     assert up.text().rstrip().endswith("stopped")
     assert "up to 4 s" in up.text()
@@ -102,7 +102,7 @@ def test_a_second_signal_does_not_keep_the_rest_from_being_stopped(start: Callab
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         time.sleep(0.5)
         up.process.send_signal(number)
-    assert up.process.wait(40) == 0
+    assert up.process.wait(60) == 0
     assert up.started() == []
     assert "Traceback" not in up.text()
 
@@ -112,10 +112,18 @@ def test_a_signal_while_starting_stops_at_once_and_the_secrets_were_shown_before
     up.wait_for("waiting for ever")
     up.wait_for_services(2)
     up.process.send_signal(signal.SIGTERM)
-    assert up.process.wait(20) == 128 + signal.SIGTERM
+    assert up.process.wait(60) == 128 + signal.SIGTERM
     assert up.started() == []
     for secret in ("hyd-once", "password-once"):
         assert up.text().count(secret) == 1
+
+
+def test_a_signal_in_the_moment_of_starting_is_no_less_orderly(start: Callable[..., Up]) -> None:
+    up = start("starting", "\n".join(f"s{i}: exec sleep 600" for i in range(12)) + "\n")
+    up.wait_for("waiting for ever")  # honcho is starting its processes now
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(60) == 128 + signal.SIGINT
+    assert up.started() == []
 
 
 def test_services_do_not_outlive_a_honcho_that_was_killed(start: Callable[..., Up]) -> None:
@@ -124,7 +132,7 @@ def test_services_do_not_outlive_a_honcho_that_was_killed(start: Callable[..., U
     up.wait_for_services(2)
     honcho = next(p for p in psutil.Process(up.process.pid).children() if "honcho" in p.cmdline())
     honcho.kill()
-    assert up.process.wait(30) == 1
+    assert up.process.wait(60) == 1
     assert up.started() == []
     assert "a process has ended" in up.text()
 
@@ -133,7 +141,7 @@ def test_one_home_has_one_up(start: Callable[..., Up]) -> None:
     first = start()
     first.wait_for("Ctrl-C stops everything")
     second = start()
-    assert second.process.wait(30) == 1
+    assert second.process.wait(60) == 1
     assert f"already runs in this home (pid {first.process.pid}" in second.text()
     first.wait_for_services(2)
 
@@ -158,7 +166,7 @@ def test_a_process_that_merely_has_this_home_in_its_environment_is_left_alone(st
     try:
         up.wait_for("Ctrl-C stops everything")
         up.process.send_signal(signal.SIGTERM)
-        assert up.process.wait(30) == 0
+        assert up.process.wait(60) == 0
         assert shell.poll() is None
     finally:
         shell.kill()

@@ -8,6 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from support.admin_app import AdminApp, send
 from support.admin_samples import Samples
+from support.registry_rows import add_model
 from support.safetensors_writer import write_model
 
 from orchestrator.types import NoPlan, NoPlanReason
@@ -38,7 +39,7 @@ def follow_registration(client: FlaskClient, path: str) -> str:
 
 def test_a_model_is_registered_from_a_directory(admin: AdminApp, tmp_path: Path) -> None:
     source = write_model(tmp_path / "tiny")
-    client = admin.signed_in("operator")
+    client = admin.signed_in("owner")
     answer = send(client, "/models/new", {"name": "tiny", "source": str(source), **SERVING, **PRICES})
     assert answer.status_code == 302
     assert "Registering tiny" in client.get(answer.location).text
@@ -51,13 +52,14 @@ def test_a_model_is_registered_from_a_directory(admin: AdminApp, tmp_path: Path)
         assert (model.kv_reserve_bytes, model.default_max_tokens) == (500_000_000, 256)
         assert (model.settings["context_length"], model.settings["tool_parser"]) == (64, "hermes")
         assert (price.input_nusd, price.cached_input_nusd, price.output_nusd, price.request_nusd) == (20, 20, 60, 0)
-    assert "operator@example.org" in client.get(f"/audit?subject={model.id}").text
+    assert "owner@example.org" in client.get(f"/audit?subject={model.id}").text
     assert client.get(f"/models/{model.id}").status_code == 200
 
 
 def test_a_source_that_cannot_be_served_says_why(admin: AdminApp, tmp_path: Path) -> None:
-    client = admin.signed_in("operator")
+    client = admin.signed_in("owner")
     missing = send(client, "/models/new", {"name": "x", "source": str(tmp_path / "none"), **SERVING, **PRICES})
+    assert missing.status_code == 302
     page = follow_registration(client, missing.location)
     assert 'role="alert"' in page
     assert "Try again" in page
@@ -69,7 +71,7 @@ def test_a_source_that_cannot_be_served_says_why(admin: AdminApp, tmp_path: Path
 
 
 def test_a_registration_that_nobody_knows_says_what_to_do(admin: AdminApp) -> None:
-    assert admin.signed_in("operator").get("/models/registrations/reg_x").status_code == 404
+    assert admin.signed_in("owner").get("/models/registrations/reg_x").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -85,11 +87,20 @@ def test_a_registration_that_nobody_knows_says_what_to_do(admin: AdminApp) -> No
         ({"kv_reserve_bytes": "0.0000000001"}, "a byte is the finest"),
         ({"lane": "scenic"}, "Not a valid choice"),
         ({"tool_parser": "; rm -rf /"}, "Not a valid choice"),
+        # What the registry alone knows is asked before gigabytes are read.
+        ({"name": "no spaces"}, "must start with a letter or digit"),
+        ({"name": "taken"}, "there is already a model named"),
+        ({"source": "ftp://host/x"}, "source must be a directory"),
+        ({"source": "~nobody-has-this-name/x"}, "nobody here has that name"),
+        ({"capacity": "0"}, "whole number from 1"),
+        ({"request_nusd": "2000"}, "whole number from 0"),
     ],
 )
 def test_a_bad_registration_is_refused_at_once(admin: AdminApp, fields: dict[str, str], message: str) -> None:
+    with session_scope(admin.sessions) as session:
+        add_model(session, "taken")
     good = {"name": "tiny", "source": "/models/tiny", **SERVING, **PRICES}
-    answer = send(admin.signed_in("operator"), "/models/new", {**good, **fields})
+    answer = send(admin.signed_in("owner"), "/models/new", {**good, **fields})
     assert answer.status_code == 422
     assert message in answer.text
 
@@ -148,6 +159,17 @@ def test_a_new_price_is_added_and_the_old_one_kept(admin: AdminApp, samples: Sam
     assert "$1.25 / M tokens" in page
     assert "All 2 prices" in page
     assert send(client, path, {**sent, "input_nusd": "-1"}).status_code == 422
+
+
+def test_the_price_form_begins_with_the_price_in_force_and_not_with_one_to_come(
+    admin: AdminApp, samples: Samples
+) -> None:
+    with session_scope(admin.sessions) as session:
+        later = now_ms() + 86_400_000
+        prices.set_price(session, "test", samples.model.id, input_nusd=777_000, output_nusd=1, from_ms=later)
+    page = admin.signed_in("owner").get(f"/models/{samples.model.id}/price").text
+    assert 'value="0.02"' in page
+    assert "777" not in page
 
 
 def test_warm_and_stop(admin: AdminApp, samples: Samples) -> None:

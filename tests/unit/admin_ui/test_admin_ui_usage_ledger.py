@@ -155,3 +155,35 @@ def test_the_browsers_zone_is_taken_from_its_cookie(admin: AdminApp, samples: Sa
 def test_a_time_without_both_ends_is_refused(admin: AdminApp) -> None:
     with read_scope(admin.sessions) as session, pytest.raises(ValueError, match="a beginning and an end"):
         usage_over_time(session, UsageFilter(from_ms=0), UTC)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/usage?period=dates&last=9999-12-31",
+        "/usage?period=dates&last=0001-01-02",
+        "/usage?period=dates&first=0001-01-01&last=9999-12-31",
+        "/usage/export.csv?period=dates&last=9999-12-31",
+        f"/usage?offset={10**20}",
+        "/usage?offset=-5",
+        f"/ledger?before={10**20}",
+        f"/ledger?before=-{10**20}",
+        f"/audit?before={10**20}",
+        "/audit?subject=%00",
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_no_address_breaks_a_page(admin: AdminApp, samples: Samples, path: str, zone: str) -> None:
+    client = admin.signed_in("viewer")
+    client.set_cookie("hydrant_zone", zone)
+    assert client.get(path).status_code in (200, 422)
+
+
+def test_the_ledger_says_how_much_could_not_be_billed(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("viewer")
+    assert "could not be billed" not in client.get("/ledger").text
+    with session_scope(admin.sessions) as session:
+        ledger.settle(session, [{"attempt_id": "att_broken"}])
+    page = client.get("/ledger").text
+    assert "1 usage event could not be billed" in page
+    assert "hydrant usage rejected" in page

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import services
+from cli.demo import _own_environment
 from cli.main import cli
 from cli.seed import Seeded
 from cli.services import CannotStart, DevNode, Ports, Services
@@ -64,3 +65,15 @@ def test_secrets_are_told_or_the_commands_that_make_new_ones() -> None:
         group, name, *words = shlex.split(command)[2:]
         found = cli.get_command(None, group).get_command(None, name)  # type: ignore[arg-type,union-attr]
         found.make_context(name, words)  # what is missing or unknown raises UsageError
+
+
+def test_a_demo_clears_what_this_shell_is_set_up_for_and_keeps_its_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"DATABASE_URL": "x", "REDIS_URL": "x", "HYDRANT_KEY_PEPPER": "x", "HYDRANT_HOLD_DEADLINE_S": "1"}
+    ports = {"HYDRANT_GATEWAY_PORT": "18400", "HYDRANT_ENGINE_PORTS": "24000"}
+    monkeypatch.setattr(os, "environ", {**os.environ, **variables, **ports, "HYDRANT_HOME": "/elsewhere"})
+    _own_environment(tmp_path)
+    assert not variables.keys() & os.environ.keys()
+    assert ports.items() <= os.environ.items()
+    assert os.environ["HYDRANT_HOME"] == str(tmp_path)

@@ -16,8 +16,8 @@ PYTHON_WITHOUT_VENV = 'case "$2" in *ensurepip*) exit 1 ;; *) exit 0 ;; esac'
 # Makes an environment whose pip finds only what PIP_FINDS says, and notes what it was asked for.
 PYTHON = """[ "$1" = -m ] || exit 0
 mkdir -p "$3/bin"; printf '#!/bin/bash\\nexit 0' > "$3/bin/python"
-printf '#!/bin/bash\\necho "$*" >> pip.log\\ncase "$*" in *torch-cpu*%s*) ;; *torch-cpu*) echo no version; exit 1 ;; esac' \\
-    "$PIP_FINDS" > "$3/bin/pip"
+printf '#!/bin/bash\\necho "$*" >> pip.log\\n' > "$3/bin/pip"
+printf 'case "$*" in *torch-cpu*%s*) ;; *torch-cpu*) echo no version; exit 1 ;; esac' "$PIP_FINDS" >> "$3/bin/pip"
 /bin/chmod +x "$3/bin/python" "$3/bin/pip"
 """
 

@@ -10,6 +10,7 @@ from support.safetensors_writer import llama_tensors, safetensors_bytes, write_m
 
 from registry.errors import SourceError
 from registry.safetensors_header import parse_header
+from registry.source_reader import LocalReader
 from registry.sources import check_source, inspect_source
 
 
@@ -225,3 +226,23 @@ def test_other_sources_are_refused_without_repeating_their_secrets(source: str) 
         check_source(source)
     assert "hunter2" not in str(caught.value)
     assert caught.value.field == "source"
+
+
+@pytest.mark.parametrize("source", ["~nobody-has-this-name/x", "http://[::1/x", "http://host:99999/x", "/dir/nul\0"])
+def test_a_source_that_no_library_can_parse_is_a_source_error(source: str) -> None:
+    with pytest.raises(SourceError, match="source"):
+        inspect_source(source)
+
+
+def test_a_directory_that_may_not_be_entered_is_a_source_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path)
+    reader = LocalReader(tmp_path)
+
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(SourceError, match="Permission denied"):
+        reader.size("config.json")
+    with pytest.raises(SourceError, match="not a directory that this process can read"):
+        LocalReader(tmp_path)

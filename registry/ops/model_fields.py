@@ -1,0 +1,33 @@
+"""The fields of a model that a person may set, each with its bounds."""
+
+from typing import Any
+
+from registry.errors import InvalidError
+from registry.ops import checks
+
+LANES = ("direct", "litellm")
+_LARGEST_MS = 24 * 3600 * 1000
+
+
+def checked(field: str, value: Any) -> Any:
+    """`value`, if `field` may have it. Raises InvalidError naming the field."""
+    match field:
+        case "lane":
+            if value not in LANES:
+                raise InvalidError(f"lane must be one of: {', '.join(LANES)}", field)
+            return value
+        case "default_max_tokens":
+            return checks.integer(field, value, low=1, high=10_000_000)
+        case "capacity":
+            return checks.integer(field, value, low=1, high=10_000)
+        case "kv_reserve_bytes":
+            return checks.integer(field, value, low=1)
+        case "slo_ttft_ms":
+            return checks.integer(field, value, low=1, high=_LARGEST_MS)
+        case "slo_tpot_ms":
+            return None if value is None else checks.integer(field, value, low=1, high=_LARGEST_MS)
+        case "keep_alive_s":
+            return checks.integer(field, value, high=30 * 24 * 3600)
+        case "min_replicas":
+            return checks.integer(field, value, high=1000)
+    raise InvalidError(f"{field} is not a field of a model that can be changed", field)
