@@ -173,7 +173,7 @@ class SignalSocket(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, _address: Any) -> None:
         """A datagram holds a stage id."""
-        self._node.heard_from(data.decode(errors="replace"))
+        self._node.supervisor.heard_from(data.decode(errors="replace"))
 
 
 async def listen_for_signals(node: Node, socket_path: Path) -> asyncio.DatagramTransport:
