@@ -89,6 +89,8 @@ class _Api:
             raise _Refused(409, "stale_version", str(error)) from None
         except (EffectError, SpecError) as error:
             raise _Refused(422, "bad_effect", str(error)) from None
+        except OSError as error:
+            raise _Refused(503, "cannot_record", f"this node cannot record the effect: {error}") from None
         return web.json_response({"v": 1, "ok": True}, status=202)
 
     async def probe(self, request: web.Request) -> web.Response:

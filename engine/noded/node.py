@@ -14,7 +14,7 @@ from engine.noded import effects, inventory, processes
 from engine.noded.background import Background
 from engine.noded.effects import EffectError, Evict, Launch, Rate, Stop
 from engine.noded.launcher import Launcher
-from engine.noded.record import GroupVersions
+from engine.noded.record import GroupVersions, Sequence
 from engine.noded.stage import Stage
 from engine.noded.starter import LOOK_S, Warm
 from engine.noded.supervisor import Supervisor
@@ -36,8 +36,7 @@ class Node:
         launcher = Launcher(config, devices, self.warm)
         self.supervisor = Supervisor(config, self.store, launcher, self._background, self.changed)
         self.versions = GroupVersions(config.run_dir / "groups.json")
-        # Higher than any earlier run's, so that a reader who waits for more than it has seen gets this one's.
-        self.seq = time.time_ns() // 1_000_000
+        self._sequence = Sequence(config.run_dir / "seq.json")
         self._boot_id = processes.boot_id()
         self._change = asyncio.Condition()
 
@@ -45,12 +44,13 @@ class Node:
 
     async def start(self) -> None:
         """Take over what an earlier noded left: adopt its stages, resume their fetches, kill what has no owner."""
-        for directory in (self.config.run_dir, self.config.stages_dir, self.config.logs_dir):
+        config = self.config
+        for directory in (config.run_dir, config.stages_dir, config.ended_dir):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         await self.store.start()
         await self.warm.look()
         self.supervisor.adopt()
-        self._background.spawn(self._look_for_warm())
+        self._background.spawn(self._look_around())
         self.changed()
 
     async def close(self) -> None:
@@ -62,8 +62,13 @@ class Node:
 
     def changed(self) -> None:
         """The report differs now: wake those who wait for it."""
-        self.seq += 1
+        self._sequence.advance()
         self._background.spawn(self._notify())
+
+    @property
+    def seq(self) -> int:
+        """Grows with every change of the report, also over noded's restarts."""
+        return self._sequence.now
 
     async def _notify(self) -> None:
         async with self._change:
@@ -77,8 +82,9 @@ class Node:
         except TimeoutError:
             return
 
-    async def _look_for_warm(self) -> None:
+    async def _look_around(self) -> None:
         while True:
+            self.supervisor.look()
             if await self.warm.look():
                 log.info("warm runtime", **self.warm.as_json())
                 self.changed()
@@ -87,7 +93,10 @@ class Node:
     # --- effects -----------------------------------------------------------------------------------------------------
 
     def apply(self, effect: object) -> None:
-        """Take an effect on; what it starts goes on by itself. Raises EffectError, SpecError, StaleEffect."""
+        """Take an effect on; what it starts goes on by itself.
+
+        Raises EffectError, SpecError, StaleEffect; OSError when a start cannot be recorded, which then is not begun.
+        """
         if isinstance(effect, dict) and effect.get("kind") == "prefetch":
             self._prefetch(effect)
             return
@@ -96,14 +105,13 @@ class Node:
             self.store.evict(parsed.digests)
             self.changed()
             return
-        self.versions.admit(parsed.group_id, parsed.version, starts=isinstance(parsed, Launch))
         match parsed:
             case Launch():
                 self._launch(parsed, effect)
             case Stop():
                 self._stop(parsed)
             case Rate():
-                self.store.set_rate(parsed.stage_id, parsed.rate_bps)
+                self._rate(parsed)
 
     def _prefetch(self, effect: dict[str, Any]) -> None:
         request = Prefetch.from_json(effect)
@@ -113,25 +121,39 @@ class Node:
             return
         if stage.weights is None:
             stage.save_prefetch(effect)
+        else:
+            stage.save_rate(request.rate_bps)
         self.supervisor.fetch(stage, request)
         self.changed()
 
     def _launch(self, launch: Launch, effect: Any) -> None:
         if launch.device >= len(self.devices):
             raise EffectError(f"device: this node has {len(self.devices)}")
+        self.versions.admit(launch.group_id, launch.version, starts=True)
         stage = self.supervisor.stage(launch.group_id, launch.stage_id, launch.version)
         if not stage.alive or stage.record.stopping or stage.launch is not None:
             return
-        stage.launch = launch
-        stage.record.launch = effect
-        stage.save()
+        stage.set_launch(launch, effect)
         reach("noded.recorded")
         self.supervisor.launch(stage)
         self.changed()
 
+    def _rate(self, rate: Rate) -> None:
+        self.versions.admit(rate.group_id, rate.version, starts=False)
+        stage = self.supervisor.stages.get(rate.stage_id)
+        if stage is not None and stage.alive:
+            stage.save_rate(rate.rate_bps)
+        self.store.set_rate(rate.stage_id, rate.rate_bps)
+
     def _stop(self, stop: Stop) -> None:
+        try:
+            self.versions.admit(stop.group_id, stop.version, starts=False)
+            if stop.stage_id is None:
+                self.versions.stopped(stop.group_id, stop.version)
+        except OSError as error:
+            # What is to end must end on a full disk too.
+            log.warning("a group's version could not be written", group=stop.group_id, error=str(error))
         if stop.stage_id is None:
-            self.versions.stopped(stop.group_id, stop.version)
             chosen = [stage for stage in self.supervisor.stages.values() if stage.record.group_id == stop.group_id]
         else:
             # A launch that arrives after its own stop must find the stage ended.
@@ -174,5 +196,5 @@ class Node:
                 "digests": self.store.held_digests(),
             },
             "warm": self.warm.as_json(),
-            "stages": [stage.as_json(self.config.address) for stage in self.supervisor.stages.values()],
+            "stages": [stage.as_json() for stage in self.supervisor.stages.values()],
         }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import signal
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +12,13 @@ import structlog
 from engine import flags
 from engine.failpoints import reach
 from engine.node_config import ConfigError, NodeConfig
-from engine.noded import processes
+from engine.noded import leftovers, processes
 from engine.noded.background import Background
 from engine.noded.effects import EffectError
 from engine.noded.launcher import Launcher
-from engine.noded.record import StageRecord
+from engine.noded.record import StageRecord, read_json
 from engine.noded.stage import Stage
+from engine.noded.stage_files import bound_log
 from engine.noded.starter import CannotStart
 from engine.weights.inventory import StoreError
 from engine.weights.spec import Prefetch, SpecError
@@ -59,21 +59,36 @@ class Supervisor:
 
     def adopt(self) -> None:
         """Take over what an earlier noded left: adopt its stages, resume their fetches, kill what has no owner."""
+        self._recall_ended()
         for directory in sorted(self._config.stages_dir.iterdir()):
-            record = StageRecord.load(directory)
-            if record is None:
-                log.warning("removing a stage directory without a record", stage=directory.name)
-                self._remove(directory)
-                continue
+            stage = None if directory.name in self.stages else self._recorded(directory)
+            if stage is None:
+                leftovers.remove_stage(self._config, directory)
+            else:
+                self.stages[stage.stage_id] = stage
+                self._adopt(stage)
+        self._kill_orphans()
+        self._forget_old()
+
+    def _recall_ended(self) -> None:
+        reports = [read_json(path) for path in self._config.ended_dir.glob("*.json")]
+        for report in sorted(filter(None, reports), key=lambda report: str(report.get("marks"))):
             try:
-                stage = Stage(record, self._config, self._changed)
-            except (EffectError, TypeError) as error:
-                log.warning("a stage's record is of another version; ending it", stage=directory.name, error=str(error))
-                self._remove(directory)
+                stage = Stage.from_tombstone(report, self._config)
+            except (KeyError, TypeError):
                 continue
             self.stages[stage.stage_id] = stage
-            self._adopt(stage)
-        self._kill_orphans()
+
+    def _recorded(self, directory: Path) -> Stage | None:
+        record = StageRecord.load(directory)
+        if record is None or record.stage_id != directory.name:
+            log.warning("removing a stage directory without a record", stage=directory.name)
+            return None
+        try:
+            return Stage(record, self._config)
+        except (EffectError, TypeError) as error:
+            log.warning("a stage's record is of another version; ending it", stage=directory.name, error=str(error))
+            return None
 
     async def settle_starts(self) -> None:
         """Wait until processes that are being started are recorded, a while at most."""
@@ -97,7 +112,7 @@ class Supervisor:
         stage = self.stages.get(stage_id)
         if stage is None:
             record = StageRecord(stage_id, group_id, version)
-            stage = Stage(record, self._config, self._changed)
+            stage = Stage(record, self._config)
             stage.mark("queued")
             self.stages[stage_id] = stage
         elif stage.record.group_id != group_id:
@@ -126,7 +141,7 @@ class Supervisor:
         if weights.error is not None:
             self._weights_failed(stage, weights.error)
             return
-        stage.give_model()
+        self._give_model(stage)
         if weights.verified:
             stage.keep_weight_marks()
             reach("noded.verified")
@@ -157,8 +172,14 @@ class Supervisor:
         self._own(stage, processes.identify(pid))
         if not stage.record.stopping:
             self._limit_start(stage)
-        stage.give_model()
+        self._give_model(stage)
         self._changed()
+
+    def _give_model(self, stage: Stage) -> None:
+        try:
+            stage.give_model()
+        except OSError as error:
+            self.end(stage, "failed", f"the engine cannot be told where its model is: {error}", 0)
 
     def _limit_start(self, stage: Stage) -> None:
         def check() -> None:
@@ -178,9 +199,24 @@ class Supervisor:
             self._engine_died(stage)
 
     def _engine_died(self, stage: Stage) -> None:
-        if stage.alive and not stage.record.stopping:
-            stage.read_events()
+        if not stage.alive or stage.record.stopping:
+            return
+        stage.read_events()
+        # Of two processes that were started for it (the warm runtime forked one, but its answer was lost) one lives.
+        other = stage.leader()
+        if other is not None:
+            log.info("another process is the stage's", stage=stage.stage_id, pid=other.pid)
+            self._own(stage, other)
+        else:
             self.end(stage, "failed", stage.death_reason(), 0)
+
+    def look(self) -> None:
+        """Find what no wake-up told, and keep logs within bounds. Called every second."""
+        for stage in list(self.stages.values()):
+            if stage.missed_events():
+                self._changed()
+            if stage.alive:
+                bound_log(stage.log)
 
     def heard_from(self, stage_id: str) -> None:
         """A process of the stage has written an event."""
@@ -195,14 +231,15 @@ class Supervisor:
         """End the stage, and with it the ranks of the same pipeline on this node: none of them can serve alone."""
         if not stage.alive or stage.record.stopping:
             return
-        stage.record.stopping = True
+        stage.record.stopping, stage.record.ended, stage.record.reason = True, ended, reason
+        # Before it is written: a full disk must not keep a stage from being stopped.
+        self._background.spawn(self._take_down(stage, ended, reason, grace_s))
         stage.save()
         reach("noded.stopping")
         if stage.limit is not None:
             stage.limit.cancel()
         if ended == "failed":
             log.warning("stage failed", stage=stage.stage_id, group=stage.record.group_id, reason=reason)
-        self._background.spawn(self._take_down(stage, ended, reason, grace_s))
         pipeline = stage.pipeline()
         for other in list(self.stages.values()) if pipeline is not None else ():
             if other is not stage and other.pipeline() == pipeline:
@@ -213,22 +250,28 @@ class Supervisor:
         if stage.starting is not None and not stage.starting.done():
             # Bounded: a start takes as long as its request to the warm runtime may.
             await asyncio.wait({stage.starting})
-        await stage.terminate(grace_s)
-        if stage.pids:
-            log.error("processes do not die", stage=stage.stage_id, pids=stage.pids)
-            reason = f"{reason or 'stopped'}; processes {stage.pids} do not die (stuck in the kernel?)"
-        self._store.release(stage.stage_id)
+        try:
+            await stage.terminate(grace_s)
+            if stage.pids:
+                log.error("processes do not die", stage=stage.stage_id, pids=stage.pids)
+                reason = f"{reason or 'stopped'}; processes {stage.pids} do not die (stuck in the kernel?)"
+            self._store.release(stage.stage_id)
+        except OSError as error:
+            log.warning("a stage's end went wrong", stage=stage.stage_id, error=str(error))
         stage.finish(ended, reason, self._config.logs_dir)
         log.info("stage ended", stage=stage.stage_id, ended=ended)
+        self._changed()
         self._forget_old()
 
     def _forget_old(self) -> None:
         over = [stage for stage in self.stages.values() if not stage.alive]
         for stage in over[: max(0, len(over) - ENDED_KEPT)]:
+            stage.forget()
             del self.stages[stage.stage_id]
-        logs = sorted(self._config.logs_dir.glob("*.log"), key=lambda path: path.stat().st_mtime)
-        for path in logs[: max(0, len(logs) - LOGS_KEPT)]:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            logs = sorted(self._config.logs_dir.glob("*.log"), key=lambda path: path.stat().st_mtime)
+            for path in logs[: max(0, len(logs) - LOGS_KEPT)]:
+                path.unlink(missing_ok=True)
 
     # --- adoption ----------------------------------------------------------------------------------------------------
 
@@ -237,7 +280,7 @@ class Supervisor:
         record = stage.record
         if record.stopping:
             record.stopping = False
-            self.end(stage, "gone", "its stop was interrupted and is finished now", 0)
+            self.end(stage, record.ended or "gone", record.reason, 0)
             return
         effect = stage.saved_prefetch()
         if effect is not None:
@@ -247,9 +290,9 @@ class Supervisor:
                 self._weights_failed(stage, str(error))
             else:
                 self.fetch(stage, request)
-        if stage.launch is None or not stage.alive:
+        if stage.launch is None or not stage.alive or record.stopping:
             return
-        found = processes.leader(processes.in_directory(stage.directory))
+        found = stage.leader()
         if found is not None:
             log.info("adopted", stage=stage.stage_id, pid=found.pid)
             self._own(stage, found)
@@ -261,11 +304,7 @@ class Supervisor:
 
     def _kill_orphans(self) -> None:
         """Kill engine processes under this node's directory that belong to no stage it knows."""
-        for directory, pids in processes.under(self._config.stages_dir).items():
-            if directory.name not in self.stages:
-                log.warning("killing processes without an owner", directory=str(directory), pids=pids)
-                processes.send(pids, signal.SIGKILL)
-
-    def _remove(self, directory: Path) -> None:
-        processes.send(processes.in_directory(directory), signal.SIGKILL)
-        shutil.rmtree(directory, ignore_errors=True)
+        for directory in processes.stages_below(self._config.stages_dir):
+            stage = self.stages.get(directory.name)
+            if stage is None or not stage.alive:
+                leftovers.remove_stage(self._config, directory)

@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from engine.private_directory import make_private
 from engine.weights import load_spec, recovery
 from engine.weights.fetch import Fetch, FetchError, Target
 from engine.weights.files import FileCache, FilesError
@@ -75,9 +76,13 @@ class WeightStore:
 
         Segments are kept; stages found on disk keep theirs from eviction until they are asked for again, at most for
         the resume window (60 s). For as long an incomplete segment waits to be continued before it is dropped.
-        Raises StoreError when another process owns the directory, OSError when it cannot be made.
+        Raises StoreError when another process or user owns the directory, OSError when it cannot be made.
         """
-        (self._root / "stages").mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            make_private(self._root)
+        except PermissionError as error:
+            raise StoreError(str(error)) from None
+        (self._root / "stages").mkdir(mode=0o700, exist_ok=True)
         self._lock_fd = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
