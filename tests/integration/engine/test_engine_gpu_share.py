@@ -10,7 +10,6 @@ from support.engine_node import ENGINE_PYTHON, ROOT
 
 from engine import flags
 from engine.runtime.environment import node_environment
-from engine.sglang_plugin import hooks
 
 GIB = 1 << 30
 
