@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.runtime.environment import DeviceKind
+from engine.sglang_plugin.hooks import GPU_BYTES_VARIABLE
 
 CPU_DEFAULT_TOKENS = 8192
 """KV cache of a CPU stage, in tokens, at least. Every page of it is touched at the start."""
@@ -168,10 +169,10 @@ def _on_gpu(shape: StageShape, place: StagePlace) -> list[str]:
 
 
 def gpu_fraction(memory_bytes: int, free_bytes: int) -> float:
-    """--mem-fraction-static: weights and KV cache as a share of the memory that is free when the engine starts.
+    """--mem-fraction-static: weights and KV cache as a share of the reservation.
 
-    SGLang takes (free at start) * fraction - weights for the KV cache, so a reservation on a shared device is met by
-    a fraction of what the others have left. Raises BadSettings when the reservation does not fit.
+    SGLang takes (free at start) * fraction - weights for the KV cache, and engine.sglang_plugin.hooks shows it the
+    reservation as what is free at the start. Raises BadSettings when the reservation does not fit.
     """
     usable = memory_bytes - GPU_RESERVE_BYTES
     if usable <= 0 or memory_bytes > free_bytes:
@@ -179,7 +180,7 @@ def gpu_fraction(memory_bytes: int, free_bytes: int) -> float:
             f"memory_bytes: {memory_bytes} reserved, {free_bytes} free on the device, "
             f"and CUDA itself takes {GPU_RESERVE_BYTES}"
         )
-    return min(0.95, usable / free_bytes)
+    return min(0.95, usable / memory_bytes)
 
 
 def environment(shape: StageShape, place: StagePlace) -> dict[str, str]:
@@ -195,4 +196,5 @@ def environment(shape: StageShape, place: StagePlace) -> dict[str, str]:
     if place.kind == "cuda":
         env["CUDA_VISIBLE_DEVICES"] = str(place.gpu)
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        env[GPU_BYTES_VARIABLE] = str(shape.memory_bytes)
     return env

@@ -34,6 +34,8 @@ DEFAULT_PORTS = (31000, 31099)
 DEFAULT_STORE_GB = 8.0
 SOCKET_PATH_LIMIT = 107
 """Bytes that Linux allows for the path of a unix socket."""
+LONGEST_SOCKET = ".warm.sock.4194304"
+"""The longest name that is bound in the run directory: the warm runtime's, with its id, before it is renamed."""
 
 
 class ConfigError(Exception):
@@ -90,6 +92,11 @@ class NodeConfig:
         return self.run_dir / "logs"
 
     @property
+    def ended_dir(self) -> Path:
+        """The last reports of stages that have ended."""
+        return self.run_dir / "ended"
+
+    @property
     def temp_dir(self) -> Path:
         """Parent of the stages' TMPDIRs. Short, because SGLang makes unix sockets in them."""
         return Path(tempfile.gettempdir()).resolve() / f"hydrant-{_digest(self.run_dir)}"
@@ -128,7 +135,10 @@ def parse_config(content: dict[str, Any], environ: Mapping[str, str]) -> NodeCon
     home = Path(environ.get("HYDRANT_HOME") or "~/.local/state/hydrant").expanduser()
     # Without symbolic links: /proc shows where processes work as the kernel knows it, and they are told by that.
     run_dir = Path(node.get("run_dir", home / name)).expanduser().resolve()
-    store_dir = Path(node.get("store_dir", f"/dev/shm/hydrant-{os.getuid()}-{_digest(run_dir)}"))  # noqa: S108
+    # Everyone may write to /dev/shm: a link that someone has put there is not followed but refused by the weight store.
+    store_dir = Path("/dev/shm").resolve() / f"hydrant-{os.getuid()}-{_digest(run_dir)}"  # noqa: S108
+    if "store_dir" in node:
+        store_dir = Path(node["store_dir"]).expanduser().resolve()
     checkout = Path(__file__).resolve().parent.parent
     link = _number(node, "link_gbps", None, "[node]")
     config = NodeConfig(
@@ -139,10 +149,10 @@ def parse_config(content: dict[str, Any], environ: Mapping[str, str]) -> NodeCon
         store_bytes=int((_number(node, "store_gb", DEFAULT_STORE_GB, "[node]") or 0) * 1e9),
         engine_python=Path(node.get("engine_python", checkout / ".venv-engine/bin/python")).expanduser().absolute(),
         run_dir=run_dir,
-        store_dir=store_dir.expanduser().resolve(),
+        store_dir=store_dir,
         devices=tuple(_device(_table(item, "device"), index) for index, item in enumerate(content.get("device", []))),
     )
-    if len(os.fsencode(config.signal_socket)) > SOCKET_PATH_LIMIT:
+    if len(os.fsencode(config.run_dir / LONGEST_SOCKET)) > SOCKET_PATH_LIMIT:
         raise ConfigError(
             f"{run_dir} is too long a path for unix sockets: set HYDRANT_HOME or run_dir to a shorter one"
         )

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from engine.node_config import ConfigError, NodeConfig, load_config
 from engine.runtime import warm
-from engine.runtime.environment import DeviceKind, node_environment
+from engine.runtime.environment import DeviceKind, driver_loaded, node_environment
 
 
 def device_kind(config: NodeConfig) -> DeviceKind:
-    """Kind of the node's devices: as configured, or CUDA where the NVIDIA driver is."""
+    """Kind of the node's devices: as configured, or CUDA where the NVIDIA driver is, as noded finds them."""
     if config.devices:
         return "cuda" if config.devices[0].kind == "cuda" else "cpu"
-    return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
+    return "cuda" if driver_loaded() else "cpu"
 
 
 def main() -> int:

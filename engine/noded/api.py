@@ -89,6 +89,8 @@ class _Api:
             raise _Refused(409, "stale_version", str(error)) from None
         except (EffectError, SpecError) as error:
             raise _Refused(422, "bad_effect", str(error)) from None
+        except OSError as error:
+            raise _Refused(503, "cannot_record", f"this node cannot record the effect: {error}") from None
         return web.json_response({"v": 1, "ok": True}, status=202)
 
     async def probe(self, request: web.Request) -> web.Response:
@@ -173,7 +175,7 @@ class SignalSocket(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, _address: Any) -> None:
         """A datagram holds a stage id."""
-        self._node.heard_from(data.decode(errors="replace"))
+        self._node.supervisor.heard_from(data.decode(errors="replace"))
 
 
 async def listen_for_signals(node: Node, socket_path: Path) -> asyncio.DatagramTransport:

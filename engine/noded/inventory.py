@@ -12,6 +12,7 @@ import psutil
 import pynvml
 
 from engine.node_config import ConfigError, DeviceConfig, NodeConfig
+from engine.runtime import environment
 from engine.runtime.environment import DeviceKind
 
 T = TypeVar("T")
@@ -70,14 +71,33 @@ def interface_of(address: str) -> str | None:
 
 
 def _found() -> list[DeviceConfig]:
-    """Every GPU; without any, one CPU device with all cores."""
-    try:
-        count = _with_nvml(lambda: int(pynvml.nvmlDeviceGetCount()))
-    except ConfigError:
-        count = 0
-    if count:
+    """Every GPU; on a machine without the NVIDIA driver, one CPU device with all cores. Raises ConfigError.
+
+    A driver that does not answer is never taken for none: its node would serve from the CPU, and nobody would notice.
+    """
+    count = _count()
+    if environment.driver_loaded():
+        if not count:
+            raise ConfigError(
+                "the NVIDIA driver is loaded but shows no GPU; mend it, or name the devices in [[device]]"
+            )
         return [DeviceConfig("cuda", (), None, gpu) for gpu in range(count)]
+    if count:
+        # The warm runtime, which has no NVML, would take this for a machine without GPUs.
+        raise ConfigError(f"NVML shows GPUs but there is no {environment.DRIVER}; name the GPUs in [[device]]")
     return [DeviceConfig("cpu", tuple(sorted(os.sched_getaffinity(0))), None, None)]
+
+
+def _count() -> int:
+    """GPUs that NVML shows; 0 when there is neither its library nor the driver. Raises ConfigError."""
+    try:
+        return _with_nvml(lambda: int(pynvml.nvmlDeviceGetCount()))
+    except ConfigError as error:
+        absent = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+        cause = error.__cause__
+        if isinstance(cause, pynvml.NVMLError) and cause.value in absent and not environment.driver_loaded():
+            return 0
+        raise
 
 
 def _device(index: int, config: DeviceConfig) -> Device:

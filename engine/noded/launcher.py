@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from engine import flags
@@ -9,9 +11,13 @@ from engine.node_config import NodeConfig
 from engine.noded import inventory
 from engine.noded.effects import Launch
 from engine.noded.stage import Stage
-from engine.noded.starter import CannotStart, Warm, start_plainly
+from engine.noded.starter import AnswerLost, CannotStart, Warm, start_plainly
 
 log = structlog.get_logger(__name__)
+
+
+FORK_LOOKS, FORK_LOOK_S = 20, 0.05
+"""A fork becomes the stage within milliseconds, on a busy machine within a second."""
 
 
 class Launcher:
@@ -36,8 +42,23 @@ class Launcher:
             try:
                 return await self._warm.fork(stage.directory)
             except CannotStart as error:
+                if isinstance(error, AnswerLost) and (forked := await self._forked(stage)) is not None:
+                    log.info("the warm runtime forked without an answer", stage=stage.stage_id, pid=forked)
+                    return forked
                 log.warning("starting plainly", stage=stage.stage_id, why=str(error))
         return start_plainly(self._config, device.kind, stage.directory)
+
+    @staticmethod
+    async def _forked(stage: Stage) -> int | None:
+        """The id of the stage's process that a warm runtime may have forked before it was lost.
+
+        One that appears later is sorted out by the stage's lock, and by whoever sees the other one end.
+        """
+        for _ in range(FORK_LOOKS):
+            if (leader := stage.leader()) is not None:
+                return leader.pid
+            await asyncio.sleep(FORK_LOOK_S)
+        return None
 
     def _place(self, device: inventory.Device) -> flags.StagePlace:
         return flags.StagePlace(

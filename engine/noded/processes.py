@@ -1,7 +1,10 @@
-"""Engine processes as Linux shows them. A process is ours when its working directory lies under the node's stages.
+"""Engine processes as Linux shows them. A process is a stage's when it works in the stage's directory and either is of
+the session that the stage's first process leads, or holds the stage's lock open.
 
-The working directory is the one mark that a fork keeps, that no engine changes, and that can be read without trusting a
-record: an environment variable set after a fork is not visible in /proc, and a process id alone is reused.
+The working directory is a mark that a fork keeps, that no engine changes, and that can be read without trusting a
+record: an environment variable set after a fork is not visible in /proc, and a process id alone is reused. Alone it is
+not enough: a person's shell may stand there too. The first process writes its id into the lock, so that its session is
+known without a record, and after its end; a child that left the session still has the lock from it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -21,10 +25,11 @@ _ZOMBIE = ("Z", "X")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A process for certain: its id, and its start in clock ticks since boot, which tells a reused id apart."""
+    """A process for certain: its id, its start in ticks since boot, which tells a reused id apart, and the boot."""
 
     pid: int
     start_ticks: int
+    boot: str = ""
 
     def alive(self) -> bool:
         """Whether this very process still runs."""
@@ -34,9 +39,10 @@ class Identity:
 def identify(pid: int) -> Identity | None:
     """The process with this id, None when there is none (a zombie is none)."""
     stat = _stat(pid)
-    return None if stat is None else Identity(pid, int(stat[19]))
+    return None if stat is None else Identity(pid, int(stat[19]), boot_id())
 
 
+@cache
 def boot_id() -> str:
     """Identity of this boot of the machine: process identities of another one mean nothing."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -56,9 +62,40 @@ def under(directory: Path) -> dict[Path, list[int]]:
     return found
 
 
+def stages_below(directory: Path) -> set[Path]:
+    """The directories directly in `directory`, removed ones too, in which or below which processes work."""
+    return {directory / path.relative_to(directory).parts[0] for path in under(directory) if path != directory}
+
+
 def in_directory(directory: Path) -> list[int]:
-    """Ids of all living processes that work in `directory`, sorted."""
+    """Ids of all living processes that work in `directory` or below, sorted."""
     return sorted(pid for pids in under(directory).values() for pid in pids)
+
+
+def of_stage(directory: Path, lock: str) -> list[int]:
+    """Ids of the living processes of the stage in `directory`, sorted; `lock`: the name of its lock file."""
+    path = directory / lock
+    found = in_directory(directory)
+    holders = {pid for pid in found if _has_open(pid, path)}
+    sessions = {_session(pid) for pid in holders}
+    with contextlib.suppress(OSError, ValueError):
+        sessions.add(int(path.read_text()))
+    return [pid for pid in found if pid in holders or _session(pid) in sessions]
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    descriptors = _PROC / str(pid) / "fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(descriptors):
+            with contextlib.suppress(OSError):
+                if os.readlink(descriptors / name).removesuffix(" (deleted)") == str(path):
+                    return True
+    return False
+
+
+def _session(pid: int) -> int | None:
+    stat = _stat(pid)
+    return None if stat is None else int(stat[3])
 
 
 def leader(pids: Iterable[int]) -> Identity | None:
@@ -66,7 +103,7 @@ def leader(pids: Iterable[int]) -> Identity | None:
     for pid in pids:
         stat = _stat(pid)
         if stat is not None and int(stat[3]) == pid:
-            return Identity(pid, int(stat[19]))
+            return identify(pid)
     return None
 
 

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from engine.noded.effects import Launch
 from engine.noded.processes import Identity
+
+log = structlog.get_logger(__name__)
 
 MAX_GROUPS = 2000
 """Group versions kept; beyond, the longest untouched are forgotten."""
@@ -27,7 +31,10 @@ class StaleEffect(Exception):
 
 @dataclass
 class StageRecord:
-    """What must survive noded of one stage. `marks`: ms since the epoch. `probed`: tokens that probes have used."""
+    """What must survive noded of one stage. `marks`: ms since the epoch. `probed`: tokens that probes have used.
+
+    `stopping`: it is being ended, to become `ended` ("gone" or "failed") for this `reason`.
+    """
 
     stage_id: str
     group_id: str
@@ -35,13 +42,15 @@ class StageRecord:
     launch: dict[str, Any] | None = None
     leader: Identity | None = None
     stopping: bool = False
+    ended: str | None = None
+    reason: str | None = None
     marks: dict[str, int] = field(default_factory=dict)
     probed: dict[str, int] = field(default_factory=dict)
 
     def save(self, directory: Path) -> None:
-        """Write to `directory`, which is made."""
+        """Write to `directory`, which is made. Raises OSError."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        leader = None if self.leader is None else [self.leader.pid, self.leader.start_ticks]
+        leader = None if self.leader is None else [self.leader.pid, self.leader.start_ticks, self.leader.boot]
         write_json(directory / RECORD_FILE, {**self.__dict__, "leader": leader})
 
     @staticmethod
@@ -63,9 +72,13 @@ class GroupVersions:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._groups: dict[str, dict[str, int]] = read_json(path) or {}
+        self._unwritten = False
 
     def admit(self, group_id: str, version: int, starts: bool) -> None:
-        """Remember `version`. Raises StaleEffect for a lower one than seen, or to start what was stopped as a whole."""
+        """Remember `version`. Raises StaleEffect for a lower one than seen, or to start what was stopped as a whole.
+
+        Raises OSError when it cannot be written; it is remembered until noded ends, and written with the next.
+        """
         known = self._groups.get(group_id, {"version": -1, "stopped": -1})
         if version < known["version"]:
             raise StaleEffect(f"group {group_id} is at version {known['version']}; this effect is of {version}")
@@ -73,11 +86,11 @@ class GroupVersions:
             raise StaleEffect(
                 f"group {group_id} was stopped at version {known['stopped']}; this effect is of {version}"
             )
-        if version > known["version"]:
+        if version > known["version"] or self._unwritten:
             self._put(group_id, {**known, "version": version})
 
     def stopped(self, group_id: str, version: int) -> None:
-        """The whole group was stopped at `version`."""
+        """The whole group was stopped at `version`. Raises OSError as `admit` does."""
         known = self._groups[group_id]
         if version > known["stopped"]:
             self._put(group_id, {**known, "stopped": version})
@@ -87,7 +100,9 @@ class GroupVersions:
         self._groups[group_id] = value
         while len(self._groups) > MAX_GROUPS:
             del self._groups[next(iter(self._groups))]
+        self._unwritten = True
         write_json(self._path, self._groups)
+        self._unwritten = False
 
 
 def launch_from(record: StageRecord) -> Launch | None:

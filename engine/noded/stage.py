@@ -6,15 +6,16 @@ fetching -> starting -> loading -> ready -> stopping -> gone, or failed(reason) 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from engine.node_config import NodeConfig
 from engine.noded import processes
@@ -22,8 +23,12 @@ from engine.noded.effects import Launch
 from engine.noded.log_tail import reason_from
 from engine.noded.processes import Identity
 from engine.noded.record import PREFETCH_FILE, StageRecord, launch_from, read_json, write_json
+from engine.noded.stage_files import keep_log, logged, remove_tree, temp_dir_of
+from engine.private_directory import make_private
 from engine.runtime import stage as runtime
 from engine.weights.stage import StageWeights
+
+log = structlog.get_logger(__name__)
 
 ENGINE_EVENTS = frozenset({"runtime", "load_start", "load_end", "ready"})
 EVENTS_FILE = "events"
@@ -32,15 +37,10 @@ KILL_WAIT_S = 5.0
 """How long killed processes may take to disappear; one that is stuck in the kernel is reported, not waited for."""
 
 
-def temp_dir_of(config: NodeConfig, stage_id: str) -> Path:
-    """The stage's TMPDIR. Short, whatever the stage id: SGLang makes unix sockets in it."""
-    return config.temp_dir / hashlib.sha256(stage_id.encode()).hexdigest()[:10]
-
-
 class Stage:
-    """A stage and its files. Everything happens on noded's event loop; `changed` is called when the report differs."""
+    """A stage and its files. Everything happens on noded's event loop."""
 
-    def __init__(self, record: StageRecord, config: NodeConfig, changed: Callable[[], None]) -> None:
+    def __init__(self, record: StageRecord, config: NodeConfig) -> None:
         self.record = record
         self.directory = config.stages_dir / record.stage_id
         self.temp_dir = temp_dir_of(config, record.stage_id)
@@ -52,12 +52,22 @@ class Stage:
         self.ended: str | None = None
         self.reason: str | None = None
         self.engine_marks: dict[str, int] = {}
-        self._changed = changed
         self._store_dir = config.store_dir
+        self._address = config.address
+        self._tombstone = config.ended_dir / f"{record.stage_id}.json"
+        self._last_report: dict[str, Any] | None = None
         self._pidfd: int | None = None
         self._shared_memory: set[Path] = set()
         if record.launch is not None:
             self.read_events()
+
+    @staticmethod
+    def from_tombstone(report: dict[str, Any], config: NodeConfig) -> Stage:
+        """A stage that ended under an earlier noded, as it was reported last. Raises KeyError or TypeError."""
+        record = StageRecord(report["stage_id"], report["group_id"], report["version"])
+        stage = Stage(record, config)
+        stage.ended, stage.reason, stage._last_report = report["state"], report["reason"], report
+        return stage
 
     @property
     def stage_id(self) -> str:
@@ -117,11 +127,20 @@ class Stage:
         self.save()
 
     def save(self) -> None:
-        """Write the record."""
-        self.record.save(self.directory)
+        """Write the record. On a full disk that only costs a later noded what it could have known."""
+        try:
+            self.record.save(self.directory)
+        except OSError as error:
+            log.warning("a stage's record could not be written", stage=self.stage_id, error=str(error))
+
+    def set_launch(self, launch: Launch, effect: dict[str, Any]) -> None:
+        """Take on what to launch, once it is on the disk. Raises OSError."""
+        record = replace(self.record, launch=effect)
+        record.save(self.directory)
+        self.record, self.launch = record, launch
 
     def save_prefetch(self, effect: dict[str, Any]) -> None:
-        """Keep the prefetch effect, to resume it after a restart."""
+        """Keep the prefetch effect, to resume it after a restart. Raises OSError."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(self.directory / PREFETCH_FILE, effect)
 
@@ -129,13 +148,18 @@ class Stage:
         """The prefetch effect that was kept."""
         return read_json(self.directory / PREFETCH_FILE)
 
+    def save_rate(self, rate_bps: int | None) -> None:
+        """Keep a new rate with the prefetch effect. Raises OSError."""
+        effect = self.saved_prefetch()
+        if effect is not None and effect.get("rate_bps") != rate_bps:
+            self.save_prefetch({**effect, "rate_bps": rate_bps})
+
     # --- its engine --------------------------------------------------------------------------------------------------
 
     def prepare(self, argv: list[str], env: dict[str, str], cores: tuple[int, ...]) -> None:
         """Write what the new process needs to become this stage, and make its directories."""
-        self.temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.temp_dir.stat().st_uid != os.getuid():
-            raise PermissionError(f"{self.temp_dir} belongs to another user; remove it")
+        make_private(self.temp_dir.parent)
+        make_private(self.temp_dir)
         metrics = self.temp_dir / "metrics"
         metrics.mkdir(exist_ok=True)
         env = {
@@ -154,22 +178,31 @@ class Stage:
             paths = {"model_dir": str(self.weights.model_dir), "load_spec": str(self.weights.load_spec)}
             write_json(path, paths)
 
-    def read_events(self) -> None:
-        """Read what the engine's processes have told so far."""
+    def read_events(self) -> bool:
+        """Read what the engine's processes have told so far; whether there was something new."""
+        known = len(self.engine_marks)
         try:
             lines = (self.directory / EVENTS_FILE).read_text().splitlines()
         except OSError:
-            return
+            return False
         for line in lines:
             try:
                 event = json.loads(line)
                 name, at_ms = event["event"], int(event["at_ms"])
             except (ValueError, KeyError, TypeError):
-                # The last line may be half written; its datagram comes when it is whole.
+                # The last line may be half written; it is read again when it is whole.
                 continue
             if name in ENGINE_EVENTS:
                 self.engine_marks.setdefault(name, at_ms)
         self.refresh_processes()
+        return len(self.engine_marks) > known
+
+    def missed_events(self) -> bool:
+        """Whether the engine has told something that no wake-up announced. Cheap: it is called every second."""
+        path = self.directory / EVENTS_FILE
+        if not self.alive or self.launch is None or "ready" in self.engine_marks or not path.exists():
+            return False
+        return self.read_events()
 
     def watch(self, identity: Identity, died: Callable[[Stage], None]) -> bool:
         """Call `died` when the stage's first process ends. False if it has ended already."""
@@ -206,9 +239,16 @@ class Stage:
             if not path.is_relative_to(self._store_dir)
         }
 
+    def leader(self) -> Identity | None:
+        """The living process that leads the stage: the recorded one, else one that holds its lock."""
+        recorded = self.record.leader
+        if recorded is not None and recorded.alive():
+            return recorded
+        return processes.leader(processes.of_stage(self.directory, runtime.LOCK_FILE))
+
     def _processes(self) -> list[int]:
         """Ids of its living processes, the first one also before it has gone to the stage's directory."""
-        found = processes.in_directory(self.directory)
+        found = processes.of_stage(self.directory, runtime.LOCK_FILE)
         first = self.record.leader
         return found if first is None or first.pid in found or not first.alive() else [first.pid, *found]
 
@@ -230,17 +270,28 @@ class Stage:
             await processes.wait_for_end(self.pids, KILL_WAIT_S)
 
     def finish(self, ended: str, reason: str | None, logs: Path) -> None:
-        """The stage is over and has no process: keep its log, remove everything else."""
+        """The stage is over and has no process: keep its log and its last report, remove everything else.
+
+        A step that fails is logged and holds up no other: the stage has ended whatever is left of it.
+        """
+        self.record.marks.setdefault("stopped", time.time_ns() // 1_000_000)
         self.ended, self.reason = ended, reason
-        self.mark("stopped")
+        self._last_report = self.as_json()
+        with logged(self.stage_id):
+            keep_log(self.log, logs / f"{self.stage_id}.log")
+        with logged(self.stage_id):
+            write_json(self._tombstone, self._last_report)
         for path in self._shared_memory:
-            path.unlink(missing_ok=True)
-        if self.log.exists():
-            logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.log.replace(logs / f"{self.stage_id}.log")
-        shutil.rmtree(self.temp_dir, ignore_errors=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self._changed()
+            with logged(self.stage_id):
+                path.unlink(missing_ok=True)
+        for directory in (self.temp_dir, self.directory):
+            with logged(self.stage_id):
+                remove_tree(directory)
+
+    def forget(self) -> None:
+        """Drop what is kept of an ended stage."""
+        with logged(self.stage_id):
+            self._tombstone.unlink(missing_ok=True)
 
     def death_reason(self) -> str:
         """Why its engine ended by itself."""
@@ -250,8 +301,10 @@ class Stage:
 
     # --- its place in the report -------------------------------------------------------------------------------------
 
-    def as_json(self, url_host: str) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As the report shows it."""
+        if self._last_report is not None:
+            return {**self._last_report, "version": self.record.version}
         weights, launch = self.weights, self.launch
         marks = {**({} if weights is None else weights.marks), **self.record.marks, **self.engine_marks}
         marks.pop("ready", None)
@@ -266,7 +319,7 @@ class Stage:
             "reason": self.reason,
             "pids": self.pids if self.alive else [],
             "port": None if launch is None else launch.port,
-            "url": f"http://{url_host}:{launch.port}" if launch is not None and serves else None,
+            "url": f"http://{self._address}:{launch.port}" if launch is not None and serves else None,
             "bytes_total": 0 if weights is None else weights.bytes_total,
             "bytes_to_fetch": 0 if weights is None else weights.bytes_to_fetch,
             "bytes_fetched": 0 if weights is None else weights.bytes_fetched,

@@ -27,6 +27,10 @@ class CannotStart(Exception):
     """No process could be started for the stage; the message says why."""
 
 
+class AnswerLost(CannotStart):
+    """The warm runtime was asked, and may or may not have forked."""
+
+
 class Warm:
     """The node's warm runtime as noded sees it."""
 
@@ -50,13 +54,16 @@ class Warm:
         return self.pid != before
 
     async def fork(self, stage_dir: Path) -> int:
-        """The id of a new process that becomes the stage. Raises CannotStart."""
+        """The id of a new process that becomes the stage. Raises CannotStart, or AnswerLost."""
         try:
             answer = await self._ask({"stage_dir": str(stage_dir)})
             return int(answer["pid"])
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            self.pid = self.engine = None
+            raise CannotStart(f"there is no warm runtime at {self._path}: {error}") from error
         except (OSError, ValueError, TimeoutError) as error:
             self.pid = self.engine = None
-            raise CannotStart(f"the warm runtime does not answer at {self._path}: {error}") from error
+            raise AnswerLost(f"the warm runtime does not answer at {self._path}: {error}") from error
         except KeyError:
             raise CannotStart(f"the warm runtime refuses: {answer.get('error')}") from None
 

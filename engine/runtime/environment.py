@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 DeviceKind = Literal["cpu", "cuda"]
 
+DRIVER = Path("/proc/driver/nvidia")
+"""There when the kernel has loaded the NVIDIA driver."""
+
 CPU_PLATFORM = "hydrant_cpu"
 """Our platform's entry-point name (engine.sglang_plugin.platform)."""
+
+
+def driver_loaded() -> bool:
+    """Whether a node without configured devices is one with GPUs: noded and the warm runtime both go by this."""
+    return DRIVER.exists()
 
 
 def node_environment(kind: DeviceKind) -> dict[str, str]:

@@ -25,7 +25,7 @@ def import_engine() -> None:
 
     The environment of engine.runtime.environment must be set already.
 
-    Raises RuntimeError if an import started a thread or loaded something that a fork must load itself.
+    Raises RuntimeError if an import did something that a fork cannot live with.
     """
     from engine.sglang_plugin import torchvision_shim
 
@@ -36,11 +36,22 @@ def import_engine() -> None:
 
     load_plugins()
     fork_instead_of_spawn()
+    check_forkable()
+
+
+def check_forkable() -> None:
+    """Raise RuntimeError if a fork of this process would be broken: see NOT_BEFORE_FORK, and what is said here."""
+    import torch
+
     if threading.active_count() > 1:
         raise RuntimeError(f"importing SGLang started threads, a fork would lose them: {threading.enumerate()}")
     early = [name for name in NOT_BEFORE_FORK if name in sys.modules]
     if early:
         raise RuntimeError(f"{', '.join(early)} must not be imported before the fork")
+    if torch.cuda.is_initialized():
+        raise RuntimeError(
+            "importing SGLang initialized CUDA, which no fork can use; is PYTORCH_NVML_BASED_CUDA_CHECK set?"
+        )
 
 
 def fork_instead_of_spawn() -> None:

@@ -69,8 +69,11 @@ def hold_lock(path: Path) -> None:
     os.set_inheritable(descriptor, True)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise AlreadyRunning(f"{path} is held: this stage has a process already") from error
+    except BlockingIOError:
+        raise AlreadyRunning(f"{path} is held: this stage has a process already") from None
+    # Names the stage's session, also to a noded that has lost its record: see engine.noded.processes.
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
 def wait_for_model(stage_dir: Path) -> dict[str, Any]:

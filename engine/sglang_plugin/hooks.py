@@ -1,8 +1,8 @@
 """Hooks into SGLang 0.5.23, registered through its entry-point group `sglang.srt.plugins`.
 
-They bring a stage's tensors in as they land, tell the node daemon when loading and readiness happen, and keep the
-worker's key out of the log. Without Hydrant's environment variables every hook steps aside and SGLang behaves as
-published.
+They bring a stage's tensors in as they land, keep it within its share of a GPU, tell the node daemon when loading and
+readiness happen, and keep the worker's key out of the log. Without Hydrant's environment variables every hook steps
+aside and SGLang behaves as published.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from engine.sglang_plugin import signals
 LOAD_SPEC_VARIABLE = "HYDRANT_LOAD_SPEC"
 """Path of the file that tells engine.weights.reader which tensors this stage has and where they land."""
 
+GPU_BYTES_VARIABLE = "HYDRANT_GPU_BYTES"
+"""Bytes of the GPU that are this stage's."""
+
 LISTEN_TIMEOUT_S = 60.0
 """The HTTP port is bound milliseconds after SGLang starts this thread; a minute means that it never will be."""
 
@@ -32,6 +35,7 @@ def register() -> None:
     register_hook("sglang.srt.model_loader.loader.DefaultModelLoader._get_weights_iterator", read_weights, around)
     register_hook("sglang.srt.utils.hf_transformers.tokenizer.get_tokenizer", load_tokenizer_once, around)
     register_hook("sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes", load_tokenizer_first, around)
+    register_hook("sglang.srt.utils.common.get_available_gpu_memory", within_reservation, after)
     register_hook("sglang.srt.managers.load_snapshot.shm_path_for", keep_in_own_directory, after)
     register_hook("sglang.srt.entrypoints.http_server._freeze_gc_after_server_warmup", first_rank_is_up, around)
     register_hook("sglang.srt.entrypoints.engine.launch_dummy_health_check_server", later_rank_is_up, after)
@@ -79,6 +83,20 @@ def load_tokenizer_first(original: Callable[..., Any], *args: Any, **kwargs: Any
             tokenizer_backend=serving.tokenizer_backend,
         )
     return original(*args, **kwargs)
+
+
+def within_reservation(free_gib: float, device: str, gpu_id: int, *args: Any, **kwargs: Any) -> float:
+    """What is free on the GPU, in GiB, as if the stage's reservation were all of it.
+
+    SGLang sizes its KV cache from what is free on the whole device before and after it loads; with neighbours that
+    start at the same time it would get another share than it was promised. Its own part is what torch holds.
+    """
+    reserved = os.environ.get(GPU_BYTES_VARIABLE)
+    if not reserved or device != "cuda":
+        return free_gib
+    import torch
+
+    return min(free_gib, (int(reserved) - int(torch.cuda.memory_reserved(gpu_id))) / (1 << 30))
 
 
 def keep_in_own_directory(path: str, *args: Any, **kwargs: Any) -> str:

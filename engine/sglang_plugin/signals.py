@@ -1,10 +1,12 @@
 """What a stage's processes tell their node daemon: timed events, kept in a file and announced by a datagram.
 
-The file is the truth, so nothing is lost while the daemon is away; the datagram only says "look", so that nobody polls.
+The file is the truth, so nothing is lost while the daemon is away; the datagram only says "look", so that it is told at
+once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -34,13 +36,12 @@ def emit(event: str, **details: object) -> None:
 
 
 def announce() -> None:
-    """Send the wake-up datagram. A daemon that is away reads the file when it comes back."""
+    """Send the wake-up datagram. Whatever keeps it from arriving: the daemon looks at the file in a while anyway."""
     path = os.environ.get(SIGNAL_VARIABLE)
     if not path:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
-        try:
+        # The daemon is away, its queue is full (EAGAIN), or the kernel has no buffer (ENOBUFS).
+        with contextlib.suppress(OSError):
             sender.sendto(os.environ.get(STAGE_VARIABLE, "").encode(), path)
-        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-            return

@@ -38,13 +38,14 @@ class FileCache:
         """Bytes of all files."""
         return sum(path.stat().st_size for path in self._folder.iterdir())
 
-    def evict_unused(self) -> None:
-        """Drop every file that no model directory links to. Does nothing while one is being filled."""
+    def evict_unused(self) -> bool:
+        """Drop every file that no model directory links to; whether there was one. Not while one is being filled."""
         if self._providing:
-            return
-        for path in self._folder.iterdir():
-            if path.stat().st_nlink == 1 and path.suffix != ".tmp":
-                path.unlink()
+            return False
+        unused = [path for path in self._folder.iterdir() if path.stat().st_nlink == 1 and path.suffix != ".tmp"]
+        for path in unused:
+            path.unlink()
+        return bool(unused)
 
     async def provide(
         self,
@@ -53,14 +54,15 @@ class FileCache:
         model_dir: Path,
         source: Source,
         pay: Callable[[int], Awaitable[None]],
+        piece_bytes: int,
     ) -> None:
         """Put the files into `model_dir`, fetching those that are not held; `overrides` replace top-level keys of
-        config.json. `pay` is awaited with the bytes of each fetch before it starts. Raises FilesError or OSError."""
+        config.json. `pay` is awaited for `piece_bytes` at a time, before the read. Raises FilesError or OSError."""
         self._providing += 1
         try:
             async with asyncio.TaskGroup() as group:
                 for spec in {spec.sha256: spec for spec in files if not (self._folder / spec.sha256).exists()}.values():
-                    group.create_task(self._fetch(spec, source, pay))
+                    group.create_task(self._fetch(spec, source, pay, piece_bytes))
             self._link(files, overrides, model_dir)
         except ExceptionGroup as group_error:
             raise first_cause(group_error) from group_error
@@ -79,13 +81,17 @@ class FileCache:
                 os.link(self._folder / spec.sha256, temporary)
             os.replace(temporary, target)
 
-    async def _fetch(self, spec: FileSpec, source: Source, pay: Callable[[int], Awaitable[None]]) -> None:
-        await pay(spec.size)
+    async def _fetch(
+        self, spec: FileSpec, source: Source, pay: Callable[[int], Awaitable[None]], piece_bytes: int
+    ) -> None:
         data = bytearray()
         try:
-            async with aclosing(source.read(spec.name, 0, spec.size)) as pieces:
-                async for piece in pieces:
-                    data += piece
+            while len(data) < spec.size:
+                end = min(spec.size, len(data) + piece_bytes)
+                await pay(end - len(data))
+                async with aclosing(source.read(spec.name, len(data), end)) as pieces:
+                    async for piece in pieces:
+                        data += piece
         except SourceError as error:
             raise FilesError(f"file {spec.name}: {error}") from error
         if hashlib.sha256(data).hexdigest() != spec.sha256:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from engine.weights import recovery
@@ -20,10 +23,15 @@ class StoreError(Exception):
 
 
 class Inventory:
-    """The segments of one directory, indexed by content. Used from the event loop's thread only."""
+    """The segments of one directory, indexed by content. Used from the event loop's thread only.
 
-    def __init__(self, folder: Path) -> None:
+    `pool` gives memory back: unlinking gigabytes would hold the loop up.
+    """
+
+    def __init__(self, folder: Path, pool: ThreadPoolExecutor) -> None:
         self._folder = folder
+        self._pool = pool
+        self._going: set[asyncio.Future[None]] = set()
         self._segments: dict[Path, Segment] = {}
         # Content -> place of every tensor that has landed or is being fetched; `_held` are those that have landed.
         self._index: dict[Key, Place] = {}
@@ -161,4 +169,15 @@ class Inventory:
             if slot.key in self._index and self._index[slot.key][0] is segment:
                 del self._index[slot.key]
                 self._held.discard(slot.key)
-        segment.remove(reason)
+        file = segment.remove(reason)
+        if file is not None:
+            going = asyncio.get_running_loop().run_in_executor(self._pool, partial(file.unlink, missing_ok=True))
+            self._going.add(going)
+            going.add_done_callback(self._going.discard)
+
+    async def given_back(self) -> bool:
+        """Wait until the memory of dropped segments is free; whether there was any to wait for."""
+        if not self._going:
+            return False
+        await asyncio.wait(set(self._going))
+        return True

@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 from engine.weights import load_spec
-from engine.weights.segment import Segment, SegmentError
+from engine.weights.segment import EVICTED, Segment, SegmentError
 
 
 def segments(folder: Path) -> list[Segment]:
     """Take up every usable segment; remove the files of the others (cut off while they were being made)."""
+    for leftover in folder.glob(f"*{EVICTED}"):
+        leftover.unlink()
     found = []
     for sidecar in sorted(folder.glob("*.landed")):
         try:

@@ -28,11 +28,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from engine.private_directory import make_private
 from engine.weights import load_spec, recovery
 from engine.weights.fetch import Fetch, FetchError, Target
 from engine.weights.files import FileCache, FilesError
 from engine.weights.inventory import Inventory, StoreError
-from engine.weights.pacing import Pacer
+from engine.weights.pacing import Pacer, piece_bytes
 from engine.weights.segment import Segment
 from engine.weights.source import RetryPolicy, Source, SourceError
 from engine.weights.spec import Key, Prefetch, SpecError, TensorSpec
@@ -60,9 +61,9 @@ class WeightStore:
         self._link = Pacer(link_bps)
         self._retry = retry or RetryPolicy()
         self._resume_window_s = resume_window_s
-        self._inventory = Inventory(root / "segments")
         self._files = FileCache(root / "files")
         self._pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1), thread_name_prefix="weights")
+        self._inventory = Inventory(root / "segments", self._pool)
         self._stages: dict[str, StageWeights] = {}
         self._unclaimed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,9 +76,13 @@ class WeightStore:
 
         Segments are kept; stages found on disk keep theirs from eviction until they are asked for again, at most for
         the resume window (60 s). For as long an incomplete segment waits to be continued before it is dropped.
-        Raises StoreError when another process owns the directory, OSError when it cannot be made.
+        Raises StoreError when another process or user owns the directory, OSError when it cannot be made.
         """
-        (self._root / "stages").mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            make_private(self._root)
+        except PermissionError as error:
+            raise StoreError(str(error)) from None
+        (self._root / "stages").mkdir(mode=0o700, exist_ok=True)
         self._lock_fd = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,7 +194,7 @@ class WeightStore:
         fresh = None
         try:
             if rest:
-                fresh = self._inventory.new_segment(rest, self._limit - self._files.bytes_held())
+                fresh = self._new_segment(rest)
                 fresh.pins.add(stage)
                 filling.append(fresh)
                 places |= {tensor.key: (fresh, index) for index, tensor in enumerate(rest)}
@@ -206,6 +211,15 @@ class WeightStore:
             stage.bytes_to_fetch += sum(tensor.nbytes for tensor in missing.values())
             targets = [Target(tensor, *places[key]) for key, tensor in missing.items()]
             self._run(stage, lambda: self._fetch(stage, targets, filling), lambda: self._ended(stage, filling))
+
+    def _new_segment(self, tensors: list[TensorSpec]) -> Segment:
+        """A new segment within the limit, for which unused files go when unused segments are not enough."""
+        try:
+            return self._inventory.new_segment(tensors, self._limit - self._files.bytes_held())
+        except StoreError:
+            if not self._files.evict_unused():
+                raise
+            return self._inventory.new_segment(tensors, self._limit - self._files.bytes_held())
 
     def _run(
         self,
@@ -248,7 +262,8 @@ class WeightStore:
             await self._link.pay(size)
 
         source = Source(request.source, self._retry)
-        await self._files.provide(request.files, request.config_overrides, stage.model_dir, source, pay)
+        piece = piece_bytes(stage.pacer.rate_bps, self._link.rate_bps)
+        await self._files.provide(request.files, request.config_overrides, stage.model_dir, source, pay, piece)
         stage.files_done()
 
     async def _fetch(self, stage: StageWeights, targets: list[Target], filling: list[Segment]) -> None:
@@ -280,7 +295,9 @@ class WeightStore:
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise
-                    if not self._inventory.evict_oldest():
+                    if await self._inventory.given_back():
+                        continue
+                    if not (self._inventory.evict_oldest() or self._files.evict_unused()):
                         raise StoreError(
                             f"shared memory is full: {segment.layout.size} bytes do not fit beside what runs. Enlarge "
                             f"the file system of {self._root}, lower store_gb, or stop a model on this node."

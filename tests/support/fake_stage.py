@@ -2,7 +2,8 @@
 
 What the stage does is told by its model name: "ok" serves; "dies" fails while starting; "stubborn" ignores SIGTERM;
 "children" starts two more processes; "loads" maps its segments and loads until there is a file `go` in its directory;
-"quiet" never wakes noded. It is used as a node's `engine_python`.
+"quiet" never wakes noded;
+"shares" keeps a file of its own in shared memory; "talks" fills its log. It is used as a node's `engine_python`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ def serve(directory: Path, spec: dict[str, Any]) -> None:
     for each in mapped:
         each.close()
     signals.emit("load_end")
+    if name == "shares":
+        mapped = [map_whole(shared_file())]
+    if name == "talks":
+        print("x" * 100_000, flush=True)
     server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
     if "--node-rank" not in argv or argv[argv.index("--node-rank") + 1] == "0":
         Path(os.environ["TMPDIR"], "left-behind").touch()
@@ -98,6 +103,13 @@ def segments_of(load_spec: Path) -> set[Path]:
     while not all(path.exists() for path in paths):
         time.sleep(0.01)
     return paths
+
+
+def shared_file() -> Path:
+    """A file in shared memory that the stage would leave behind."""
+    path = Path(f"/dev/shm/hydrant-test-{os.getpid()}")
+    path.write_bytes(b"x" * 4096)
+    return path
 
 
 def map_whole(path: Path) -> mmap.mmap:

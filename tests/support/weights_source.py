@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+import ssl
 import struct
 import threading
 import time
@@ -108,14 +109,14 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 class RangeServer:
-    """Serves a directory on 127.0.0.1 with byte ranges. `sent` counts body bytes by file.
+    """Serves a directory on 127.0.0.1 with byte ranges, over HTTPS with `tls`. `sent` counts body bytes by file.
 
     `hold_after` makes the bodies of a file wait, after that many bytes each, for `released` (and then breaks them off
     when `cut_held`); `break_every` cuts each body after that many bytes, `breaks` times in all; `status` answers weight
     requests with an error instead; `ranges` False ignores ranges and sends whole files.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
         self.sent: dict[str, int] = {}
         self.requests: list[tuple[str, int, int]] = []
         self.hold_after: dict[str, int] = {}
@@ -174,9 +175,11 @@ class RangeServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_address[1]}"
 
     def send(self, handler: BaseHTTPRequestHandler, name: str, data: bytes, weights: bool) -> None:
         """Send a body with the faults that were asked for."""

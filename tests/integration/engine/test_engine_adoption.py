@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 from pathlib import Path
 
 from support.engine_node import EngineNode, short_directory
-from support.manifest import stop_effect
+from support.manifest import API_KEY, stop_effect
 from support.stand_in_node import TENSORS, launch, prefetch, running_node
 
 from engine.noded import processes
@@ -91,3 +93,40 @@ def test_a_held_model_starts_cold_while_its_source_is_gone(node: EngineNode, mod
     shutil.rmtree(model)
     node.apply(*effects)
     assert node.wait_state("other", "ready")["bytes_to_fetch"] == 0
+
+
+def test_how_a_stage_ended_is_told_after_a_restart_and_it_is_not_started_again(node: EngineNode, model: Path) -> None:
+    effects = [prefetch(model, "stg"), launch("stg", name="dies")]
+    node.apply(*effects, prefetch(model, "other", "grp_b"))
+    before = node.wait_state("stg", "failed")
+    node.apply(stop_effect("grp_b"))
+    gone = node.wait_state("other", "gone")
+    node.kill_noded()
+    node.start_noded()
+    assert [node.stage("stg"), node.stage("other")] == [before, gone]
+    node.apply(*effects)
+    assert node.stage("stg") == before
+    assert API_KEY not in "".join(path.read_text() for path in (node.config.run_dir / "ended").iterdir())
+
+
+def test_a_failure_keeps_its_reason_when_noded_dies_of_it(node: EngineNode, model: Path) -> None:
+    node.kill_noded()
+    node.environ["HYDRANT_FAILPOINT"] = "noded.stopping"
+    node.start_noded()
+    node.apply(prefetch(model, "stg"), launch("stg", name="dies"))
+    assert node.noded is not None
+    assert node.noded.wait(30) == -signal.SIGKILL
+    del node.environ["HYDRANT_FAILPOINT"]
+    node.start_noded()
+    assert "no luck" in node.wait_state("stg", "failed")["reason"]
+
+
+def test_a_rate_outlives_noded(node: EngineNode, model: Path) -> None:
+    node.apply(prefetch(model, "stg"))
+    node.wait(lambda: node.stage("stg")["verified"], "the fetch")
+    node.apply({"v": 1, "kind": "rate", "group_id": "grp", "version": 1, "stage_id": "stg", "rate_bps": 12345})
+    saved = json.loads((node.config.stages_dir / "stg" / "prefetch.json").read_text())
+    assert saved["rate_bps"] == 12345
+    node.apply(prefetch(model, "stg", rate_bps=777))
+    saved = json.loads((node.config.stages_dir / "stg" / "prefetch.json").read_text())
+    assert saved["rate_bps"] == 777

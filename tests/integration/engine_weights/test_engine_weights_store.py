@@ -224,7 +224,7 @@ async def test_release_in_the_middle_stops_the_fetch(model, server, store, shm):
     await until(lambda: not stage.tasks)
     store.evict(None)
     assert store.bytes_held() == 0
-    assert not list((shm / "store" / "segments").iterdir())
+    await until(lambda: not list((shm / "store" / "segments").iterdir()))
 
 
 async def test_a_stage_that_borrows_goes_on_when_the_fetcher_is_released(model, server, store):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine import flags
 from engine.flags import BadSettings, Settings, StagePlace, StageShape
+from engine.sglang_plugin import hooks
 
 GB = 1_000_000_000
 SHAPE = StageShape(
@@ -65,6 +66,8 @@ def test_a_gpu_stage_sees_its_gpu_alone() -> None:
     assert not {"--attention-backend", "--max-total-tokens", "--disable-cuda-graph"} & set(argv)
     env = flags.environment(SHAPE, GPU)
     assert env["CUDA_VISIBLE_DEVICES"] == "3"
+    assert env[hooks.GPU_BYTES_VARIABLE] == str(20 * GB)
+    assert hooks.GPU_BYTES_VARIABLE not in flags.environment(SHAPE, CPU)
     assert env["NCCL_SOCKET_IFNAME"] == "eth0"
     assert "SGLANG_CPU_OMP_THREADS_BIND" not in env
 
@@ -103,14 +106,15 @@ def test_a_long_context_gets_room_for_two() -> None:
 
 
 @given(memory=st.integers(2 * GB, 80 * GB), free=st.integers(2 * GB, 80 * GB))
-def test_the_gpu_fraction_takes_what_was_reserved_of_what_is_free(memory: int, free: int) -> None:
+def test_the_gpu_fraction_is_of_the_reservation_whatever_is_free(memory: int, free: int) -> None:
     if memory > free:
         with pytest.raises(BadSettings, match="memory_bytes"):
             flags.gpu_fraction(memory, free)
         return
     fraction = flags.gpu_fraction(memory, free)
     assert 0 < fraction <= 0.95
-    assert fraction * free <= memory - flags.GPU_RESERVE_BYTES + 1
+    assert fraction * memory <= memory - flags.GPU_RESERVE_BYTES + 1
+    assert fraction == flags.gpu_fraction(memory, 80 * GB)
 
 
 def test_a_reservation_too_small_for_cuda_is_refused() -> None:

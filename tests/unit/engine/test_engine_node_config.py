@@ -89,6 +89,32 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_config({"HYDRANT_NODE_CONFIG": str(tmp_path / "none.toml")})
 
 
+def test_every_socket_that_is_bound_has_room(tmp_path: Path) -> None:
+    for length in range(60, 110):
+        home = "/" + "x" * (length - 1)
+        try:
+            config = parse_config({"node": {"run_dir": home}}, {"HYDRANT_NODE": "a"})
+        except ConfigError:
+            continue
+        # As engine.runtime.warm binds it, with the longest process id there is.
+        assert len(str(config.run_dir / ".warm.sock.4194304")) <= 107
+
+
+def test_links_are_resolved_but_not_where_everyone_may_make_them(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    node = {"run_dir": str(tmp_path / "link/run"), "store_dir": str(tmp_path / "link/store")}
+    config = parse_config({"node": node}, {"HYDRANT_NODE": "a"})
+    assert (config.run_dir, config.store_dir) == (tmp_path / "real/run", tmp_path / "real/store")
+    default = parse_config({}, {"HYDRANT_NODE": "a", "HYDRANT_HOME": str(tmp_path)}).store_dir
+    default.symlink_to(tmp_path / "real")
+    try:
+        again = parse_config({}, {"HYDRANT_NODE": "a", "HYDRANT_HOME": str(tmp_path)}).store_dir
+        assert again == default, "the weight store refuses it"
+    finally:
+        default.unlink()
+
+
 def test_a_home_too_deep_for_sockets_is_refused() -> None:
     with pytest.raises(ConfigError, match="too long a path"):
         parse_config({}, {"HYDRANT_NODE": "a", "HYDRANT_HOME": "/" + "x" * 120})

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_a_reused_id_is_another_process(sleeper: subprocess.Popen[bytes]) -> Non
     identity = processes.identify(sleeper.pid)
     assert identity is not None
     assert identity.alive()
-    assert not processes.Identity(identity.pid, identity.start_ticks - 1).alive()
+    assert not replace(identity, start_ticks=identity.start_ticks - 1).alive()
+    assert not replace(identity, boot="an earlier one").alive()
 
 
 def test_a_zombie_is_no_process(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from engine.noded import record, stage_files
 from engine.noded.log_tail import MAX_REASON, reason_from
 from engine.noded.processes import Identity
 from engine.noded.record import MAX_GROUPS, GroupVersions, StageRecord, StaleEffect, read_json, write_json
+from engine.private_directory import make_private
 
 
 def test_a_record_survives(tmp_path: Path) -> None:
-    record = StageRecord("stg", "grp", 3, {"kind": "launch"}, Identity(12, 3456), True, {"fork": 7})
-    record.save(tmp_path / "stg")
-    assert StageRecord.load(tmp_path / "stg") == record
+    kept = StageRecord(
+        "stg", "grp", 3, {"kind": "launch"}, Identity(12, 3456, "boot"), True, "failed", "why", {"fork": 7}
+    )
+    kept.save(tmp_path / "stg")
+    assert StageRecord.load(tmp_path / "stg") == kept
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"stage_id": "x"}', '{"leader": [1], "stage_id": 1}'])
@@ -57,6 +62,52 @@ def test_old_groups_are_forgotten(tmp_path: Path) -> None:
     versions.admit("g0", 1, starts=True)
     with pytest.raises(StaleEffect):
         versions.admit("g5", 1, starts=True)
+
+
+def test_a_version_that_could_not_be_written_is_written_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = GroupVersions(tmp_path / "groups.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write_json", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            versions.admit("g", 2, starts=True)
+    versions.admit("g", 2, starts=True)
+    with pytest.raises(StaleEffect):
+        GroupVersions(tmp_path / "groups.json").admit("g", 1, starts=True)
+
+
+def test_a_long_log_is_cut_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_files, "LOG_MOST", 1000)
+    monkeypatch.setattr(stage_files, "LOG_KEPT", 100)
+    log = tmp_path / "log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"x" * 1000)
+        stage_files.bound_log(log)
+        assert log.stat().st_size == 1000
+        writer.write(b"the end")
+        stage_files.bound_log(log)
+        writer.write(b", and on")
+    assert log.read_bytes().endswith(b"xxthe end, and on")
+    assert log.stat().st_size < 200
+    stage_files.bound_log(tmp_path / "none")
+
+
+def test_a_directory_of_our_own_is_closed_to_others(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    make_private(tmp_path / "open")
+    assert (tmp_path / "open").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(tmp_path / "open")
+    with pytest.raises(PermissionError, match="symbolic link"):
+        make_private(tmp_path / "link")
+
+
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = os.getuid()
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(PermissionError, match="another user"):
+        make_private(tmp_path / "theirs")
 
 
 CRASH = """\

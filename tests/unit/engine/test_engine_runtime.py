@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -41,6 +42,19 @@ def test_an_event_is_kept_and_announced(short: Path, monkeypatch: pytest.MonkeyP
     lines = [json.loads(line) for line in (short / "events").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["early", "ready", "after noded went"]
     assert lines[1]["rank"] == 1
+
+
+def test_a_kernel_without_buffers_costs_a_wake_up_and_nothing_else(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_buffers(*_: object) -> None:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    monkeypatch.setenv(signals.EVENTS_VARIABLE, str(short / "events"))
+    monkeypatch.setenv(signals.SIGNAL_VARIABLE, str(short / "s"))
+    monkeypatch.setattr(socket.socket, "sendto", no_buffers)
+    signals.emit("ready")
+    assert json.loads((short / "events").read_text())["event"] == "ready"
 
 
 def test_outside_a_stage_the_hooks_step_aside(monkeypatch: pytest.MonkeyPatch) -> None:
