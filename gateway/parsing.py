@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 
 from gateway import media
-
 from gateway.errors import invalid_request
 
 # A chat template adds its own text (a default system prompt, role marks); this many tokens are allowed for it.
