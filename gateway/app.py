@@ -22,6 +22,8 @@ from gateway.ids import new_id, request_id
 from gateway.inference import Inference, bearer
 from gateway.metering import Metering
 from gateway.parsing import Endpoint
+from gateway.places import Places
+from gateway.proxy import Proxy
 from gateway.readmodel import ReadModel
 from gateway.reply import ClientGone, Receive, Reply, Scope, Send
 from gateway.routes import RouteTable
@@ -58,7 +60,7 @@ class Gateway:
         self._requests: set[asyncio.Task[object]] = set()
         self._routes = RouteTable(time.monotonic)
         self._hold = Hold(self._routes, self._hold_limits)
-        self._read_model = ReadModel(self._redis, self._routes, self._hold.wake_all)
+        self._read_model = ReadModel(self._redis, self._routes, self._hold.wake_all, self._hold.recheck)
         self._upstream = Upstream(settings)
         admission = Admission(self._redis)
         hints = CeleryHints(self._redis)
@@ -72,9 +74,9 @@ class Gateway:
             lambda: self._read_model.connected,
             admission,
             self._metering,
-            self._hold,
+            Places(settings, self._hold, self._demand),
             self._demand,
-            self._upstream,
+            Proxy(self._metering, self._upstream),
         )
 
     @property
@@ -140,7 +142,9 @@ class Gateway:
         path = scope["path"]
         endpoint = _INFERENCE.get(path)
         sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        reply = Reply(send, request_id(sent_id), anthropic=endpoint is Endpoint.MESSAGES)
+        reply = Reply(
+            send, request_id(sent_id), self._settings.stall_timeout_s, anthropic=endpoint is Endpoint.MESSAGES
+        )
         try:
             if endpoint is not None:
                 if scope["method"] != "POST":

@@ -3,7 +3,7 @@
 ApiError
   400 invalid_request   401 invalid_api_key   403 not_permitted   404 model_not_found, unknown_path
   405 wrong_method      413 body_too_large    429 rate_limited, insufficient_quota
-  500 internal          502 worker_failed     503 unavailable     504 hold_timed_out
+  500 internal          502 worker_failed, translation_failed  503 unavailable     504 hold_timed_out
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+
+
+# What the hosted process says of a worker that gave no answer: it was never reached (nothing ran), it broke off, it
+# answered with something unfinished, or its good answer has no form in the client's API.
+WORKER_UNREACHED = "worker_unreached"
+WORKER_LOST = "worker_lost"
+WORKER_FAILED = "worker_failed"
+TRANSLATION_FAILED = "translation_failed"
 
 
 class ApiError(Exception):
@@ -142,7 +150,17 @@ def insufficient_quota() -> ApiError:
 
 def worker_failed(message: str) -> ApiError:
     """502: the worker failed and no other could take the request."""
-    return ApiError(502, message, type_="server_error", code="worker_failed", retry_after_s=2)
+    return ApiError(502, message, type_="server_error", code=WORKER_FAILED, retry_after_s=2)
+
+
+def translation_failed() -> ApiError:
+    """502: the worker's answer has no form in the API that was asked (a tool call that is no JSON, for instance)."""
+    return ApiError(
+        502,
+        "The model's answer could not be put into this API's form. Nothing was billed.",
+        type_="server_error",
+        code=TRANSLATION_FAILED,
+    )
 
 
 def unavailable(message: str, code: str = "service_unavailable", retry_after_s: int = 2) -> ApiError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from gateway.errors import ApiError, unavailable
@@ -20,12 +20,17 @@ RETRY_AFTER_FAILURE_S = 10
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """One held request. `ready` gets a route, or the `ApiError` that ends the wait."""
+    """One held request. `ready` gets a route, or the `ApiError` that ends the wait.
+
+    `avoid` are groups to take only where there is no other; `permit` raises the `ApiError` that ends the wait early.
+    """
 
     model: str
     tenant_id: str
     size_bytes: int
     arrived_at_ms: int
+    avoid: Collection[str] = ()
+    permit: Callable[[], None] = lambda: None
     claimed: bool = False
     ready: asyncio.Future[Route] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -46,9 +51,9 @@ class Hold:
         self.count = 0
         self.bytes = 0
 
-    def take(self, model: str) -> Route | None:
+    def take(self, model: str, avoid: Collection[str] = ()) -> Route | None:
         """A route right now, unless others wait for this model already."""
-        return None if model in self._queues else self._routes.take(model)
+        return None if model in self._queues else self._routes.take(model, avoid)
 
     def enter(self, waiter: Waiter) -> None:
         """Puts a request in line. Raises `ApiError` when the hold is full and this tenant has its share of it."""
@@ -81,11 +86,11 @@ class Hold:
         """Hands out routes while there are any; ends the waits that a failed cold start has made pointless."""
         tenants = self._queues.get(model)
         while tenants:
-            route = self._routes.take(model)
-            if route is None:
-                break
             tenant_id, queue = next(iter(tenants.items()))
             waiter = queue[0]
+            route = self._routes.take(model, waiter.avoid)
+            if route is None:
+                break
             tenants.move_to_end(tenant_id)
             self._remove(waiter)
             waiter.ready.set_result(route)
@@ -97,6 +102,24 @@ class Hold:
         """The routes have changed."""
         for model in list(self._queues):
             self.wake(model)
+
+    def recheck(self) -> None:
+        """Keys, tenants or models have changed: ends the waits of those that are not in force any more."""
+        for tenants in list(self._queues.values()):
+            for waiter in [waiter for queue in tenants.values() for waiter in queue]:
+                try:
+                    waiter.permit()
+                except ApiError as error:
+                    self._remove(waiter)
+                    waiter.ready.set_exception(error)
+
+    def starting(self, model: str) -> str | None:
+        """The cold start that a model without any route waits for."""
+        return self._routes.starting(model)
+
+    def cold_starts(self, model: str) -> frozenset[str]:
+        """The cold starts of the groups that serve a model now."""
+        return self._routes.cold_starts(model)
 
     def waiting(self, model: str) -> tuple[int, int | None]:
         """How many wait for a model, and since when the first does (ms since the epoch)."""

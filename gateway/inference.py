@@ -6,64 +6,31 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
-import orjson
 from redis.exceptions import RedisError
 
-from gateway import metrics
 from gateway.admission import Admission, redis_unavailable
-from gateway.attempts import Account, Attempt, Usage
+from gateway.attempts import Account, Attempt
+from gateway.call import Call
 from gateway.clock import now_ms
 from gateway.demand import Demand
-from gateway.errors import (
-    ApiError,
-    hold_timed_out,
-    invalid_api_key,
-    invalid_request,
-    unavailable,
-    worker_failed,
-)
+from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
 from gateway.failpoints import reach
-from gateway.hold import Hold, Waiter
 from gateway.metering import Metering
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
-from gateway.reply import Receive, Reply, Scope, read_body, until_disconnect
-from gateway.routes import Route
+from gateway.places import Places
+from gateway.proxy import Proxy
+from gateway.reply import ClientGone, Receive, Reply, Scope, read_body, until_disconnect
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
-from gateway.stream import AnthropicStream, OpenAIStream, read_usage
-from gateway.upstream import Upstream, UpstreamFailed, upstream_body
+from gateway.upstream import UpstreamFailed, room_left
 
 log = logging.getLogger(__name__)
 
 # How often one request is tried on workers that took it and then failed. A worker that cannot even be reached does not
 # count: the hold's deadline bounds those.
 MAX_TRIES = 3
-USAGE_HEADER = "x-hydrant-usage"
-COLD_START_HEADER = b"x-hydrant-cold-start"
-
-
-@dataclass(slots=True)
-class Call:
-    """A request that was admitted. `attempt` is the open one, None once ended; `delivered` says events were sent."""
-
-    request: InferenceRequest
-    key: Key
-    tenant: Tenant
-    model: Model
-    lane: str
-    reply: Reply
-    arrived_at_ms: int
-    deadline: float
-    attempt: Attempt | None
-    delivered: bool = False
-
-    @property
-    def open_attempt(self) -> Attempt:
-        """The attempt in progress."""
-        assert self.attempt is not None
-        return self.attempt
 
 
 class Inference:
@@ -77,9 +44,9 @@ class Inference:
         redis_answers: Callable[[], bool],
         admission: Admission,
         metering: Metering,
-        hold: Hold,
+        places: Places,
         demand: Demand,
-        upstream: Upstream,
+        proxy: Proxy,
     ) -> None:
         self._settings = settings
         self._gateway_id = gateway_id
@@ -87,21 +54,23 @@ class Inference:
         self._redis_answers = redis_answers
         self._admission = admission
         self._metering = metering
-        self._hold = hold
+        self._places = places
         self._demand = demand
-        self._upstream = upstream
+        self._proxy = proxy
 
     async def handle(self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint) -> None:
         """Answers one request. Raises `ApiError` for the caller to send, and `ClientGone`."""
         arrived_at_ms = now_ms()
         snapshot = self._snapshot()
-        key, tenant = snapshot.authenticate(bearer(scope), self._settings.key_pepper, arrived_at_ms)
+        api_key = bearer(scope)
+        key, tenant = snapshot.authenticate(api_key, self._settings.key_pepper, arrived_at_ms)
         raw = await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout_s)
         request = parse_request(endpoint, raw)
         model = snapshot.resolve(request.model, key)
         if model.embedding:
             raise invalid_request(f"The model `{request.model}` makes embeddings; it does not generate.", "model")
         lane = "litellm" if endpoint is Endpoint.MESSAGES else model.lane
+        now = time.monotonic()
         call = Call(
             request=request,
             key=key,
@@ -110,25 +79,36 @@ class Inference:
             lane=lane,
             reply=reply,
             arrived_at_ms=arrived_at_ms,
-            deadline=time.monotonic() + snapshot.hold.deadline_s,
+            deadline=now + snapshot.hold.deadline_s,
+            ping_at=now + self._settings.first_ping_s,
+            max_tokens=request.output_bound(model.context_length, model.default_max_tokens),
+            permit=partial(self._permit, api_key, request.model),
             attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id),
         )
         self._demand.touched(model.name)
         await self._admit(call)
-        outcome = "client_closed"
+        # Whatever goes wrong here is not the client's doing, unless it left.
+        outcome = "upstream_error"
         try:
-            await until_disconnect(receive, self._serve(call))
-        except ApiError:
-            outcome = "upstream_error"
+            if await until_disconnect(receive, self._serve(call)):
+                outcome = "client_closed"
+        except ClientGone:
+            outcome = "client_closed"
             raise
         except asyncio.CancelledError:
             # The gateway stops and the drain time is over.
-            self._end(call, "upstream_error")
+            self._end(call, outcome)
             await reply.fail(unavailable("The gateway is restarting. Try again.", "gateway_restarting"))
             raise
         finally:
             self._end(call, outcome)
             self._demand.touched(model.name)
+
+    def _permit(self, api_key: str, name: str) -> None:
+        """Raises `ApiError` when this key may not use this model (any more)."""
+        snapshot = self._snapshot()
+        key, _ = snapshot.authenticate(api_key, self._settings.key_pepper, now_ms())
+        snapshot.resolve(name, key)
 
     def _new_attempt(
         self, request: InferenceRequest, key: Key, tenant: Tenant, model: Model, lane: str, request_id: str
@@ -181,49 +161,50 @@ class Inference:
         if attempt is None:
             return
         if attempt.dispatched:
-            self._finish(attempt, outcome)
+            self._metering.finish(attempt, outcome)
         else:
             self._metering.release(attempt)
-
-    def _finish(self, attempt: Attempt, outcome: str) -> asyncio.Future[None]:
-        model = attempt.account.model
-        metrics.ATTEMPTS.labels(model, outcome).inc()
-        metrics.TOKENS.labels(model, "prompt").inc(attempt.usage.prompt_tokens)
-        metrics.TOKENS.labels(model, "completion").inc(attempt.usage.completion_tokens)
-        return self._metering.finish(attempt, outcome)
 
     async def _serve(self, call: Call) -> None:
         """Tries workers until one has answered. Nothing is tried again once the client has a part of an answer."""
         tries = 0
         while True:
-            route = await self._route_for(call)
+            route = await self._places.find(call)
+            lost = False
             try:
                 attempt = call.open_attempt
                 attempt.group_id, attempt.cold_start_id = route.group_id, route.cold_start_id
                 reach("gateway.routed")
-                if call.request.stream:
-                    await self._proxy_stream(call, route)
-                else:
-                    await self._proxy_plain(call, route)
+                await self._proxy.run(call, route)
                 return
-            except ApiError:
+            except ApiError as refusal:
                 # The worker refused the request itself: nothing ran, nothing is owed.
                 call.open_attempt.group_id = None
-                raise
-            except UpstreamFailed as failure:
-                log.warning("worker %s failed request %s: %s", route.group_id, call.reply.request_id, failure.reason)
-                if failure.lost:
-                    self._hold.mark_bad(route)
-                if call.delivered:
-                    self._end(call, "upstream_error")
-                    await call.reply.fail(worker_failed("The worker stopped in the middle of this answer."))
-                    return
-                tries += failure.ran
-                if tries >= MAX_TRIES:
-                    raise worker_failed("The workers that took this request failed. Try again.") from failure
-                await self._next_attempt(call)
+                if not _shorten(call, refusal):
+                    raise
+                continue
+            except UpstreamFailed as error:
+                log.warning("worker %s failed request %s: %s", route.group_id, call.reply.request_id, error.reason)
+                failure, lost = error, error.lost
             finally:
-                self._hold.give_back(route)
+                self._places.give_back(route, lost=lost)
+            if call.delivered:
+                self._end(call, "upstream_error")
+                await call.reply.fail(worker_failed("The worker stopped in the middle of this answer."))
+                return
+            if failure.answer is not None:
+                raise failure.answer
+            tries += failure.ran
+            if tries >= MAX_TRIES:
+                raise worker_failed("The workers that took this request failed. Try again.") from failure
+            if not failure.hosted:
+                call.failed.add(route.group_id)
+            if failure.hosted and not failure.ran:
+                # No worker has heard of it: the same attempt goes on.
+                call.open_attempt.group_id = None
+                await self._places.until_hosted(call)
+            else:
+                await self._next_attempt(call)
 
     async def _next_attempt(self, call: Call) -> None:
         try:
@@ -233,102 +214,17 @@ class Inference:
         if call.attempt is None:
             raise unavailable("This request's reservation was lost. Try again.", "reservation_lost")
 
-    async def _route_for(self, call: Call) -> Route:
-        """A worker's place: at once, or after waiting in line. Raises `ApiError` when the wait ends without one."""
-        model = call.model.name
-        route = self._hold.take(model)
-        if route is not None:
-            return route
-        waiter = Waiter(model, call.tenant.tenant_id, call.request.size_bytes, now_ms())
-        is_first = model not in self._hold.models()
-        self._hold.enter(waiter)
-        began = time.monotonic()
-        if is_first:
-            self._demand.first_waiter(model)
-        try:
-            await self._wait(call, waiter)
-            route = waiter.claim()
-        finally:
-            self._hold.leave(waiter)
-            waited = time.monotonic() - began
-            call.open_attempt.held_ms += int(waited * 1000)
-            metrics.HELD_SECONDS.labels(model).observe(waited)
-        if route.cold_start_id is not None and not call.reply.started:
-            note = f"{route.cold_start_id}; {call.open_attempt.held_ms}"
-            # A request that is tried again may have been held before.
-            kept = [header for header in call.reply.headers if header[0] != COLD_START_HEADER]
-            call.reply.headers = [*kept, (COLD_START_HEADER, note.encode())]
-        return route
 
-    async def _wait(self, call: Call, waiter: Waiter) -> None:
-        """Until the waiter is ready; sends comments to a stream meanwhile. Raises `ApiError` 504 at the deadline."""
-        pings = call.request.stream and call.key.sse_ping
-        ping_at = time.monotonic() + self._settings.first_ping_s
-        while not waiter.ready.done():
-            now = time.monotonic()
-            if now >= call.deadline:
-                waited_s = (now_ms() - call.arrived_at_ms) / 1000
-                raise hold_timed_out(call.request.model, waited_s)
-            if pings and now >= ping_at:
-                await call.reply.ping()
-                ping_at = now + self._settings.ping_every_s
-            until = min(call.deadline, ping_at) if pings else call.deadline
-            await asyncio.wait({waiter.ready}, timeout=max(0.0, until - now))
+def _shorten(call: Call, refusal: ApiError) -> bool:
+    """Whether to ask again for as much as fits, because the worker refuses the bound that we, not the client, set.
 
-    async def _proxy_plain(self, call: Call, route: Route) -> None:
-        """A whole answer, billed only when the client is still there to get it."""
-        body = upstream_body(call.request, call.model, call.tenant)
-        async with self._upstream.call(route, call.request.endpoint, call.lane, body) as response:
-            answer = await self._upstream.read_whole(response)
-            reported = response.headers.get(USAGE_HEADER)
-        attempt = call.open_attempt
-        self._deliver(call, plain_usage(answer, reported))
-        call.attempt = None
-        await self._metering.settled(self._finish(attempt, "ok"))
-        await call.reply.json(200, answer)
-
-    async def _proxy_stream(self, call: Call, route: Route) -> None:
-        """Events as they come. Raises `UpstreamFailed` when they end without a finish reason and the end mark."""
-        request = call.request
-        reader: OpenAIStream | AnthropicStream
-        if request.endpoint is Endpoint.MESSAGES:
-            reader = AnthropicStream()
-        else:
-            reader = OpenAIStream(
-                choices=request.choices,
-                prompts=request.prompts,
-                wants_usage=request.wants_usage,
-                wants_running_usage=request.wants_running_usage,
-            )
-        body = upstream_body(request, call.model, call.tenant)
-        last = b""
-        async with self._upstream.call(route, request.endpoint, call.lane, body) as response:
-            async for data in response.content.iter_any():
-                last = reader.feed(data)
-                if reader.done:
-                    break
-                if last:
-                    await call.reply.stream(last)
-                    call.delivered = True
-                    self._deliver(call, reader.usage)
-                    reach("gateway.delivered")
-                if reader.failed:
-                    break
-        if not (reader.done and reader.finished):
-            refuse_if_at_fault(reader.error, delivered=call.delivered)
-            lost = reader.error is None or worker_lost(reader.error)
-            raise UpstreamFailed("the stream ended without a finish reason", lost=lost)
-        attempt = call.open_attempt
-        self._deliver(call, reader.usage)
-        call.attempt = None
-        await self._metering.settled(self._finish(attempt, "ok"))
-        await call.reply.end_stream(last)
-
-    def _deliver(self, call: Call, usage: Usage) -> None:
-        attempt = call.open_attempt
-        if attempt.first_token_at_ms is None and usage.completion_tokens:
-            metrics.FIRST_TOKEN.labels(call.model.name).observe((now_ms() - call.arrived_at_ms) / 1000)
-        attempt.deliver(usage)
+    SGLang alone would fill what the prompt leaves of the context. Only it counts the prompt, and so it is asked first.
+    """
+    left = room_left(refusal.message) if call.request.max_tokens is None and not call.shortened else None
+    if left is None or not 0 < left < call.max_tokens:
+        return False
+    call.shortened, call.max_tokens = True, left
+    return True
 
 
 def bearer(scope: Scope) -> str:
@@ -339,33 +235,3 @@ def bearer(scope: Scope) -> str:
         if name == b"x-api-key":
             return str(value.strip().decode("latin-1"))
     raise invalid_api_key()
-
-
-def plain_usage(answer: bytes, reported: str | None) -> Usage:
-    """The engine's usage of a whole answer: from the hosted process' header, else from the body.
-
-    Raises `UpstreamFailed` for a body that is not a finished answer.
-    """
-    try:
-        document = orjson.loads(answer)
-        if reported is not None:
-            return read_usage(orjson.loads(reported))
-        if any(choice["finish_reason"] in (None, "abort") for choice in document["choices"]):
-            raise UpstreamFailed("the answer has no finish reason", lost=False)
-        return read_usage(document["usage"])
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise UpstreamFailed("the answer is not a completion", lost=False) from error
-
-
-def refuse_if_at_fault(error: object, *, delivered: bool) -> None:
-    """Raises `ApiError` when the worker reported, before it generated anything, that the request itself is wrong."""
-    if delivered or not isinstance(error, dict):
-        return
-    code, message = error.get("code"), error.get("message")
-    if isinstance(code, int) and 400 <= code < 500 and isinstance(message, str):
-        raise ApiError(code, message)
-
-
-def worker_lost(error: object) -> bool:
-    """Whether the hosted process says that the worker broke off."""
-    return isinstance(error, dict) and error.get("code") == "worker_lost"

@@ -14,6 +14,7 @@ from collections import deque
 
 from redis.exceptions import RedisError
 
+from gateway import metrics
 from gateway.admission import Admission
 from gateway.attempts import Attempt, FinalEvent
 from gateway.celery_message import CeleryHints
@@ -54,6 +55,10 @@ class Metering:
     def finish(self, attempt: Attempt, outcome: str) -> asyncio.Future[None]:
         """Ends a dispatched attempt: spooled when this returns; the future is done when Redis has it."""
         self._open.pop(attempt.attempt_id, None)
+        model = attempt.account.model
+        metrics.ATTEMPTS.labels(model, outcome).inc()
+        metrics.TOKENS.labels(model, "prompt").inc(attempt.usage.prompt_tokens)
+        metrics.TOKENS.labels(model, "completion").inc(attempt.usage.completion_tokens)
         event = attempt.final(outcome)
         try:
             self._spool.append(event)
@@ -73,9 +78,23 @@ class Metering:
         await asyncio.wait({ending}, timeout=SETTLE_SECONDS)
 
     async def replace(self, attempt: Attempt) -> Attempt | None:
-        """Ends a failed attempt and opens its successor; None when it cannot be carried on. Raises RedisError."""
+        """Ends a failed attempt and opens its successor; None when it cannot be carried on.
+
+        Raises RedisError; then the attempt is still the caller's to end. So it is when this is cancelled.
+        """
         successor = attempt.successor()
-        if not await self._admission.replace(attempt, successor):
+        replacing = asyncio.ensure_future(self._admission.replace(attempt, successor))
+        try:
+            moved = await asyncio.shield(replacing)
+        except RedisError:
+            # Redis may have done it and only its answer was lost: then the successor holds the reservation.
+            self.release(successor)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.wait({replacing})
+            self.release(successor)
+            raise
+        if not moved:
             return None
         attempt.reserved_nusd = 0
         attempt.counted_tokens = 0

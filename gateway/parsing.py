@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from gateway import media
 from gateway.errors import invalid_request
 
 # A chat template adds its own text (a default system prompt, role marks); this many tokens are allowed for it.
@@ -15,14 +16,18 @@ TEMPLATE_TOKENS = 256
 # OpenAI's default for the legacy endpoint.
 COMPLETIONS_MAX_TOKENS = 16
 MAX_CHOICES = 128
+# Of one request: `n` answers to each of several prompts. SGLang would take any number and start them all.
+MAX_ANSWERS = 256
 
 # Fields of SGLang's own API through which a caller could reach other requests, adapters or code in the worker.
 _ENGINE_FIELDS = (
     "rid", "extra_key", "cache_salt", "custom_logit_processor", "custom_params", "session_id", "session_params",
     "lora_path", "priority", "data_parallel_rank", "routed_dp_rank", "disagg_prefill_dp_rank",
     "bootstrap_host", "bootstrap_port", "bootstrap_room", "custom_labels",
+    # Python's `re`, run on the text so far at every token, in the scheduler that all tenants share: one pattern that
+    # backtracks stops the worker.
+    "stop_regex",
 )  # fmt: skip
-_MEDIA_PARTS = ("image_url", "video_url", "audio_url", "input_audio", "image")
 
 
 class Endpoint(Enum):
@@ -77,6 +82,11 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
         raise invalid_request(f"The body is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise invalid_request("The body must be a JSON object.", code="invalid_json")
+    try:
+        # orjson reads deeper nesting than it writes, and what goes to the worker is written anew.
+        orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise invalid_request(f"The body cannot be passed on: {error}.", code="invalid_json") from None
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise invalid_request("`model` must be a non-empty string.", "model")
@@ -90,8 +100,10 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
     if endpoint is Endpoint.COMPLETIONS:
         prompts = _count_prompts(body)
     else:
-        has_media = _check_messages(body)
+        has_media = _check_messages(body, anthropic=endpoint is Endpoint.MESSAGES)
     choices = _integer(body, "n", 1, MAX_CHOICES) or 1
+    if choices * prompts > MAX_ANSWERS:
+        raise invalid_request(f"A request may ask for {MAX_ANSWERS} answers at most (prompts times `n`).", "n")
     _number(body, "temperature", 0, 2)
     _number(body, "top_p", 0, 1)
     _list(body, "tools")
@@ -129,40 +141,16 @@ def _stream_options(body: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _check_messages(body: dict[str, Any]) -> bool:
+def _check_messages(body: dict[str, Any], *, anthropic: bool) -> bool:
     """Whether a message carries media. Raises `ApiError` for a wrong shape or for media by remote URL."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise invalid_request("`messages` must be a non-empty list.", "messages")
-    has_media = False
-    for position, message in enumerate(messages):
-        param = f"messages[{position}]"
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise invalid_request(f"`{param}` must be an object with a `role`.", param)
-        content = message.get("content")
-        if isinstance(content, list):
-            for part in content:
-                has_media |= _check_part(part, f"{param}.content")
-        elif content is not None and not isinstance(content, str):
-            raise invalid_request(f"`{param}.content` must be a string or a list of parts.", f"{param}.content")
-    return has_media
-
-
-def _check_part(part: object, param: str) -> bool:
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise invalid_request(f"`{param}` must hold objects with a `type`.", param)
-    kind = part["type"]
-    nested = part.get("content")
-    if isinstance(nested, list):  # an Anthropic tool result holds parts of its own
-        return sum(_check_part(inner, param) for inner in nested) > 0
-    if kind not in _MEDIA_PARTS:
-        return False
-    source = part.get("source") if kind == "image" else part.get(kind)
-    url = source.get("url") if isinstance(source, dict) else source
-    # The worker would fetch the address from inside the cluster.
-    if isinstance(url, str) and not url.startswith("data:"):
-        raise invalid_request("Media must be sent inline as a `data:` URL; addresses are not fetched.", param)
-    return True
+    if anthropic:
+        media.check_system(body.get("system"))
+    check = media.anthropic_message if anthropic else media.openai_message
+    # Every message is checked, also after the first one with media.
+    return sum([check(message, f"messages[{position}]") for position, message in enumerate(messages)]) > 0
 
 
 def _count_prompts(body: dict[str, Any]) -> int:

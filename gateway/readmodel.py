@@ -22,17 +22,22 @@ log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 2.0
 RECONNECT_SECONDS = 0.25
+# Whatever a document of another shape makes a parser raise.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 
 
 class ReadModel:
     """The latest snapshot and routes. What cannot be read leaves the last good state in place, and is logged."""
 
-    def __init__(self, redis: Redis, routes: RouteTable, on_routes: Callable[[], None]) -> None:
+    def __init__(
+        self, redis: Redis, routes: RouteTable, on_routes: Callable[[], None], on_snapshot: Callable[[], None]
+    ) -> None:
         self.snapshot: Snapshot | None = None
         self.connected = False
         self._redis = redis
         self._routes = routes
         self._on_routes = on_routes
+        self._on_snapshot = on_snapshot
         self._snapshot_document: bytes | None = None
         self._routes_documents: object = None
 
@@ -75,8 +80,10 @@ class ReadModel:
         self._snapshot_document = document
         try:
             self.snapshot = parse_snapshot(document)
-        except (ValueError, KeyError, TypeError) as error:
+        except _UNREADABLE as error:
             log.error("the published snapshot cannot be read (%r); the last good one stays in force", error)
+            return
+        self._on_snapshot()
 
     async def read_routes(self) -> None:
         """Reads routes and cold starts together, and wakes held requests when something changed. Raises RedisError."""
@@ -92,13 +99,13 @@ class ReadModel:
         for name, document in routes.items():
             try:
                 table[name.decode()] = parse_routes(name.decode(), document)
-            except (ValueError, KeyError, TypeError) as error:
+            except _UNREADABLE as error:
                 log.error("the routes of %s cannot be read (%r); it has none until they are", name.decode(), error)
         starts = {}
         for name, document in cold_starts.items():
             try:
                 starts[name.decode()] = parse_cold_start(document)
-            except (ValueError, KeyError, TypeError) as error:
+            except _UNREADABLE as error:
                 log.error("the cold start of %s cannot be read (%r)", name.decode(), error)
         self._routes.replace(int(version or 0), table, starts)
         self._on_routes()

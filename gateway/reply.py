@@ -21,19 +21,24 @@ PING = b": waiting\n\n"
 
 
 class ClientGone(Exception):
-    """The client closed the connection before it had sent its whole request."""
+    """The client closed the connection before it had sent its whole request, or does not read its answer any more."""
 
 
 class Reply:
-    """Sends one answer. `anthropic` picks the shape of errors."""
+    """Sends one answer. `anthropic` picks the shape of errors.
 
-    def __init__(self, send: Send, request_id: str, *, anthropic: bool = False) -> None:
+    Every method raises `ClientGone` when the client has read nothing for `stall_s`: else it would hold its place at the
+    worker, its slots and its reservation for as long as it likes.
+    """
+
+    def __init__(self, send: Send, request_id: str, stall_s: float, *, anthropic: bool = False) -> None:
         self.started = False
         self.ended = False
         self.status = 0
         self.request_id = request_id
         self.headers: Headers = []
-        self._send = send
+        self._asgi_send = send
+        self._stall_s = stall_s
         self._anthropic = anthropic
         self._since = time.perf_counter()
 
@@ -100,6 +105,14 @@ class Reply:
     async def _body(self, data: bytes, *, more: bool) -> None:
         self.ended = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _send(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._asgi_send(message)
+        except TimeoutError:
+            self.ended = True
+            raise ClientGone from None
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -55,18 +55,21 @@ class RouteTable:
         now = self._clock()
         self._bad_until = {group: until for group, until in self._bad_until.items() if until > now}
 
-    def take(self, model: str) -> Route | None:
-        """The best route with room, counted as in flight: highest `prefer`, then least loaded. None: there is none."""
+    def take(self, model: str, avoid: Collection[str] = ()) -> Route | None:
+        """The best route with room, counted as in flight: highest `prefer`, then least loaded. None: there is none.
+
+        A group of `avoid` is taken only where there is no other.
+        """
         now = self._clock()
         best: Route | None = None
-        best_rank = (0, 0)
+        best_rank = (False, 0, 0)
         for route in self._routes.get(model, ()):
             load = self._in_flight[model, route.group_id]
             if self._bad_until.get(route.group_id, 0.0) > now:
                 continue
             if route.capacity is not None and load >= route.capacity:
                 continue
-            rank = (route.prefer, -load)
+            rank = (route.group_id not in avoid, route.prefer, -load)
             if best is None or rank > best_rank:
                 best, best_rank = route, rank
         if best is not None:
@@ -88,6 +91,15 @@ class RouteTable:
         """What is known of the model's start."""
         return self._cold_starts.get(model)
 
+    def starting(self, model: str) -> str | None:
+        """The cold start that a model without any route waits for."""
+        start = self._cold_starts.get(model)
+        return None if start is None or self._routes.get(model) else start.cold_start_id
+
+    def cold_starts(self, model: str) -> frozenset[str]:
+        """The cold starts of the groups that serve a model now."""
+        return frozenset(route.cold_start_id for route in self._routes.get(model, ()) if route.cold_start_id)
+
     def running(self, model: str) -> dict[str, int]:
         """Requests in flight, by group."""
         return {group: count for (name, group), count in self._in_flight.items() if name == model}
@@ -100,13 +112,13 @@ class RouteTable:
 def parse_routes(model: str, document: bytes) -> list[Route]:
     """Reads one field of `hyd:routes`. Raises ValueError, KeyError or TypeError."""
     entries: Any = orjson.loads(document)
-    if not isinstance(entries, list):
-        raise TypeError("routes are not a list")
-    return [
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise TypeError("routes are not a list of objects")
+    routes = [
         Route(
             model=model,
             group_id=entry["group_id"],
-            url=entry["url"].rstrip("/"),
+            url=entry["url"],
             api_key=entry["api_key"],
             state=entry["state"],
             cold_start_id=entry.get("cold_start_id"),
@@ -115,11 +127,21 @@ def parse_routes(model: str, document: bytes) -> list[Route]:
         )
         for entry in entries
     ]
+    for route in routes:
+        # A wrong type must show here, not in the middle of a request.
+        texts = (route.group_id, route.url, route.api_key, route.state, route.cold_start_id or "")
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"a text of {route.group_id} is none")
+        if not all(type(number) is int for number in (route.prefer, route.capacity or 0)):
+            raise TypeError(f"a number of {route.group_id} is none")
+    return [replace(route, url=route.url.rstrip("/")) for route in routes]
 
 
 def parse_cold_start(document: bytes) -> ColdStart:
     """Reads one field of `hyd:coldstart`. Raises ValueError, KeyError or TypeError."""
-    entry: dict[str, Any] = orjson.loads(document)
+    entry: Any = orjson.loads(document)
+    if not isinstance(entry, dict):
+        raise TypeError("a cold start is not an object")
     return ColdStart(
         entry["cold_start_id"], entry["state"], entry.get("eta_ms"), entry.get("error"), entry.get("failed_at_ms")
     )

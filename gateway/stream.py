@@ -6,8 +6,6 @@ again, so that it gets the bytes that SGLang would have sent without the option.
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from gateway.attempts import Usage
@@ -23,31 +21,16 @@ _MSGSPEC_DELTA = b'"delta":{"reasoning_content":'
 USAGE_COMMENT = b": hydrant-usage "
 
 
-class OpenAIStream:
-    """Follows one chat or completion stream of `choices` answers.
+class _Stream:
+    """Cuts bytes into events. `usage` is what was seen so far, `failed` whether the worker reported an error or aborted
+    (`error` is its error object, if it gave one), `done` whether its end mark came."""
 
-    `usage` is what was seen so far, `finished` whether every answer has its finish reason, `failed` whether the worker
-    reported an error or aborted (`error` is its error object, if it gave one), `done` whether its end mark came.
-    """
-
-    def __init__(self, *, choices: int, prompts: int, wants_usage: bool, wants_running_usage: bool) -> None:
+    def __init__(self) -> None:
         self.usage = Usage()
         self.failed = False
         self.error: object = None
         self.done = False
         self._pending = b""
-        self._expected = choices
-        self._per_prompt = choices // prompts
-        self._wants_usage = wants_usage
-        self._keeps_running = wants_usage and wants_running_usage
-        self._keeps_all = wants_running_usage
-        self._finished: set[int] = set()
-        self._by_choice: dict[int, Usage] = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether the answer is whole."""
-        return len(self._finished) >= self._expected and not self.failed
 
     def feed(self, data: bytes) -> bytes:
         """Takes bytes as they come from the worker; returns what the client is due of the events completed by them."""
@@ -57,8 +40,34 @@ class OpenAIStream:
         for event in events:
             if self.failed:
                 break
-            out.append(self._event(event))
+            try:
+                out.append(self._event(event))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                # Not what a worker writes: it failed, and not the gateway.
+                self.failed = True
         return b"".join(out)
+
+    def _event(self, event: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class OpenAIStream(_Stream):
+    """Follows one chat or completion stream of `choices` answers. `finished`: every answer has its finish reason."""
+
+    def __init__(self, *, choices: int, prompts: int, wants_usage: bool, wants_running_usage: bool) -> None:
+        super().__init__()
+        self._expected = choices
+        self._per_prompt = choices // prompts
+        self._wants_usage = wants_usage
+        self._keeps_all = wants_running_usage
+        self._finished: set[int] = set()
+        self._completion: dict[int, int] = {}
+        self._prompt: dict[int, Usage] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is whole."""
+        return len(self._finished) >= self._expected and not self.failed
 
     def _event(self, event: bytes) -> bytes:
         start = event.find(b"data: ")
@@ -71,11 +80,7 @@ class OpenAIStream:
         if payload == b"[DONE]":
             self.done = True
             return event + b"\n\n"
-        try:
-            chunk = orjson.loads(payload)
-        except orjson.JSONDecodeError:
-            self.failed = True
-            return b""
+        chunk = orjson.loads(payload)
         if "error" in chunk:
             self.failed = True
             self.error = chunk["error"]
@@ -100,46 +105,40 @@ class OpenAIStream:
         return (event if self._keeps_all else cut_usage(event)) + b"\n\n"
 
     def _running(self, index: int, usage: Usage) -> None:
-        """A chunk's usage counts its own answer only, and the prompt again with each."""
+        """A chunk's usage counts its own answer only, and the prompt again with each: its first answer's is taken."""
         if self._expected == 1:
             self.usage = usage
             return
-        self._by_choice[index] = usage
-        firsts: dict[int, Usage] = {}
-        for choice, seen in sorted(self._by_choice.items()):
-            firsts.setdefault(choice // self._per_prompt, seen)
+        total = self.usage
+        more = usage.completion_tokens - self._completion.get(index, 0)
+        self._completion[index] = usage.completion_tokens
+        prompt = index // self._per_prompt
+        counted = self._prompt.get(prompt, Usage())
+        if index % self._per_prompt == 0 or prompt not in self._prompt:
+            self._prompt[prompt] = usage
+        now = self._prompt[prompt]
         self.usage = Usage(
-            sum(seen.prompt_tokens for seen in firsts.values()),
-            sum(seen.cached_tokens for seen in firsts.values()),
-            sum(seen.completion_tokens for seen in self._by_choice.values()),
+            total.prompt_tokens + now.prompt_tokens - counted.prompt_tokens,
+            total.cached_tokens + now.cached_tokens - counted.cached_tokens,
+            total.completion_tokens + more,
         )
 
 
-class AnthropicStream:
-    """Follows a Messages stream from the hosted process."""
+class AnthropicStream(_Stream):
+    """Follows a Messages stream from the hosted process. `finished`: its stop reason came."""
 
     def __init__(self) -> None:
-        self.usage = Usage()
-        self.failed = False
-        self.error: object = None
-        self.done = False
+        super().__init__()
         self.finished = False
-        self._pending = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """Takes bytes as they come; returns the events that they complete, without the usage comments."""
-        self._pending += data
-        *events, self._pending = self._pending.split(b"\n\n")
-        out = []
-        for event in events:
-            if self.failed:
-                break
-            out.append(self._event(event))
-        return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
         if event.startswith(USAGE_COMMENT):
             self.usage = read_usage(orjson.loads(event[len(USAGE_COMMENT) :]))
+            return b""
+        if event.startswith(b"data: "):
+            # The hosted process speaks of its failures in OpenAI's form; Anthropic's events have names.
+            self.failed = True
+            self.error = orjson.loads(event[6:])["error"]
             return b""
         if event.startswith(b"event: error"):
             self.failed = True
@@ -152,12 +151,15 @@ class AnthropicStream:
         return event + b"\n\n"
 
 
-def read_usage(usage: dict[str, Any]) -> Usage:
-    """The engine's `usage` object; cached tokens only where it reports them."""
-    details = usage.get("prompt_tokens_details") or {}
-    return Usage(
-        usage.get("prompt_tokens") or 0, details.get("cached_tokens") or 0, usage.get("completion_tokens") or 0
-    )
+def read_usage(usage: object) -> Usage:
+    """The engine's `usage` object; cached tokens only where it reports them. Raises TypeError when it is not one."""
+    details = usage.get("prompt_tokens_details") or {} if isinstance(usage, dict) else None
+    if not isinstance(usage, dict) or not isinstance(details, dict):
+        raise TypeError("not a usage object")
+    counts = (usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"))
+    if not all(count is None or (type(count) is int and count >= 0) for count in counts):
+        raise TypeError("a usage count is not a number")
+    return Usage(*(count or 0 for count in counts))
 
 
 def usage_json(usage: Usage) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import aiohttp
 import orjson
 
-from gateway.errors import ApiError, unavailable
+from gateway.errors import (
+    TRANSLATION_FAILED,
+    WORKER_FAILED,
+    WORKER_LOST,
+    WORKER_UNREACHED,
+    ApiError,
+    translation_failed,
+)
 from gateway.parsing import Endpoint, InferenceRequest
 from gateway.routes import Route
 from gateway.settings import Settings
@@ -17,33 +25,69 @@ from gateway.snapshot import Model, Tenant
 
 # Of an error answer only this much is read.
 MAX_ERROR_BYTES = 64 * 1024
+_TOO_LONG = re.compile(r"maximum context length of (\d+) tokens.*: (\d+) tokens from the input")
 
 
 class UpstreamFailed(Exception):
     """The worker failed; another one may do better.
 
     `lost`: it could not be reached or broke off, so pass it over for a while. `ran`: the request may have begun there.
+    `hosted`: the translating process failed, and nothing is known of the worker. `answer`: what the client is told at
+    once, where another try would not help.
     """
 
-    def __init__(self, reason: str, *, lost: bool, ran: bool = True) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        lost: bool = False,
+        ran: bool = True,
+        hosted: bool = False,
+        answer: ApiError | None = None,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.lost = lost
         self.ran = ran
+        self.hosted = hosted
+        self.answer = answer
 
 
-def upstream_body(request: InferenceRequest, model: Model, tenant: Tenant) -> bytes:
+def hosted_failure(error: object) -> UpstreamFailed | None:
+    """What the hosted process' error object says of the worker; None when it only passes the worker's own error on."""
+    code = error.get("code") if isinstance(error, dict) else None
+    if code == WORKER_UNREACHED:
+        return UpstreamFailed("the hosted process could not reach it", lost=True, ran=False)
+    if code == WORKER_LOST:
+        return UpstreamFailed("it broke off towards the hosted process", lost=True)
+    if code == WORKER_FAILED:
+        return UpstreamFailed("the hosted process got no finished answer")
+    if code == TRANSLATION_FAILED:
+        return UpstreamFailed("its answer could not be translated", answer=translation_failed())
+    return None
+
+
+def upstream_body(request: InferenceRequest, model: Model, tenant: Tenant, max_tokens: int) -> bytes:
     """The body for the worker: real model name, bounded answer, usage for billing, the tenant's own cache salt."""
     body: dict[str, Any] = dict(request.body)
     body["model"] = model.name
     body.pop("max_completion_tokens", None)
-    body["max_tokens"] = request.output_bound(model.context_length, model.default_max_tokens)
+    body["max_tokens"] = max_tokens
     if request.endpoint is not Endpoint.MESSAGES:
         body.pop("stream_options", None)
         if request.stream:
             body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     body["cache_salt"] = tenant.salt
     return orjson.dumps(body)
+
+
+def room_left(message: str) -> int | None:
+    """The tokens that a worker, refusing a request as too long, leaves for its answer; None for other refusals.
+
+    SGLang counts prompt and `max_tokens` together (`tokenizer_manager._validate_one_request`).
+    """
+    found = _TOO_LONG.search(message)
+    return int(found[1]) - int(found[2]) if found else None
 
 
 class Upstream:
@@ -86,20 +130,17 @@ class Upstream:
                 if response.status != 200:
                     await _raise_refusal(response, lane)
                 yield response
-        except aiohttp.ClientConnectorError as error:
-            if lane == "litellm":
-                raise unavailable(
-                    "The translating process is not running. Try again shortly.", "hosted_down"
-                ) from error
-            raise UpstreamFailed(type(error).__name__, lost=True, ran=False) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UpstreamFailed(type(error).__name__, lost=True) from error
+            ran = not isinstance(error, aiohttp.ClientConnectorError)
+            # On the litellm lane this connection is the hosted process'; of the worker's it tells itself.
+            hosted = lane == "litellm"
+            raise UpstreamFailed(type(error).__name__, lost=not hosted, ran=ran, hosted=hosted) from error
 
     async def read_whole(self, response: aiohttp.ClientResponse) -> bytes:
         """A plain answer's body. Raises `UpstreamFailed` when it is larger than allowed."""
         body = await _read_at_most(response, self._settings.max_answer_bytes + 1)
         if len(body) > self._settings.max_answer_bytes:
-            raise UpstreamFailed("the answer is too large", lost=False)
+            raise UpstreamFailed("the answer is too large")
         return body
 
     def _target(self, route: Route, endpoint: Endpoint, lane: str) -> tuple[str, dict[str, str]]:
@@ -117,9 +158,8 @@ async def _raise_refusal(response: aiohttp.ClientResponse, lane: str) -> None:
     body = await _read_at_most(response, MAX_ERROR_BYTES)
     # 401 and 403 concern the gateway's own key for the worker, 404 and 429 the worker's state: not the client's doing.
     if response.status >= 500 or response.status < 400 or response.status in (401, 403, 404, 429):
-        # The hosted process says 502 when it could not reach the worker.
-        unreached = lane == "litellm" and response.status == 502
-        raise UpstreamFailed(f"status {response.status}", lost=unreached, ran=not unreached)
+        told = hosted_failure(_error_of(body)) if lane == "litellm" else None
+        raise told or UpstreamFailed(f"status {response.status}")
     message, param = _message_of(body)
     raise ApiError(response.status, message, param=param, code=None)
 
@@ -131,6 +171,14 @@ async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
         if len(parts) >= limit:
             break
     return bytes(parts[:limit])
+
+
+def _error_of(body: bytes) -> object:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return document.get("error") if isinstance(document, dict) else None
 
 
 def _message_of(body: bytes) -> tuple[str, str | None]:

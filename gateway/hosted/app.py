@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import orjson
 
-from gateway.errors import ApiError, unknown_path
+from gateway.answer import finished_usage
+from gateway.attempts import Usage
+from gateway.errors import TRANSLATION_FAILED, WORKER_FAILED, WORKER_LOST, ApiError, unknown_path
 from gateway.hosted.tap import Tap
 from gateway.hosted.translate import Translation, quiet_litellm
 from gateway.ids import new_id
@@ -40,7 +42,7 @@ class Hosted:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
             return
-        reply = Reply(send, new_id("hst_"))
+        reply = Reply(send, new_id("hst_"), self._stall_timeout_s)
         try:
             await self._http(scope, receive, reply)
         except ClientGone:
@@ -83,8 +85,8 @@ class Hosted:
             translation = Translation(request.endpoint, request.body)
             answer = await translation.call(client)
             if reader is None:
-                usage = orjson.dumps(orjson.loads(bytes(tap.plain)).get("usage") or {})
-                await reply.json(200, translation.plain(answer), [(b"x-hydrant-usage", usage)])
+                usage = _finished(bytes(tap.plain))
+                await reply.json(200, translation.plain(answer), [(b"x-hydrant-usage", usage_json(usage))])
             else:
                 await _stream(translation, answer, tap, reader, reply)
         except ApiError:
@@ -101,8 +103,9 @@ async def _stream(translation: Translation, answer: Any, tap: Tap, reader: OpenA
     told = None
     held: list[bytes] = []
     async for event in translation.events(answer, tap):
-        if reader.failed or (tap.ended and not reader.finished):
-            raise ApiError(502, "The worker's stream ended without a finish reason.", code="worker_lost")
+        # litellm makes an ordinary end, or an event of its own, out of whatever went wrong.
+        if reader.failed or tap.trouble or (tap.ended and not reader.finished) or event.startswith(b"event: error"):
+            raise _stream_failure(tap, reader)
         if reader.usage != told:
             told = reader.usage
             held.append(USAGE_COMMENT + usage_json(told) + b"\n\n")
@@ -112,15 +115,48 @@ async def _stream(translation: Translation, answer: Any, tap: Tap, reader: OpenA
     await reply.end_stream(b"")
 
 
+def _finished(answer: bytes) -> Usage:
+    """The usage of a finished answer. litellm would call an aborted one finished, and estimate what it used."""
+    try:
+        return finished_usage(answer)
+    except ValueError as error:
+        raise ApiError(502, str(error), code=WORKER_FAILED) from error
+
+
 def _failure(error: Exception, tap: Tap, key: str) -> ApiError:
-    """What the gateway is told: the worker's refusal, 502 for a lost worker, 400 for what has no translation."""
+    """What the gateway is told: the worker's own refusal, how the worker failed, or what could not be translated."""
+    if tap.trouble is not None:
+        log.warning("a worker was lost: %s", type(error).__name__)
+        return ApiError(502, "The worker could not be reached, or broke off.", code=tap.trouble)
     if tap.status is not None and tap.status != 200:
         return ApiError(tap.status, _worker_message(bytes(tap.plain)))
-    if tap.called:
-        log.warning("a worker was lost: %s", type(error).__name__)
-        return ApiError(502, "The worker could not be reached, or broke off.", code="worker_lost")
-    message = str(error).replace(key, "...")
-    return ApiError(400, f"The request has no OpenAI form: {message[:500]}")
+    if not tap.called:
+        message = str(error).replace(key, "...")
+        return ApiError(400, f"The request has no OpenAI form: {message[:500]}")
+    if tap.reader is not None:
+        return _stream_failure(tap, tap.reader)
+    _finished(bytes(tap.plain))
+    log.warning("litellm could not translate an answer: %s", type(error).__name__)
+    return _untranslated()
+
+
+def _stream_failure(tap: Tap, reader: OpenAIStream) -> ApiError:
+    """Why a stream that the worker began with 200 has no good end."""
+    if tap.trouble is not None:
+        return ApiError(502, "The worker broke off.", code=tap.trouble)
+    if isinstance(reader.error, dict):
+        code, message = reader.error.get("code"), reader.error.get("message")
+        if isinstance(code, int) and 400 <= code < 500 and isinstance(message, str):
+            return ApiError(code, message)
+    if reader.failed:
+        return ApiError(502, "The worker reported an error.", code=WORKER_FAILED)
+    if tap.ended and not reader.finished:
+        return ApiError(502, "The worker's stream ended without a finish reason.", code=WORKER_LOST)
+    return _untranslated()
+
+
+def _untranslated() -> ApiError:
+    return ApiError(502, "The worker's answer has no form in this API.", code=TRANSLATION_FAILED)
 
 
 def _worker_message(body: bytes) -> str:

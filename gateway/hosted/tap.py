@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import httpx
 import openai
 
+from gateway.errors import WORKER_LOST, WORKER_UNREACHED
 from gateway.stream import OpenAIStream
 
 # A plain answer is kept whole for its usage; the gateway refuses larger ones anyway.
@@ -18,10 +19,14 @@ MAX_PLAIN_BYTES = 64 * 1024 * 1024
 
 
 class Tap(httpx.AsyncBaseTransport):
-    """The transport of one call. `status` is None until the worker answered; `plain` is a whole answer or an error."""
+    """The transport of one call. `status` is None until the worker answered; `plain` is a whole answer or an error.
+
+    `trouble` is the code for a failed connection: `worker_unreached` when nothing can have run, else `worker_lost`.
+    """
 
     def __init__(self, shared: httpx.AsyncBaseTransport, reader: OpenAIStream | None) -> None:
         self.called = False
+        self.trouble: str | None = None
         self.status: int | None = None
         self.plain = bytearray()
         self.ended = False
@@ -37,7 +42,14 @@ class Tap(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """httpx's entry: sends the request and wraps the answer's body."""
         self.called = True
-        response = await self._shared.handle_async_request(request)
+        try:
+            response = await self._shared.handle_async_request(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            self.trouble = WORKER_UNREACHED
+            raise
+        except httpx.TransportError:
+            self.trouble = WORKER_LOST
+            raise
         self.status = response.status_code
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self._stream = _Listening(self, response.stream)
@@ -66,9 +78,13 @@ class _Listening(httpx.AsyncByteStream):
         self._stream = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._stream:
-            self._tap.heard(data)
-            yield data
+        try:
+            async for data in self._stream:
+                self._tap.heard(data)
+                yield data
+        except httpx.TransportError:
+            self._tap.trouble = WORKER_LOST
+            raise
         self._tap.ended = True
 
     async def aclose(self) -> None:

@@ -13,11 +13,12 @@ from gateway.hosted.tap import Tap
 from gateway.parsing import Endpoint
 
 # Only these become litellm's own arguments. Everything else of a body goes to the worker untouched, so that no caller
-# can set litellm's switches (api_base, mock_response, fallbacks, ...).
+# can set litellm's switches (api_base, mock_response, fallbacks, ...). Not `reasoning_effort`: litellm refuses it for
+# servers that it does not know, and makes it of Anthropic's `thinking`; SGLang understands it.
 _OPENAI_PARAMETERS = frozenset({
     "temperature", "top_p", "n", "stop", "max_tokens", "presence_penalty", "frequency_penalty", "logit_bias",
     "logprobs", "top_logprobs", "seed", "response_format", "tools", "tool_choice", "parallel_tool_calls", "user",
-    "reasoning_effort", "stream", "suffix", "echo",
+    "stream", "suffix", "echo",
 })  # fmt: skip
 _ANTHROPIC_PARAMETERS = (
     "messages", "max_tokens", "system", "stop_sequences", "temperature", "top_p", "top_k", "tools", "tool_choice",
@@ -52,6 +53,8 @@ class Translation:
             model = f"{_TEXT_PROVIDER}/{self._model}"
             return await litellm.atext_completion(model=model, prompt=body["prompt"], **arguments, **common)
         model = f"{_CHAT_PROVIDER}/{self._model}"
+        # With tools, litellm would look for an MCP gateway first, and import a library that nobody here needs.
+        common["_skip_mcp_handler"] = True
         return await litellm.acompletion(model=model, messages=body["messages"], **arguments, **common)
 
     def plain(self, answer: Any) -> bytes:

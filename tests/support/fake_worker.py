@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -31,6 +32,12 @@ class FakeWorker:
         self.token_delay = 0.0
         # Break the connection off after this many token chunks (-1: before anything at all), None: never.
         self.die_after: int | None = None
+        # Changes a plain answer's document before it is sent.
+        self.alter: Callable[[dict[str, Any]], None] | None = None
+        # End a stream here in good order, but without finish reason and end mark: what SGLang does when a stage dies.
+        self.end_after: int | None = None
+        # Prompt and answer together may have so many tokens.
+        self.context = 2048
         # Answer with this status and body instead.
         self.refuse: tuple[int, dict[str, Any]] | None = None
         # Waits for this before it answers.
@@ -77,6 +84,8 @@ class FakeWorker:
                 await self.gate.wait()
             if self.refuse is not None:
                 return web.json_response(self.refuse[1], status=self.refuse[0])
+            if PROMPT_TOKENS + body["max_tokens"] > self.context:
+                return web.json_response(too_long(self.context, body["max_tokens"]), status=400)
             await asyncio.sleep(self.first_token_delay)
             answer = await (self._stream if body.get("stream") else self._plain)(request, body, chat)
             self.completed += 1
@@ -109,6 +118,8 @@ class FakeWorker:
             "usage": usage(len(words) * len(choices)),
             "metadata": {"weight_version": "default"},
         }
+        if self.alter is not None:
+            self.alter(document)
         return web.json_response(document)
 
     async def _stream(self, request: web.Request, body: dict[str, Any], chat: bool) -> web.StreamResponse:
@@ -130,6 +141,8 @@ class FakeWorker:
             for index in answers:
                 if self.die_after is not None and sent >= self.die_after:
                     _break_off(request)
+                if self.end_after is not None and sent >= self.end_after:
+                    return response
                 shown = usage(count) if running else None
                 text = word if count == 1 else " " + word
                 if chat:
@@ -148,6 +161,17 @@ class FakeWorker:
             await response.write(usage_chunk(body["model"], chat, usage(len(words) * len(answers))))
         await response.write(b"data: [DONE]\n\n")
         return response
+
+
+def too_long(context: int, max_tokens: int) -> dict[str, Any]:
+    """SGLang 0.5.23's refusal of a request that does not fit its context."""
+    message = (
+        f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested a total "
+        f"of {PROMPT_TOKENS + max_tokens} tokens: {PROMPT_TOKENS} tokens from the input messages and {max_tokens} "
+        "tokens for the completion. Please reduce the number of tokens in the input messages or the completion to fit within "
+        "the limit."
+    )
+    return {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
 
 
 def usage(completion_tokens: int) -> dict[str, Any]:

@@ -83,6 +83,32 @@ class World:
             await pipe.execute()
         await self.redis.publish("hyd:routes:changed", "1")
 
+    async def until_read(self) -> None:
+        """Waits until every gateway that has told of itself has read the routes, and with them the snapshot before."""
+        wanted = int(await self.redis.get("hyd:routes:version") or 0)
+
+        async def read() -> bool:
+            beats = [json.loads(beat) for beat in await self.redis.hvals("hyd:gateways")]
+            return bool(beats) and all(beat["routes_version"] >= wanted for beat in beats)
+
+        await until(read)
+
+    async def applied(self) -> None:
+        """Publishes the snapshot, and waits until the gateways have read it: they read messages in order."""
+        await self.publish()
+        await self.redis.incr("hyd:routes:version")
+        await self.redis.publish("hyd:routes:changed", "1")
+        await self.until_read()
+
+    async def released(self) -> None:
+        """Waits until nothing is reserved beyond what the final events cost."""
+
+        async def clean() -> bool:
+            owed = sum(event["reserved_nusd"] for event in await self.events())
+            return await self.reserved() == owed
+
+        await until(clean)
+
     async def events(self) -> list[dict[str, Any]]:
         """The final usage events so far."""
         return [json.loads(fields["event"]) for _, fields in await self.redis.xrange("hyd:usage")]

@@ -31,6 +31,14 @@ async def worker() -> AsyncIterator[FakeWorker]:
 
 
 @pytest_asyncio.fixture
+async def second() -> AsyncIterator[FakeWorker]:
+    """Another worker."""
+    worker = await FakeWorker().start()
+    yield worker
+    await worker.stop()
+
+
+@pytest_asyncio.fixture
 async def cold_gateway(world: World, redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """A gateway whose model is not running."""
     gateway = await RunningGateway(redis_server.url, tmp_path).start()
@@ -42,6 +50,7 @@ async def cold_gateway(world: World, redis_server: RedisServer, tmp_path: Path) 
 async def gateway(cold_gateway: RunningGateway, world: World, worker: FakeWorker) -> RunningGateway:
     """A gateway whose model `small` runs on `worker`."""
     await world.route("small", route_entry(worker.url))
+    await world.until_read()
     return cold_gateway
 
 

@@ -54,6 +54,7 @@ async def refusal(client: aiohttp.ClientSession, body: Any, status: int, **kwarg
         ({"tools": {}}, "tools"),
         ({"cache_salt": "another tenant's"}, "cache_salt"),
         ({"rid": "x"}, "rid"),
+        ({"stop_regex": "(a|aa)+$"}, "stop_regex"),
         ({"custom_logit_processor": "pickle"}, "custom_logit_processor"),
     ],
 )

@@ -111,6 +111,42 @@ async def test_streams_and_bills_are_equal(client: aiohttp.ClientSession, world:
     assert {name: first[name] for name in BILLED} == {name: second[name] for name in BILLED}
 
 
+TOOL = {"name": "look_up", "description": "Looks up.", "input_schema": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+async def test_tools_reach_the_worker(
+    client: aiohttp.ClientSession, worker: FakeWorker, path: str, stream: bool
+) -> None:
+    tool: dict[str, Any] = TOOL
+    if path == CHAT:
+        function = {"name": TOOL["name"], "description": TOOL["description"], "parameters": TOOL["input_schema"]}
+        tool = {"type": "function", "function": function}
+    body = {"model": "small-lite", "max_tokens": 3, "messages": [{"role": "user", "content": "x"}], "tools": [tool]}
+    async with client.post(path, json=body | {"stream": stream}) as answer:
+        assert answer.status == 200, await answer.text()
+        assert b"three" in await answer.read()
+    (sent,) = worker.requests
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["look_up"]
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "effort"),
+    [
+        (CHAT, {"reasoning_effort": "low"}, "low"),
+        ("/v1/messages", {"thinking": {"type": "enabled", "budget_tokens": 1024}}, "low"),
+    ],
+)
+async def test_how_much_to_reason_reaches_the_worker(
+    client: aiohttp.ClientSession, worker: FakeWorker, path: str, change: dict[str, Any], effort: str
+) -> None:
+    body = {"model": "small-lite", "max_tokens": 3, "messages": [{"role": "user", "content": "x"}]} | change
+    async with client.post(path, json=body) as answer:
+        assert answer.status == 200, await answer.text()
+    assert worker.requests[0]["reasoning_effort"] == effort
+
+
 async def test_the_anthropic_sdk_talks_to_a_direct_model(lanes: RunningGateway, world: World) -> None:
     async with anthropic.AsyncAnthropic(base_url=lanes.url, api_key=KEY, max_retries=0) as sdk:
         message = await sdk.messages.create(model="small", max_tokens=3, messages=[{"role": "user", "content": "x"}])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
-from gateway.parsing import TEMPLATE_TOKENS, Endpoint, InferenceRequest, parse_request
+from gateway.parsing import MAX_ANSWERS, TEMPLATE_TOKENS, Endpoint, InferenceRequest, parse_request
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -55,6 +55,110 @@ def test_media_by_address_is_refused_wherever_it_stands(url: str) -> None:
     ):
         with pytest.raises(ApiError):
             parse(messages=[{"role": "user", "content": [part]}])
+
+
+@pytest.mark.parametrize("extra", [[], [{"type": "text", "text": "x"}], "x", None])
+def test_a_part_cannot_hide_its_address_behind_other_content(extra: Any) -> None:
+    part = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}, "content": extra}
+    with pytest.raises(ApiError):
+        parse(messages=[{"role": "user", "content": [part]}])
+
+
+def converse(*parts: Any, **body: Any) -> InferenceRequest:
+    """A Messages body whose one message has these parts."""
+    return parse(Endpoint.MESSAGES, max_tokens=5, messages=[{"role": "user", "content": list(parts)}], **body)
+
+
+INLINE = {"type": "base64", "media_type": "image/png", "data": "AA=="}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"type": "url", "url": "http://10.0.0.1/"},
+        {"type": "file", "file_id": "f"},
+        INLINE | {"url": "http://10.0.0.1/"},
+        INLINE | {"data": 5},
+        {"type": "base64"},
+        "http://10.0.0.1/",
+        5,
+        None,
+        [],
+    ],
+)
+@pytest.mark.parametrize("kind", ["image", "document"])
+def test_a_messages_source_is_inline_or_refused(kind: str, source: Any) -> None:
+    part = {"type": kind, "source": source}
+    for parts in ([part], [{"type": "tool_result", "tool_use_id": "t", "content": [part]}]):
+        with pytest.raises(ApiError) as caught:
+            converse({"type": "text", "text": "x"}, *parts)
+        assert caught.value.status == 400
+    assert converse({"type": kind, "source": INLINE}).has_media
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["image_url", "video_url", "search_result", "container_upload", "server_tool_use", "mcp_tool_use", "", "new"],
+)
+def test_a_messages_part_of_unlisted_type_is_refused(kind: str) -> None:
+    with pytest.raises(ApiError):
+        converse({"type": kind, "image_url": {"url": "http://10.0.0.1/"}})
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": 5}]}]}, "messages[0].content"),
+        ({"system": 5}, "system"),
+        ({"system": {"type": "text"}}, "system"),
+        ({"system": [{"type": "image", "source": INLINE}]}, "system"),
+    ],
+)
+def test_wrong_types_in_messages_are_named(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse(Endpoint.MESSAGES, max_tokens=5, **body)
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_messages_of_the_allowed_types_pass() -> None:
+    request = parse(
+        Endpoint.MESSAGES,
+        max_tokens=5,
+        system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        messages=[
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "redacted_thinking", "data": "d"},
+                {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+            ]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "t"},
+                {"type": "tool_result", "tool_use_id": "t", "content": "done"},
+                {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "done"}]},
+            ]},
+        ],
+    )  # fmt: skip
+    assert not request.has_media
+
+
+@pytest.mark.parametrize("levels", [300, 2000])
+def test_a_body_nested_too_deeply_is_refused(levels: int) -> None:
+    raw = b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "metadata": ' + b"[" * levels + b"]" * levels
+    with pytest.raises(ApiError) as caught:
+        parse_request(Endpoint.CHAT, raw + b"}")
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+
+
+def test_the_answers_of_one_request_are_bounded() -> None:
+    assert parse(Endpoint.COMPLETIONS, prompt=["x"] * MAX_ANSWERS).choices == MAX_ANSWERS
+    for body in ({"prompt": ["x"] * (MAX_ANSWERS + 1)}, {"prompt": ["x"] * (MAX_ANSWERS // 2 + 1), "n": 2}):
+        with pytest.raises(ApiError) as caught:
+            parse(Endpoint.COMPLETIONS, **body)
+        assert caught.value.status == 400
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""One admitted request on its way to a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.attempts import Attempt
+from gateway.parsing import InferenceRequest
+from gateway.reply import Reply
+from gateway.snapshot import Key, Model, Tenant
+
+
+@dataclass(slots=True)
+class Call:
+    """A request that was admitted.
+
+    `attempt` is the open one, None once ended; `delivered` says events were sent. `deadline` and `ping_at` are on the
+    monotonic clock. `max_tokens` is what one answer may have. `failed` holds the groups that took this request and
+    answered badly, `warm_starts` the cold starts that were over when it began to wait (None: it never did). `permit`
+    raises `ApiError` once key, tenant or model are not in force any more.
+    """
+
+    request: InferenceRequest
+    key: Key
+    tenant: Tenant
+    model: Model
+    lane: str
+    reply: Reply
+    arrived_at_ms: int
+    deadline: float
+    ping_at: float
+    max_tokens: int
+    permit: Callable[[], None]
+    attempt: Attempt | None
+    delivered: bool = False
+    shortened: bool = False
+    warm_starts: frozenset[str] | None = None
+    failed: set[str] = field(default_factory=set)
+
+    @property
+    def open_attempt(self) -> Attempt:
+        """The attempt in progress."""
+        assert self.attempt is not None
+        return self.attempt

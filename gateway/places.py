@@ -1,0 +1,102 @@
+"""Finds a worker's place for a request: at once, or after waiting in line, with comments to a stream meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from gateway import metrics
+from gateway.call import Call
+from gateway.clock import now_ms
+from gateway.demand import Demand
+from gateway.errors import hold_timed_out, unavailable
+from gateway.hold import Hold, Waiter
+from gateway.routes import Route
+from gateway.settings import Settings
+
+# Before a worker gets a request again that it has just answered badly.
+AGAIN_SECONDS = 0.2
+# Before the translating process is tried again while it does not run; its supervisor starts it within seconds.
+HOSTED_SECONDS = 0.25
+COLD_START_HEADER = b"x-hydrant-cold-start"
+
+
+class Places:
+    """The line and the routes, for one request at a time."""
+
+    def __init__(self, settings: Settings, hold: Hold, demand: Demand) -> None:
+        self._settings = settings
+        self._hold = hold
+        self._demand = demand
+
+    async def find(self, call: Call) -> Route:
+        """A worker's place, to be given back. Raises `ApiError` when the wait ends without one."""
+        route = self._hold.take(call.model.name, call.failed)
+        if route is None:
+            route = await self._in_line(call)
+        if route.group_id in call.failed:
+            try:
+                await self._until(call, time.monotonic() + AGAIN_SECONDS)
+            except BaseException:
+                self._hold.give_back(route)
+                raise
+        return route
+
+    def give_back(self, route: Route, *, lost: bool = False) -> None:
+        """Frees a place; `lost`: the worker could not be reached, or broke off, so it is passed over for a while."""
+        if lost:
+            self._hold.mark_bad(route)
+        self._hold.give_back(route)
+
+    async def until_hosted(self, call: Call) -> None:
+        """Waits a little for the translating process to come back. Raises `ApiError` 503 at the hold's deadline."""
+        now = time.monotonic()
+        if now >= call.deadline:
+            raise unavailable("The translating process is not running. Try again shortly.", "hosted_down")
+        await self._until(call, min(call.deadline, now + HOSTED_SECONDS))
+
+    async def _in_line(self, call: Call) -> Route:
+        model = call.model.name
+        waiter = Waiter(model, call.tenant.tenant_id, call.request.size_bytes, now_ms(), call.failed, call.permit)
+        is_first = model not in self._hold.models()
+        if call.warm_starts is None:
+            call.warm_starts = self._hold.cold_starts(model)
+        self._hold.enter(waiter)
+        began = time.monotonic()
+        if is_first:
+            self._demand.first_waiter(model)
+        try:
+            await self._until(call, call.deadline, waiter.ready)
+            if not waiter.ready.done():
+                raise hold_timed_out(call.request.model, (now_ms() - call.arrived_at_ms) / 1000)
+            # Key, tenant and model may have gone since they were looked up.
+            call.permit()
+            route = waiter.claim()
+        finally:
+            self._hold.leave(waiter)
+            waited = time.monotonic() - began
+            call.open_attempt.held_ms += int(waited * 1000)
+            metrics.HELD_SECONDS.labels(model).observe(waited)
+        _note_cold_start(call, route.cold_start_id)
+        return route
+
+    async def _until(self, call: Call, end: float, ready: asyncio.Future[Route] | None = None) -> None:
+        """Waits until `ready` is done, or until `end` (monotonic); sends comments to a stream meanwhile."""
+        waited_for = asyncio.get_running_loop().create_future() if ready is None else ready
+        pings = call.request.stream and call.key.sse_ping
+        while not waited_for.done() and (now := time.monotonic()) < end:
+            if pings and now >= call.ping_at:
+                _note_cold_start(call, self._hold.starting(call.model.name))
+                await call.reply.ping()
+                call.ping_at = now + self._settings.ping_every_s
+            await asyncio.wait({waited_for}, timeout=(min(end, call.ping_at) if pings else end) - now)
+
+
+def _note_cold_start(call: Call, cold_start_id: str | None) -> None:
+    """Has the answer's head tell of the start that was waited for: not of one that was over when the wait began."""
+    if cold_start_id is None or call.warm_starts is None or cold_start_id in call.warm_starts or call.reply.started:
+        return
+    # A request that is tried again may have been held before.
+    kept = [header for header in call.reply.headers if header[0] != COLD_START_HEADER]
+    note = f"{cold_start_id}; {now_ms() - call.arrived_at_ms}"
+    call.reply.headers = [*kept, (COLD_START_HEADER, note.encode())]

@@ -1,0 +1,115 @@
+"""Passes one worker's answer on to the client, and notes what it used."""
+
+from __future__ import annotations
+
+import orjson
+
+from gateway import metrics
+from gateway.answer import finished_usage
+from gateway.attempts import Usage
+from gateway.call import Call
+from gateway.clock import now_ms
+from gateway.errors import ApiError
+from gateway.failpoints import reach
+from gateway.metering import Metering
+from gateway.parsing import Endpoint
+from gateway.routes import Route
+from gateway.stream import AnthropicStream, OpenAIStream, read_usage
+from gateway.upstream import Upstream, UpstreamFailed, hosted_failure, upstream_body
+
+USAGE_HEADER = "x-hydrant-usage"
+
+
+class Proxy:
+    """Runs one attempt of a call on one worker, to its end."""
+
+    def __init__(self, metering: Metering, upstream: Upstream) -> None:
+        self._metering = metering
+        self._upstream = upstream
+
+    async def run(self, call: Call, route: Route) -> None:
+        """The whole exchange; the attempt is ended when it returns.
+
+        Raises `UpstreamFailed`, and `ApiError` when the worker refuses the request itself: then nothing ran.
+        """
+        if call.request.stream:
+            await self._stream(call, route)
+        else:
+            await self._plain(call, route)
+
+    async def _plain(self, call: Call, route: Route) -> None:
+        """A whole answer, billed only when the client is still there to get it."""
+        body = upstream_body(call.request, call.model, call.tenant, call.max_tokens)
+        async with self._upstream.call(route, call.request.endpoint, call.lane, body) as response:
+            answer = await self._upstream.read_whole(response)
+            reported = response.headers.get(USAGE_HEADER)
+        self._deliver(call, plain_usage(answer, reported if call.lane == "litellm" else None))
+        await self._end(call)
+        await call.reply.json(200, answer)
+
+    async def _stream(self, call: Call, route: Route) -> None:
+        """Events as they come. Raises `UpstreamFailed` when they end without a finish reason and the end mark."""
+        request = call.request
+        reader: OpenAIStream | AnthropicStream
+        if request.endpoint is Endpoint.MESSAGES:
+            reader = AnthropicStream()
+        else:
+            reader = OpenAIStream(
+                choices=request.choices,
+                prompts=request.prompts,
+                wants_usage=request.wants_usage,
+                wants_running_usage=request.wants_running_usage,
+            )
+        body = upstream_body(request, call.model, call.tenant, call.max_tokens)
+        last = b""
+        async with self._upstream.call(route, request.endpoint, call.lane, body) as response:
+            async for data in response.content.iter_any():
+                last = reader.feed(data)
+                if reader.done:
+                    break
+                if last:
+                    await call.reply.stream(last)
+                    call.delivered = True
+                    self._deliver(call, reader.usage)
+                    reach("gateway.delivered")
+                if reader.failed:
+                    break
+        if not (reader.done and reader.finished):
+            raise _stream_failure(call, reader.error, reported=reader.failed)
+        self._deliver(call, reader.usage)
+        await self._end(call)
+        await call.reply.end_stream(last)
+
+    async def _end(self, call: Call) -> None:
+        """Ends the attempt before the client has the last bytes: then slots and reservation are free again."""
+        attempt, call.attempt = call.open_attempt, None
+        await self._metering.settled(self._metering.finish(attempt, "ok"))
+
+    def _deliver(self, call: Call, usage: Usage) -> None:
+        attempt = call.open_attempt
+        if attempt.first_token_at_ms is None and usage.completion_tokens:
+            metrics.FIRST_TOKEN.labels(call.model.name).observe((now_ms() - call.arrived_at_ms) / 1000)
+        attempt.deliver(usage)
+
+
+def plain_usage(answer: bytes, reported: str | None) -> Usage:
+    """The engine's usage of a whole answer: from the header of the hosted process, which has checked it, else from the
+    body. Raises `UpstreamFailed` for what is not a finished answer."""
+    try:
+        return finished_usage(answer) if reported is None else read_usage(orjson.loads(reported))
+    except (ValueError, TypeError) as error:
+        raise UpstreamFailed(str(error)) from error
+
+
+def _stream_failure(call: Call, error: object, *, reported: bool) -> Exception:
+    """What to raise for a stream that was not finished. `reported`: by an error or an abort, it did not just end."""
+    if call.lane == "litellm" and (failure := hosted_failure(error)) is not None:
+        return failure
+    if isinstance(error, dict) and not call.delivered:
+        code, message = error.get("code"), error.get("message")
+        # The worker says, before it generated anything, that the request itself is wrong.
+        if isinstance(code, int) and 400 <= code < 500 and isinstance(message, str):
+            return ApiError(code, message)
+    # SGLang ends a stream without any mark when a stage dies.
+    lost = not reported and call.lane == "direct"
+    return UpstreamFailed("the stream ended without a finish reason", lost=lost)
