@@ -32,7 +32,7 @@ def test_a_start_that_cannot_be_planned_is_one_failed_cold_start_with_its_reason
     assert cold_start.failed_at_ms >= cold_start.requested_at_ms
     assert cold_start.ready_at_ms is None
     assert cold_start.cause == "demand"
-    assert cold_start.reason.startswith("No node can take anything")
+    assert cold_start.reason.startswith("No node that reports can take anything")
     with session_scope(bench.here.sessions) as session:
         row = session.get_one(ColdStart, cold_start.id)
         row.requested_at_ms -= 120_000

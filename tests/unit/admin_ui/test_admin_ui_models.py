@@ -256,7 +256,7 @@ def test_a_start_that_could_not_be_planned_says_why(admin: AdminApp, samples: Sa
                 plan=refusal.to_json(),
                 requested_at_ms=now_ms(),
                 failed_at_ms=now_ms(),
-                reason="No node can take anything (2 cordoned).",
+                reason="No node that reports can take anything (2 cordoned).",
             )
         )
     client = admin.signed_in("viewer")
@@ -268,7 +268,7 @@ def test_a_start_that_could_not_be_planned_says_why(admin: AdminApp, samples: Sa
     ):
         answer = client.get(path)
         assert answer.status_code == 200
-        assert "No node can take anything (2 cordoned)" in answer.text
+        assert "No node that reports can take anything (2 cordoned)" in answer.text
 
 
 def test_the_waterfall_has_every_stage_and_both_times(admin: AdminApp, samples: Samples) -> None:
