@@ -32,6 +32,7 @@ class Inventory:
         self._folder = folder
         self._pool = pool
         self._going: set[asyncio.Future[None]] = set()
+        self._gone = 0
         self._segments: dict[Path, Segment] = {}
         # Content -> place of every tensor that has landed or is being fetched; `_held` are those that have landed.
         self._index: dict[Key, Place] = {}
@@ -173,11 +174,19 @@ class Inventory:
         if file is not None:
             going = asyncio.get_running_loop().run_in_executor(self._pool, partial(file.unlink, missing_ok=True))
             self._going.add(going)
-            going.add_done_callback(self._going.discard)
+            going.add_done_callback(self._freed)
 
-    async def given_back(self) -> bool:
-        """Wait until the memory of dropped segments is free; whether there was any to wait for."""
-        if not self._going:
-            return False
-        await asyncio.wait(set(self._going))
-        return True
+    def _freed(self, going: asyncio.Future[None]) -> None:
+        self._going.discard(going)
+        self._gone += 1
+
+    @property
+    def given_back(self) -> int:
+        """How many dropped segments have had their memory given back so far."""
+        return self._gone
+
+    async def more_given_back(self, than: int) -> bool:
+        """Wait until the memory of dropped segments is free; whether `given_back` is now more than an earlier one."""
+        if self._going:
+            await asyncio.wait(set(self._going))
+        return self._gone > than

@@ -290,12 +290,13 @@ class WeightStore:
         """Reserve the segments' memory. Raises StoreError when there is not enough even without what is unused."""
         for segment in segments:
             while not segment.reserved:
+                given_back = self._inventory.given_back
                 try:
                     await in_pool(self._pool, segment.reserve_step)
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise
-                    if await self._inventory.given_back():
+                    if await self._inventory.more_given_back(than=given_back):
                         continue
                     if not (self._inventory.evict_oldest() or self._files.evict_unused()):
                         raise StoreError(
