@@ -95,6 +95,46 @@ async def test_a_held_stream_is_kept_alive_by_comments(
     assert all(frame == b": waiting" or frame.startswith(b"data: ") for frame in frames)
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_pinged_stream_tells_the_cold_start_that_it_waits_for(
+    cold_gateway: RunningGateway,
+    client: aiohttp.ClientSession,
+    world: World,
+    worker: FakeWorker,
+    question: dict[str, Any],
+    known: bool,
+) -> None:
+    if known:
+        start = {"cold_start_id": "cst_1", "state": "starting", "eta_ms": now_ms() + 1000}
+        await world.redis.hset("hyd:coldstart", "small", json.dumps(start))
+        await world.redis.publish("hyd:routes:changed", "1")
+        await until(lambda: cold_gateway.app._routes.starting("small") == "cst_1")
+    async with client.post(CHAT, json=question | {"stream": True}) as answer:
+        await answer.content.readuntil(b"\n\n")
+        await world.route("small", route_entry(worker.url))
+        assert b"[DONE]" in await answer.read()
+        # A head that is sent before the controller has decided anything cannot name it.
+        assert answer.headers.get("x-hydrant-cold-start", "").partition(";")[0] == ("cst_1" if known else "")
+
+
+async def test_a_wait_for_a_warm_workers_place_is_no_cold_start(
+    gateway: RunningGateway,
+    client: aiohttp.ClientSession,
+    world: World,
+    worker: FakeWorker,
+    question: dict[str, Any],
+) -> None:
+    await world.route("small", route_entry(worker.url, capacity=1))
+    await world.until_read()
+    worker.gate = asyncio.Event()
+    running = [asyncio.create_task(post(client, question)) for _ in range(2)]
+    await waiting(world, 1)
+    worker.gate.set()
+    for status, _, headers in await asyncio.gather(*running):
+        assert status == 200
+        assert "x-hydrant-cold-start" not in headers
+
+
 async def test_the_openai_sdk_waits_through_the_comments(
     cold_gateway: RunningGateway, world: World, worker: FakeWorker
 ) -> None:
@@ -116,8 +156,7 @@ async def test_comments_can_be_switched_off_per_key(
 ) -> None:
     for entry in world.keys.values():
         entry["sse_ping"] = False
-    await world.publish()
-    await asyncio.sleep(0.2)
+    await world.applied()
     asking = asyncio.create_task(client.post(CHAT, json=question | {"stream": True}).__aenter__())
     await waiting(world, 1)
     await asyncio.sleep(0.2)
@@ -152,14 +191,13 @@ async def test_the_deadline_ends_a_hold(
     cold_gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any]
 ) -> None:
     world.hold["deadline_s"] = 0.3
-    await world.publish()
+    await world.applied()
 
     async def timed_out() -> bool:
         async with client.post(CHAT, json=question) as answer:
             assert answer.headers["retry-after"]
             return answer.status == 504 and (await answer.json())["error"]["code"] == "hold_timeout"
 
-    await asyncio.sleep(0.1)
     await until(timed_out)
     async with client.post(CHAT, json=question | {"stream": True}) as answer:
         assert answer.status == 200
@@ -201,8 +239,7 @@ async def test_count_and_bytes_are_bounded(
     question: dict[str, Any],
 ) -> None:
     world.hold |= {"max_requests": 3, "max_bytes": 2000}
-    await world.publish()
-    await asyncio.sleep(0.2)
+    await world.applied()
     held = [asyncio.create_task(post(client, question)) for _ in range(3)]
     await waiting(world, 3)
     status, document, headers = await post(client, question)
@@ -224,8 +261,7 @@ async def test_a_tenant_with_a_long_line_gives_way_to_another(
     question: dict[str, Any],
 ) -> None:
     world.hold["max_requests"] = 4
-    await world.publish()
-    await asyncio.sleep(0.2)
+    await world.applied()
     greedy = [asyncio.create_task(post(client, question)) for _ in range(4)]
     await waiting(world, 4)
     modest = asyncio.create_task(post(client, question, OTHER_KEY))
@@ -262,7 +298,7 @@ async def test_a_full_worker_makes_others_wait(
     gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
 ) -> None:
     await world.route("small", route_entry(worker.url, capacity=2))
-    await asyncio.sleep(0.1)
+    await world.until_read()
     worker.gate = asyncio.Event()
     running = [asyncio.create_task(post(client, question)) for _ in range(5)]
     await waiting(world, 3)
