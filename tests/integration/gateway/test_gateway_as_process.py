@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,23 +13,11 @@ from typing import Any
 
 import aiohttp
 from support.fake_worker import FakeWorker
-from support.gateway_process import HOSTED_SECRET, KEY, PEPPER, World, route_entry, until
+from support.gateway_process import KEY, World, environment, route_entry, until
 from support.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[3]
 CHAT = "/v1/chat/completions"
-
-
-def environment(redis_server: RedisServer, home: Path, **changes: str) -> dict[str, str]:
-    """What `hydrant up` would export, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {
-        "PATH": os.environ["PATH"], "HYDRANT_HOME": str(home), "REDIS_URL": redis_server.url,
-        "HYDRANT_KEY_PEPPER": PEPPER.decode(), "HYDRANT_HOSTED_SECRET": HOSTED_SECRET,
-        "HYDRANT_GATEWAY_PORT": str(port), "HYDRANT_DRAIN_TIMEOUT_S": "5",
-    } | changes  # fmt: skip
 
 
 @asynccontextmanager

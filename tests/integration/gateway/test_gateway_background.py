@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from redis.exceptions import RedisError
 from support.fake_worker import FakeWorker
-from support.gateway_process import RunningGateway, World, route_entry, until
+from support.gateway_process import RunningGateway, World, environment, route_entry, until
 
+ROOT = Path(__file__).parents[3]
 CHAT = "/v1/chat/completions"
 
 
@@ -67,6 +71,24 @@ async def test_a_background_task_that_dies_takes_the_gateway_out_of_service(
     assert await ready(client) == 503
 
 
+async def test_a_gateway_process_whose_background_task_died_ends_for_its_supervisor(
+    world: World, redis_server: Any, tmp_path: Any
+) -> None:
+    defect = (
+        "import sys\nfrom gateway.metering import Metering\n"
+        "async def defect(self):\n    raise RuntimeError('a defect')\n"
+        "Metering.checkpoint = defect\n"
+        "from gateway.__main__ import main\nsys.exit(main())\n"
+    )
+    environ = environment(redis_server, tmp_path)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", defect, cwd=ROOT, env=environ, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert b"a background task has died" in errors
+    assert b"RuntimeError: a defect" in errors
+
+
 async def test_activity_that_redis_did_not_take_is_told_later(
     gateway: RunningGateway, client: aiohttp.ClientSession, world: World, redis_server: Any, worker: FakeWorker,
     question: dict[str, Any],
@@ -81,7 +103,8 @@ async def test_activity_that_redis_did_not_take_is_told_later(
     await until(told)
     redis_server.kill()
     gateway.app._demand.touched("small")
-    with pytest.raises(Exception, match=r".*"):
+    with pytest.raises(RedisError):
         await gateway.app._demand._write_activity()
     redis_server.start()
+    await world.redis.connection_pool.disconnect()  # of the server that was killed
     await until(told)

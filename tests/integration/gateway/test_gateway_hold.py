@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -307,31 +305,3 @@ async def test_a_full_worker_makes_others_wait(
     worker.gate.set()
     assert [status for status, _, _ in await asyncio.gather(*running)] == [200] * 5
     assert worker.most_active == 2
-
-
-async def test_a_real_celery_worker_runs_the_hint(
-    cold_gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any], tmp_path: Path
-) -> None:
-    asking = asyncio.create_task(post(client, question))
-    await waiting(world, 1)
-    out = tmp_path / "ran"
-    (tmp_path / "hintapp.py").write_text(
-        "import os\nfrom celery import Celery\n"
-        "url = os.environ['BROKER'].replace('unix://', 'redis+socket://')\n"
-        "app = Celery('hints', broker=url)\n"
-        "app.conf.update(task_serializer='json', accept_content=['json'], broker_connection_retry_on_startup=True)\n"
-        "@app.task(name='control.scale')\n"
-        f"def scale(model):\n    open({str(out)!r}, 'w').write(model)\n"
-    )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "celery", "-A", "hintapp", "worker", "-Q", "control", "-P", "solo", "--without-gossip",
-        "--without-mingle", cwd=tmp_path, env={"BROKER": cold_gateway.settings.redis_url, "C_FORCE_ROOT": "1"},
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        await until(out.exists, seconds=60)
-        await until(lambda: out.read_text() == "small")
-    finally:
-        process.terminate()
-        await process.wait()
-        asking.cancel()
