@@ -154,12 +154,22 @@ class Gateway:
                 return
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        endpoint = _INFERENCE.get(path)
+        endpoint = _INFERENCE.get(scope["path"])
         sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
         reply = Reply(
             send, request_id(sent_id), self._settings.stall_timeout_s, anthropic=endpoint is Endpoint.MESSAGES
         )
+        try:
+            await self._answer(scope, receive, reply, endpoint)
+        except ClientGone:
+            return
+        finally:
+            if reply.started:
+                metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
+
+    async def _answer(self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint | None) -> None:
+        """Answers, if only with an error. Raises `ClientGone`."""
+        path = scope["path"]
         try:
             if endpoint is not None:
                 if scope["method"] != "POST":
@@ -168,15 +178,12 @@ class Gateway:
             else:
                 await self._look_up(scope, reply, path)
         except ClientGone:
-            return
+            raise
         except ApiError as error:
             await reply.fail(error)
         except Exception:
             log.exception("request %s failed", reply.request_id)
             await reply.fail(internal(reply.request_id))
-        finally:
-            if reply.started:
-                metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
 
     async def _look_up(self, scope: Scope, reply: Reply, path: str) -> None:
         """The endpoints that only read."""
