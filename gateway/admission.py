@@ -46,6 +46,15 @@ class Admitted:
         return out
 
 
+@dataclass(frozen=True, slots=True)
+class Persistence:
+    """A Redis server's identity (it changes with every start), and whether it keeps what it has taken over one."""
+
+    run_id: str
+    has_aof: bool
+    settled: list[str]
+
+
 class Admission:
     """The scripts, bound to one Redis client whose commands all have a time limit."""
 
@@ -126,6 +135,20 @@ class Admission:
             ],
             args=[event.attempt_id, orjson.dumps(event.body), tenant, event.surplus_tokens],
         )
+
+    async def look(self, attempt_ids: list[str]) -> Persistence:
+        """What kind of Redis this is, and which of these attempts it still holds, at one moment of one server.
+
+        Raises RedisError.
+        """
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.info("server")
+            pipe.info("persistence")
+            for attempt_id in attempt_ids:
+                pipe.hexists(rediskeys.ATTEMPTS, attempt_id)
+            server, persistence, *held = await pipe.execute()
+        settled = [attempt_id for attempt_id, is_held in zip(attempt_ids, held, strict=True) if not is_held]
+        return Persistence(str(server["run_id"]), bool(persistence["aof_enabled"]), settled)
 
     async def checkpoint(self, attempts: list[Attempt]) -> None:
         """Writes the running usage of open attempts and keeps their slots alive."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
+from collections.abc import Callable
 
 import orjson
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -42,9 +44,9 @@ _INFERENCE = {endpoint.value: endpoint for endpoint in Endpoint}
 
 
 class Gateway:
-    """One gateway process."""
+    """One gateway process. `on_broken` is called when a background task has died: the process cannot go on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_broken: Callable[[], None] = lambda: None) -> None:
         self.gateway_id = f"{new_id('gw_')}-{os.getpid()}"
         self._settings = settings
         # Every command has a bound: a silent Redis is an unreachable Redis.
@@ -57,6 +59,8 @@ class Gateway:
         )
         self._redis = Redis.from_pool(pool)
         self._tasks: list[asyncio.Task[None]] = []
+        self._broken = False
+        self._on_broken = on_broken
         self._requests: set[asyncio.Task[object]] = set()
         self._routes = RouteTable(time.monotonic)
         self._hold = Hold(self._routes, self._hold_limits)
@@ -93,7 +97,17 @@ class Gateway:
             self._metering.publish_forever(),
             self._demand.pulse_forever(),
         ):
-            self._tasks.append(asyncio.create_task(work))
+            task = asyncio.create_task(work)
+            task.add_done_callback(self._watch)
+            self._tasks.append(task)
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        """Background tasks never end by themselves: without one of them keys, routes or bills would stand still."""
+        if task.cancelled():
+            return
+        log.critical("a background task has died; this gateway stops", exc_info=task.exception())
+        self._broken = True
+        self._on_broken()
 
     async def stop(self) -> None:
         """Publishes what is left (the spool keeps what Redis does not take), and closes everything."""
@@ -105,6 +119,7 @@ class Gateway:
             task.cancel()
         await asyncio.wait(self._tasks)
         try:
+            await self._metering.confirm()
             await self._demand.farewell()
         except RedisError as error:
             log.warning("could not say farewell to Redis (%s)", type(error).__name__)
@@ -139,12 +154,22 @@ class Gateway:
                 return
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        endpoint = _INFERENCE.get(path)
+        endpoint = _INFERENCE.get(scope["path"])
         sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
         reply = Reply(
             send, request_id(sent_id), self._settings.stall_timeout_s, anthropic=endpoint is Endpoint.MESSAGES
         )
+        try:
+            await self._answer(scope, receive, reply, endpoint)
+        except ClientGone:
+            return
+        finally:
+            if reply.started:
+                metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
+
+    async def _answer(self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint | None) -> None:
+        """Answers, if only with an error. Raises `ClientGone`."""
+        path = scope["path"]
         try:
             if endpoint is not None:
                 if scope["method"] != "POST":
@@ -153,15 +178,12 @@ class Gateway:
             else:
                 await self._look_up(scope, reply, path)
         except ClientGone:
-            return
+            raise
         except ApiError as error:
             await reply.fail(error)
         except Exception:
             log.exception("request %s failed", reply.request_id)
             await reply.fail(internal(reply.request_id))
-        finally:
-            if reply.started:
-                metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
 
     async def _look_up(self, scope: Scope, reply: Reply, path: str) -> None:
         """The endpoints that only read."""
@@ -174,6 +196,8 @@ class Gateway:
             await reply.json(200, b'{"status":"ok"}')
         elif path == "/ready":
             self._snapshot()
+            if self._broken:
+                raise unavailable("A background task has died; the gateway restarts.", "gateway_restarting")
             if not self._read_model.connected:
                 raise unavailable("Redis does not answer.", "redis_unavailable")
             await reply.json(200, b'{"status":"ready"}')
@@ -214,4 +238,5 @@ def _model_object(name: str, model: Model) -> dict[str, object]:
 
 def create_app() -> Gateway:
     """uvicorn's factory: one gateway from the environment."""
-    return Gateway(load_settings())
+    # The supervisor starts it again; running answers end first.
+    return Gateway(load_settings(), lambda: signal.raise_signal(signal.SIGTERM))

@@ -61,6 +61,7 @@ class Demand:
                     tidied = True
                 await self._beat()
                 await self._metering.checkpoint()
+                await self._metering.confirm()
             except RedisError as error:
                 log.warning("the pulse did not reach Redis (%s)", type(error).__name__)
             metrics.HELD.set(self._hold.count)
@@ -78,7 +79,7 @@ class Demand:
         for name in names:
             key = rediskeys.activity(name.decode())
             for gateway_id, entry in (await self._redis.hgetall(key)).items():
-                if now_ms() - orjson.loads(entry)["at_ms"] > REMEMBER_MS:
+                if now_ms() - _said_at_ms(entry) > REMEMBER_MS:
                     await self._redis.hdel(key, gateway_id)
 
     async def _announce(self, model: str) -> None:
@@ -101,12 +102,16 @@ class Demand:
         due = self._hold.models() | self._routes.models_in_flight() | self._touched
         if not due:
             return
-        self._touched = set()
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for model in due:
-                pipe.hset(rediskeys.activity(model), self._gateway_id, self._activity(model))
-            pipe.sadd(rediskeys.ACTIVITY_MODELS, *due)
-            await pipe.execute()
+        touched, self._touched = self._touched, set()
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for model in due:
+                    pipe.hset(rediskeys.activity(model), self._gateway_id, self._activity(model))
+                pipe.sadd(rediskeys.ACTIVITY_MODELS, *due)
+                await pipe.execute()
+        except RedisError:
+            self._touched |= touched
+            raise
 
     def _activity(self, model: str) -> bytes:
         waiting, oldest_at_ms = self._hold.waiting(model)
@@ -122,3 +127,11 @@ class Demand:
                 "routes_version": self._routes.version,
             }
         )
+
+
+def _said_at_ms(entry: bytes | str) -> int:
+    """When an activity entry was written; 0 for one that cannot be read."""
+    try:
+        return int(orjson.loads(entry)["at_ms"])
+    except (ValueError, KeyError, TypeError):
+        return 0

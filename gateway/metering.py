@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from collections import deque
 from redis.exceptions import RedisError
 
 from gateway import metrics
-from gateway.admission import Admission
+from gateway.admission import Admission, Persistence
 from gateway.attempts import Attempt, FinalEvent
 from gateway.celery_message import CeleryHints
 from gateway.failpoints import reach
@@ -27,6 +28,8 @@ RETRY_SECONDS = 0.5
 # How long an answer's last bytes may wait for the attempt's publication.
 SETTLE_SECONDS = 1.0
 PUBLISH_BATCH = 64
+# So many spooled events are asked after at a time, where Redis has no AOF.
+CONFIRM_BATCH = 1000
 # The ledger is told of new events this often at most; its own tick finds the rest within a second.
 HINT_SECONDS = 0.2
 
@@ -42,6 +45,9 @@ class Metering:
         self._queue: deque[tuple[FinalEvent | Attempt, asyncio.Future[None]]] = deque()
         self._work = asyncio.Event()
         self._hinted_at = 0.0
+        # Published to a Redis that could still forget them.
+        self._unsettled: dict[str, FinalEvent] = {}
+        self._server: Persistence | None = None
 
     @property
     def unpublished(self) -> int:
@@ -106,6 +112,23 @@ class Metering:
         """Writes all open attempts' running usage. Raises RedisError."""
         await self._admission.checkpoint(list(self._open.values()))
 
+    async def confirm(self) -> None:
+        """Forgets spooled events that are safe, and publishes again those that another server had taken.
+
+        With AOF Redis keeps an event itself. Without it, an event is safe when the ledger has closed its attempt; on
+        another server than before, though, attempts are missing because the memory is lost. Raises RedisError.
+        """
+        asked = dict(itertools.islice(self._unsettled.items(), CONFIRM_BATCH))
+        before, self._server = self._server, await self._admission.look(list(asked))
+        if before is not None and before.run_id != self._server.run_id:
+            again, self._unsettled = self._unsettled, {}
+            for event in again.values():
+                self._enqueue(event)
+            return
+        for attempt_id in asked if self._server.has_aof else self._server.settled:
+            if self._unsettled.pop(attempt_id, None) is not None:
+                self._spool.published(attempt_id)
+
     def adopt(self) -> None:
         """Queues what earlier processes left in their spools."""
         for event in self._spool.adopt():
@@ -135,6 +158,8 @@ class Metering:
         return done
 
     async def _publish_batch(self) -> None:
+        if self._server is None:
+            await self.confirm()
         published = False
         batch = [self._queue[position] for position in range(min(PUBLISH_BATCH, len(self._queue)))]
         results = await asyncio.gather(*(self._publish(ending) for ending, _ in batch), return_exceptions=True)
@@ -146,7 +171,7 @@ class Metering:
                 self._queue.append((ending, done))
                 continue
             if isinstance(ending, FinalEvent):
-                self._spool.published(ending.attempt_id)
+                self._published(ending)
                 published = True
             if not done.done():
                 done.set_result(None)
@@ -157,6 +182,13 @@ class Metering:
             await self._hints.send("ledger", "ledger.drain", [])
         if failure is not None:
             raise failure
+
+    def _published(self, event: FinalEvent) -> None:
+        assert self._server is not None
+        if self._server.has_aof:
+            self._spool.published(event.attempt_id)
+        else:
+            self._unsettled[event.attempt_id] = event
 
     async def _publish(self, ending: FinalEvent | Attempt) -> None:
         if isinstance(ending, FinalEvent):

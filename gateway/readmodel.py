@@ -95,17 +95,24 @@ class ReadModel:
         if documents == self._routes_documents:
             return
         self._routes_documents = documents
+        try:
+            number = int(version or 0)
+        except ValueError:
+            log.error("the routes have no version that can be read; the last good ones stay in force")
+            return
         table: dict[str, list[Route]] = {}
-        for name, document in routes.items():
+        for field, document in routes.items():
+            name = field.decode(errors="replace")
             try:
-                table[name.decode()] = parse_routes(name.decode(), document)
+                table[name] = parse_routes(name, document)
             except _UNREADABLE as error:
-                log.error("the routes of %s cannot be read (%r); it has none until they are", name.decode(), error)
+                log.error("the routes of %s cannot be read (%r); it has none until they are", name, error)
         starts = {}
-        for name, document in cold_starts.items():
+        for field, document in cold_starts.items():
+            name = field.decode(errors="replace")
             try:
-                starts[name.decode()] = parse_cold_start(document)
+                starts[name] = parse_cold_start(document)
             except _UNREADABLE as error:
-                log.error("the cold start of %s cannot be read (%r)", name.decode(), error)
-        self._routes.replace(int(version or 0), table, starts)
+                log.error("the cold start of %s cannot be read (%r)", name, error)
+        self._routes.replace(number, table, starts)
         self._on_routes()

@@ -1,4 +1,4 @@
-"""Final usage events on local disk until Redis has taken them.
+"""Final usage events on local disk until Redis has them for good.
 
 One file a gateway process, named by its gateway id and locked while the process lives; a process that starts adopts the
 files whose lock is free. A line is appended before the client gets the last bytes of its answer, and written to the
@@ -26,8 +26,7 @@ class Spool:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._path = directory / f"{gateway_id}.jsonl"
-        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file = _create_locked(self._path)
         self._outstanding: set[str] = set()
 
     @property
@@ -61,10 +60,12 @@ class Spool:
             except BlockingIOError:  # its process lives
                 os.close(file)
                 continue
-            for event in _read(path):
-                self.append(event)
-                adopted.append(event)
-            path.unlink(missing_ok=True)
+            # Another starting gateway may have had the lock before: then the file has no name any more.
+            if os.fstat(file).st_nlink:
+                for event in _read(file, path):
+                    self.append(event)
+                    adopted.append(event)
+                path.unlink(missing_ok=True)
             os.close(file)
         return adopted
 
@@ -75,9 +76,20 @@ class Spool:
         os.close(self._file)
 
 
-def _read(path: Path) -> list[FinalEvent]:
+def _create_locked(path: Path) -> int:
+    """A new file that this process has locked, and that still has its name: between the two another starting gateway
+    may take the empty file for a dead one's, and remove it."""
+    while True:
+        file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file).st_nlink:
+            return file
+        os.close(file)
+
+
+def _read(file: int, path: Path) -> list[FinalEvent]:
     events = []
-    for line in path.read_bytes().splitlines():
+    for line in os.pread(file, os.fstat(file).st_size, 0).splitlines():
         try:
             events.append(FinalEvent.from_line(line))
         except (ValueError, KeyError, TypeError):

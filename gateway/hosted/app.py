@@ -44,11 +44,12 @@ class Hosted:
             return
         reply = Reply(send, new_id("hst_"), self._stall_timeout_s)
         try:
-            await self._http(scope, receive, reply)
+            try:
+                await self._http(scope, receive, reply)
+            except ApiError as error:
+                await reply.fail(error)
         except ClientGone:
             return
-        except ApiError as error:
-            await reply.fail(error)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "lifespan.shutdown":

@@ -168,8 +168,8 @@ def too_long(context: int, max_tokens: int) -> dict[str, Any]:
     message = (
         f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested a total "
         f"of {PROMPT_TOKENS + max_tokens} tokens: {PROMPT_TOKENS} tokens from the input messages and {max_tokens} "
-        "tokens for the completion. Please reduce the number of tokens in the input messages or the completion to fit within "
-        "the limit."
+        "tokens for the completion. Please reduce the number of tokens in the input messages or the completion to fit "
+        "within the limit."
     )
     return {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import redis.asyncio
 import uvicorn
+from support.redis_server import RedisServer
 
 from gateway.app import Gateway
 from gateway.settings import Settings
@@ -163,6 +166,18 @@ class RunningGateway:
     async def _is_ready(self) -> bool:
         async with aiohttp.ClientSession() as session, session.get(self.url + "/ready") as response:
             return response.status == 200
+
+
+def environment(redis_server: RedisServer, home: Path, **changes: str) -> dict[str, str]:
+    """What `hydrant up` would export, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "PATH": os.environ["PATH"], "HYDRANT_HOME": str(home), "REDIS_URL": redis_server.url,
+        "HYDRANT_KEY_PEPPER": PEPPER.decode(), "HYDRANT_HOSTED_SECRET": HOSTED_SECRET,
+        "HYDRANT_GATEWAY_PORT": str(port), "HYDRANT_DRAIN_TIMEOUT_S": "5",
+    } | changes  # fmt: skip
 
 
 async def until(condition: Any, seconds: float = 10.0) -> None:

@@ -13,6 +13,12 @@ from support.gateway_process import KEY, RunningGateway, World, route_entry
 from support.redis_server import RedisServer
 
 
+@pytest.fixture(autouse=True)
+def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats follow each other closely: tests wait for them to know what a gateway has read."""
+    monkeypatch.setattr("gateway.demand.PULSE_SECONDS", 0.05)
+
+
 @pytest_asyncio.fixture
 async def world(redis_server: RedisServer) -> AsyncIterator[World]:
     """A published read model without any route."""

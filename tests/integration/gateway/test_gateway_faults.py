@@ -111,7 +111,7 @@ async def test_an_attempt_that_somebody_settled_is_not_written_again(
     asking = asyncio.create_task(client.post(CHAT, json=question).__aenter__())
     await until(lambda: worker.active == 1)
     await world.redis.delete("hyd:attempts")
-    await asyncio.sleep(1.2)
+    await gateway.app._metering.checkpoint()
     assert await world.redis.exists("hyd:attempts") == 0
     worker.gate.set()
     answer = await asking

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -95,6 +93,46 @@ async def test_a_held_stream_is_kept_alive_by_comments(
     assert all(frame == b": waiting" or frame.startswith(b"data: ") for frame in frames)
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_pinged_stream_tells_the_cold_start_that_it_waits_for(
+    cold_gateway: RunningGateway,
+    client: aiohttp.ClientSession,
+    world: World,
+    worker: FakeWorker,
+    question: dict[str, Any],
+    known: bool,
+) -> None:
+    if known:
+        start = {"cold_start_id": "cst_1", "state": "starting", "eta_ms": now_ms() + 1000}
+        await world.redis.hset("hyd:coldstart", "small", json.dumps(start))
+        await world.redis.publish("hyd:routes:changed", "1")
+        await until(lambda: cold_gateway.app._routes.starting("small") == "cst_1")
+    async with client.post(CHAT, json=question | {"stream": True}) as answer:
+        await answer.content.readuntil(b"\n\n")
+        await world.route("small", route_entry(worker.url))
+        assert b"[DONE]" in await answer.read()
+        # A head that is sent before the controller has decided anything cannot name it.
+        assert answer.headers.get("x-hydrant-cold-start", "").partition(";")[0] == ("cst_1" if known else "")
+
+
+async def test_a_wait_for_a_warm_workers_place_is_no_cold_start(
+    gateway: RunningGateway,
+    client: aiohttp.ClientSession,
+    world: World,
+    worker: FakeWorker,
+    question: dict[str, Any],
+) -> None:
+    await world.route("small", route_entry(worker.url, capacity=1))
+    await world.until_read()
+    worker.gate = asyncio.Event()
+    running = [asyncio.create_task(post(client, question)) for _ in range(2)]
+    await waiting(world, 1)
+    worker.gate.set()
+    for status, _, headers in await asyncio.gather(*running):
+        assert status == 200
+        assert "x-hydrant-cold-start" not in headers
+
+
 async def test_the_openai_sdk_waits_through_the_comments(
     cold_gateway: RunningGateway, world: World, worker: FakeWorker
 ) -> None:
@@ -116,8 +154,7 @@ async def test_comments_can_be_switched_off_per_key(
 ) -> None:
     for entry in world.keys.values():
         entry["sse_ping"] = False
-    await world.publish()
-    await asyncio.sleep(0.2)
+    await world.applied()
     asking = asyncio.create_task(client.post(CHAT, json=question | {"stream": True}).__aenter__())
     await waiting(world, 1)
     await asyncio.sleep(0.2)
@@ -152,14 +189,13 @@ async def test_the_deadline_ends_a_hold(
     cold_gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any]
 ) -> None:
     world.hold["deadline_s"] = 0.3
-    await world.publish()
+    await world.applied()
 
     async def timed_out() -> bool:
         async with client.post(CHAT, json=question) as answer:
             assert answer.headers["retry-after"]
             return answer.status == 504 and (await answer.json())["error"]["code"] == "hold_timeout"
 
-    await asyncio.sleep(0.1)
     await until(timed_out)
     async with client.post(CHAT, json=question | {"stream": True}) as answer:
         assert answer.status == 200
@@ -201,8 +237,7 @@ async def test_count_and_bytes_are_bounded(
     question: dict[str, Any],
 ) -> None:
     world.hold |= {"max_requests": 3, "max_bytes": 2000}
-    await world.publish()
-    await asyncio.sleep(0.2)
+    await world.applied()
     held = [asyncio.create_task(post(client, question)) for _ in range(3)]
     await waiting(world, 3)
     status, document, headers = await post(client, question)
@@ -224,8 +259,7 @@ async def test_a_tenant_with_a_long_line_gives_way_to_another(
     question: dict[str, Any],
 ) -> None:
     world.hold["max_requests"] = 4
-    await world.publish()
-    await asyncio.sleep(0.2)
+    await world.applied()
     greedy = [asyncio.create_task(post(client, question)) for _ in range(4)]
     await waiting(world, 4)
     modest = asyncio.create_task(post(client, question, OTHER_KEY))
@@ -262,7 +296,7 @@ async def test_a_full_worker_makes_others_wait(
     gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
 ) -> None:
     await world.route("small", route_entry(worker.url, capacity=2))
-    await asyncio.sleep(0.1)
+    await world.until_read()
     worker.gate = asyncio.Event()
     running = [asyncio.create_task(post(client, question)) for _ in range(5)]
     await waiting(world, 3)
@@ -271,31 +305,3 @@ async def test_a_full_worker_makes_others_wait(
     worker.gate.set()
     assert [status for status, _, _ in await asyncio.gather(*running)] == [200] * 5
     assert worker.most_active == 2
-
-
-async def test_a_real_celery_worker_runs_the_hint(
-    cold_gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any], tmp_path: Path
-) -> None:
-    asking = asyncio.create_task(post(client, question))
-    await waiting(world, 1)
-    out = tmp_path / "ran"
-    (tmp_path / "hintapp.py").write_text(
-        "import os\nfrom celery import Celery\n"
-        "url = os.environ['BROKER'].replace('unix://', 'redis+socket://')\n"
-        "app = Celery('hints', broker=url)\n"
-        "app.conf.update(task_serializer='json', accept_content=['json'], broker_connection_retry_on_startup=True)\n"
-        "@app.task(name='control.scale')\n"
-        f"def scale(model):\n    open({str(out)!r}, 'w').write(model)\n"
-    )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "celery", "-A", "hintapp", "worker", "-Q", "control", "-P", "solo", "--without-gossip",
-        "--without-mingle", cwd=tmp_path, env={"BROKER": cold_gateway.settings.redis_url, "C_FORCE_ROOT": "1"},
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        await until(out.exists, seconds=60)
-        await until(lambda: out.read_text() == "small")
-    finally:
-        process.terminate()
-        await process.wait()
-        asking.cancel()

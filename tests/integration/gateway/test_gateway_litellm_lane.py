@@ -147,6 +147,20 @@ async def test_how_much_to_reason_reaches_the_worker(
     assert worker.requests[0]["reasoning_effort"] == effort
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_without_a_bound_fills_what_the_prompt_leaves(
+    client: aiohttp.ClientSession, world: World, worker: FakeWorker, stream: bool
+) -> None:
+    worker.context = PROMPT_TOKENS + 2
+    body = {"model": "small-lite", "messages": [{"role": "user", "content": "x"}], "stream": stream}
+    async with client.post(CHAT, json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        await answer.read()
+    assert [request["max_tokens"] for request in worker.requests] == [5, 2]
+    (event,) = await world.until_events(1)
+    assert (event["outcome"], event["completion_tokens"]) == ("ok", 2)
+
+
 async def test_the_anthropic_sdk_talks_to_a_direct_model(lanes: RunningGateway, world: World) -> None:
     async with anthropic.AsyncAnthropic(base_url=lanes.url, api_key=KEY, max_retries=0) as sdk:
         message = await sdk.messages.create(model="small", max_tokens=3, messages=[{"role": "user", "content": "x"}])

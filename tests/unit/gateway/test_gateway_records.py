@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import subprocess
@@ -94,6 +95,42 @@ def test_a_spool_of_a_living_process_is_left_alone_and_of_a_dead_one_adopted(tmp
     other.close()
 
 
+def test_two_that_start_at_once_adopt_a_dead_ones_events_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gw_dead.jsonl").write_bytes(event_of("dead").to_line())
+    first, second = Spool(tmp_path, "gw_1"), Spool(tmp_path, "gw_2")
+    really_open, adopted = os.open, []
+
+    def open_late(path: Any, *arguments: Any) -> int:
+        file = really_open(path, *arguments)
+        if Path(path).name == "gw_dead.jsonl" and not adopted:
+            adopted.append("begun")
+            adopted.extend(first.adopt())
+        return file
+
+    monkeypatch.setattr(os, "open", open_late)
+    assert second.adopt() == []
+    assert adopted == ["begun", event_of("dead")]
+
+
+def test_a_spool_that_was_just_made_is_not_lost_to_another_that_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Spool(tmp_path, "gw_1")
+    really_lock, calls = fcntl.flock, []
+
+    def lock_late(file: int, operation: int) -> None:
+        calls.append(file)
+        if len(calls) == 1:
+            other.adopt()
+        really_lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    spool = Spool(tmp_path, "gw_new")
+    spool.append(event_of("mine"))
+    assert (tmp_path / "gw_new.jsonl").read_bytes() == event_of("mine").to_line()
+    assert len(calls) == 3
+
+
 def test_an_event_survives_a_killed_process(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from gateway.spool import Spool\n"
@@ -145,10 +182,21 @@ def test_permission_is_by_name_or_by_the_alias_used(allowed: list[str], asked: s
         assert caught.value.status == 403
 
 
-def test_ids_sort_by_time_and_request_ids_are_checked() -> None:
-    ids = [new_id("att_") for _ in range(100)]
-    assert len(set(ids)) == 100
+def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = []
+    for time_ms in (0, 1, 31, 32, 1_700_000_000_000, 1_700_000_000_001, 2**48 - 1):
+        monkeypatch.setattr("gateway.ids.now_ms", lambda time_ms=time_ms: time_ms)
+        ids.append(new_id("att_"))
+    assert ids == sorted(ids)
     assert {len(one) for one in ids} == {30}
+
+
+def test_ids_of_one_moment_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.ids.now_ms", lambda: 5)
+    assert len({new_id("att_") for _ in range(100)}) == 100
+
+
+def test_request_ids_are_checked() -> None:
     assert request_id(b"abc-1:2") == "abc-1:2"
     for insane in (None, b"", b"a b", b"x" * 129, b"a\r\nset-cookie: x", "é".encode()):
         assert request_id(insane).startswith("req_")

@@ -66,15 +66,27 @@ def test_load_survives_a_change_of_the_routes() -> None:
     assert routes.models_in_flight() == set()
 
 
-@pytest.mark.parametrize("document", ["[", "{}", "[1]", '[{"group_id": "g"}]', "null"])
+def test_a_group_that_has_failed_a_request_is_its_last_choice() -> None:
+    routes = table(route("a", capacity=1), route("b", prefer=2, capacity=1))
+    first, second = routes.take("m", {"b"}), routes.take("m", {"b"})
+    assert first is not None
+    assert second is not None
+    assert (first.group_id, second.group_id) == ("a", "b")
+
+
+ENTRY = {"group_id": "g", "url": "http://h:1/", "api_key": "k", "state": "pipeline", "prefer": 1, "capacity": 8}
+
+
+@pytest.mark.parametrize("document", ["[", "{}", "[1]", '[{"group_id": "g"}]', "null"] + [
+    json.dumps([ENTRY | change]) for change in ({"url": None}, {"group_id": 5}, {"prefer": None}, {"capacity": "8"})
+])  # fmt: skip
 def test_routes_that_cannot_be_read_raise_what_the_reader_catches(document: str) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         parse_routes("m", document.encode())
 
 
 def test_a_route_is_read() -> None:
-    entry = {"group_id": "g", "url": "http://h:1/", "api_key": "k", "state": "pipeline", "prefer": 1, "capacity": 8}
-    (one,) = parse_routes("m", json.dumps([entry]).encode())
+    (one,) = parse_routes("m", json.dumps([ENTRY]).encode())
     assert (one.url, one.capacity, one.cold_start_id) == ("http://h:1", 8, None)
 
 

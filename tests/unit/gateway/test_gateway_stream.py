@@ -90,6 +90,38 @@ def test_a_failure_is_withheld_and_ends_everything(event: bytes) -> None:
     assert not stream.done
 
 
+@pytest.mark.parametrize("payload", ["[]", "5", '{"choices": [5]}', '{"choices": [{"finish_reason": "stop"}]}',
+                                     '{"choices": [], "usage": 5}', '{"choices": [], "usage": {"prompt_tokens": "x"}}',
+                                     '{"choices": [], "usage": {"prompt_tokens_details": 5}}'])  # fmt: skip
+def test_what_no_worker_writes_is_a_failure(payload: str) -> None:
+    stream = reader()
+    assert stream.feed(f"data: {payload}\n\n".encode()) == b""
+    assert stream.failed
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.data())
+def test_running_sums_equal_the_sum_of_the_latest(prompts: int, n: int, data: st.DataObject) -> None:
+    """Against SGLang's own rule: completions of all answers, the prompt of each prompt's first answer."""
+    stream = reader(choices=prompts * n, prompts=prompts)
+    latest: dict[int, tuple[int, int]] = {}
+    # SGLang sends the first chunk of each prompt's first answer before the others'.
+    order = data.draw(st.lists(st.integers(0, prompts * n - 1), max_size=20))
+    for index in [*range(prompts * n), *order]:
+        latest[index] = (10 + index // n, latest.get(index, (0, 0))[1] + data.draw(st.integers(0, 3)))
+        chunk = {"choices": [{"index": index}], "usage": {"prompt_tokens": latest[index][0],
+                 "completion_tokens": latest[index][1], "prompt_tokens_details": {"cached_tokens": 2}}}  # fmt: skip
+        stream.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+    prompt_tokens = sum(latest[prompt * n][0] for prompt in range(prompts))
+    assert stream.usage == Usage(prompt_tokens, 2 * prompts, sum(tokens for _, tokens in latest.values()))
+
+
+def test_the_hosted_process_error_ends_a_messages_stream() -> None:
+    stream = AnthropicStream()
+    assert stream.feed(b'data: {"error": {"message": "x", "code": "worker_lost"}}\n\n') == b""
+    assert stream.failed
+    assert stream.error == {"message": "x", "code": "worker_lost"}
+
+
 def test_an_end_mark_without_a_finish_reason_is_no_success() -> None:
     stream = reader()
     stream.feed(CHUNKS["chat text"][0].encode() + DONE)
