@@ -31,6 +31,8 @@ def make_app(redis_url: str, node: str | None) -> Celery:
         task_time_limit=120,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
+        # Nobody uses it, and its subscription, made again to a Redis that is still loading, blocks the worker for ever.
+        worker_enable_remote_control=False,
         broker_connection_retry_on_startup=True,
         broker_transport_options={"socket_timeout": 30, "retry_on_timeout": True},
         timezone="UTC",
