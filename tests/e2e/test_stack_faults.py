@@ -32,6 +32,7 @@ def _refused(stack: Stack, model: str) -> openai.APIStatusError:
 def test_weights_changed_after_registration_are_never_served(
     stack: Stack, tiny: Callable[..., str], tiny_llama: Path, tmp_path: Path
 ) -> None:
+    stack.evict_all()  # what a host's memory holds, verified, needs no source
     source = tmp_path / "changed"
     shutil.copytree(tiny_llama, source)
     model_id = tiny("changed", source)
@@ -49,6 +50,7 @@ def test_weights_changed_after_registration_are_never_served(
 
 
 def test_a_source_that_has_vanished(stack: Stack, tiny: Callable[..., str], tiny_llama: Path, tmp_path: Path) -> None:
+    stack.evict_all()
     source = tmp_path / "vanished"
     shutil.copytree(tiny_llama, source)
     model_id = tiny("vanished", source)
