@@ -148,7 +148,7 @@ class Admission:
                 pipe.hexists(rediskeys.ATTEMPTS, attempt_id)
             server, persistence, *held = await pipe.execute()
         settled = [attempt_id for attempt_id, is_held in zip(attempt_ids, held, strict=True) if not is_held]
-        return Persistence(str(server["run_id"]), bool(persistence["aof_enabled"]), settled)
+        return Persistence(str(server.get("run_id")), bool(persistence.get("aof_enabled")), settled)
 
     async def checkpoint(self, attempts: list[Attempt]) -> None:
         """Writes the running usage of open attempts and keeps their slots alive."""

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 REDIS_TIMEOUT_S = 2.0
 REDIS_CONNECTIONS = 64
 FAREWELL_SECONDS = 3.0
+CANCEL_SECONDS = 1.0
 _NO_SNAPSHOT_LIMITS = HoldLimits(0, 0, 0.0)
 _INFERENCE = {endpoint.value: endpoint for endpoint in Endpoint}
 

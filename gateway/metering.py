@@ -48,6 +48,7 @@ class Metering:
         # Published to a Redis that could still forget them.
         self._unsettled: dict[str, FinalEvent] = {}
         self._server: Persistence | None = None
+        self._server_is_sure = False
 
     @property
     def unpublished(self) -> int:
@@ -141,6 +142,7 @@ class Metering:
             try:
                 await self._publish_batch()
             except RedisError as error:
+                self._server_is_sure = False
                 log.warning("Redis does not take endings (%s); %d wait", type(error).__name__, len(self._queue))
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -158,8 +160,10 @@ class Metering:
         return done
 
     async def _publish_batch(self) -> None:
-        if self._server is None:
+        if not self._server_is_sure:
+            # Before, so that what the new server takes now is not taken for what the old one has forgotten.
             await self.confirm()
+            self._server_is_sure = True
         published = False
         batch = [self._queue[position] for position in range(min(PUBLISH_BATCH, len(self._queue)))]
         results = await asyncio.gather(*(self._publish(ending) for ending, _ in batch), return_exceptions=True)

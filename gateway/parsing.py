@@ -102,6 +102,8 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
     else:
         has_media = _check_messages(body, anthropic=endpoint is Endpoint.MESSAGES)
     choices = _integer(body, "n", 1, MAX_CHOICES) or 1
+    if endpoint is Endpoint.MESSAGES:
+        choices = 1  # Anthropic's API knows no `n`, and litellm drops it
     if choices * prompts > MAX_ANSWERS:
         raise invalid_request(f"A request may ask for {MAX_ANSWERS} answers at most (prompts times `n`).", "n")
     _number(body, "temperature", 0, 2)

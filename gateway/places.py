@@ -49,11 +49,15 @@ class Places:
         self._hold.give_back(route)
 
     async def until_hosted(self, call: Call) -> None:
-        """Waits a little for the translating process to come back. Raises `ApiError` 503 at the hold's deadline."""
+        """Waits a little for the translating process to come back.
+
+        Raises `ApiError`: 503 at the hold's deadline, and what `permit` raises.
+        """
         now = time.monotonic()
         if now >= call.deadline:
             raise unavailable("The translating process is not running. Try again shortly.", "hosted_down")
         await self._until(call, min(call.deadline, now + HOSTED_SECONDS))
+        call.permit()
 
     async def _in_line(self, call: Call) -> Route:
         model = call.model.name

@@ -89,6 +89,29 @@ async def test_a_gateway_process_whose_background_task_died_ends_for_its_supervi
     assert b"RuntimeError: a defect" in errors
 
 
+async def test_a_stop_is_not_held_up_by_a_task_whose_cancellation_was_swallowed(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.app.CANCEL_SECONDS", 0.01)
+    swallowed = []
+
+    async def deaf_once() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if swallowed:
+                    raise
+                swallowed.append(1)
+
+    gateway.app._tasks.append(asyncio.create_task(deaf_once()))
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(gateway.stop())
+    await until(stopping.done)
+    assert swallowed
+    assert all(task.done() for task in gateway.app._tasks)
+
+
 async def test_activity_that_redis_did_not_take_is_told_later(
     gateway: RunningGateway, client: aiohttp.ClientSession, world: World, redis_server: Any, worker: FakeWorker,
     question: dict[str, Any],

@@ -153,6 +153,10 @@ def test_a_body_nested_too_deeply_is_refused(levels: int) -> None:
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
 
 
+def test_messages_have_one_answer() -> None:
+    assert parse(Endpoint.MESSAGES, max_tokens=5, n=2).choices == 1
+
+
 def test_the_answers_of_one_request_are_bounded() -> None:
     assert parse(Endpoint.COMPLETIONS, prompt=["x"] * MAX_ANSWERS).choices == MAX_ANSWERS
     for body in ({"prompt": ["x"] * (MAX_ANSWERS + 1)}, {"prompt": ["x"] * (MAX_ANSWERS // 2 + 1), "n": 2}):
