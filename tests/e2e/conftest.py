@@ -41,11 +41,12 @@ def stack() -> Iterator[Stack]:
     # Short, because unix sockets lie below it.
     home = Path(tempfile.mkdtemp(prefix="hyt-"))
     running = Stack(home, LINK_GBPS)
+    told: list[str] = []
     try:
         running.start()
         yield running
-    finally:
         told = running.secrets_in_logs()
+    finally:
         left = running.stop()
         assert not told, "\n".join(told)
         assert not left, "left behind:\n" + "\n".join(left)

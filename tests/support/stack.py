@@ -66,7 +66,8 @@ class Stack:
     def __init__(self, home: Path, link_gbps: float) -> None:
         self.home = home
         gateway, admin, hosted = free_ports(3)
-        base = 21_000  # below the ports that outgoing connections take
+        # Below the ports that outgoing connections take, and apart for two suites on one machine.
+        base = 10_000 + os.getpid() % 50 * 200
         nodes = [
             DevNode("node-a", core=0, ports=(base, base + 99), link_gbps=link_gbps),
             DevNode("node-b", core=1, ports=(base + 100, base + 199), link_gbps=link_gbps),
@@ -179,7 +180,7 @@ class Stack:
             return False
 
     @staticmethod
-    def get(url: str) -> bool:
+    def get(url: str | urllib.request.Request) -> bool:
         """Whether a GET is answered with 200."""
         try:
             with urllib.request.urlopen(url, timeout=2) as answer:
@@ -220,7 +221,13 @@ class Stack:
             model.profile = profile or dict(seed.CPU_PROFILE)
             model_id = model.id
         self.publish()
+        wait_for("the model at the gateway", lambda: self._offered(name), 30)
         return model_id
+
+    def _offered(self, name: str) -> bool:
+        request = urllib.request.Request(f"{self.services.gateway_url}/v1/models/{name}")
+        request.add_header("authorization", f"Bearer {self.api_key}")
+        return self.get(request)
 
     def client(self, **options: Any) -> openai.OpenAI:
         """The unmodified SDK."""
