@@ -116,9 +116,13 @@ class Gateway:
         if self._requests:
             await asyncio.wait(self._requests, timeout=FAREWELL_SECONDS)
         await self._metering.drain(FAREWELL_SECONDS)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        running = set(self._tasks)
+        while running:
+            for task in running:
+                task.cancel()
+            # Again, because Python 3.11's asyncio.wait_for, which redis-py uses, may swallow a cancellation that comes
+            # in the moment in which what it waits for is done.
+            _, running = await asyncio.wait(running, timeout=CANCEL_SECONDS)
         try:
             await self._metering.confirm()
             await self._demand.farewell()
