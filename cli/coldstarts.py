@@ -9,6 +9,7 @@ import click
 from cli.command import Group, reporting
 from cli.console import Console, fields, table
 from cli.errors import Failure
+from cli.step_table import step_table
 from cli.units import moment, seconds
 from cli.waterfall import draw
 
@@ -80,7 +81,8 @@ def show(console: Console, which: str, width: int | None) -> None:
             *([("reason", document["reason"])] if document["reason"] else []),
         ]
     )
-    drawing = draw(drawable(found), width or shutil.get_terminal_size().columns)
+    shown = drawable(found)
+    drawing = [*step_table(shown), "", *draw(shown, width or shutil.get_terminal_size().columns)] if shown else []
     bars = [asdict(row) for row in found.rows]
     console.show({"cold_start": document, "waterfall": bars}, [*lines, "", *(drawing or ["nothing has happened yet"])])
 

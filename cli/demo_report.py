@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import func, select
 
+from cli.step_table import step_table
 from cli.waterfall import draw
 from registry.db import SessionFactory, read_scope
 from registry.models import ColdStart, Group, LedgerEntry, Tenant, Usage
@@ -100,7 +101,8 @@ def _cold_starts(sessions: SessionFactory) -> list[str]:
     with read_scope(sessions) as session:
         for start in session.scalars(select(ColdStart).order_by(ColdStart.requested_at_ms)):
             lines.append(f"{start.id} ({start.cause}): {_outcome(start)}")
-            lines += [f"  {line}" for line in draw(waterfall(session, start.id).rows, 100)]
+            rows = waterfall(session, start.id).rows
+            lines += [f"  {line}" if line else "" for line in [*step_table(rows), "", *draw(rows, 100)]]
             lines.append("")
     return lines[:-1]
 

@@ -15,8 +15,11 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,9 @@ COMPLETE_MARK = "model.safetensors.index.json"
 
 DEFAULT_SHARD_MB = 100
 """Small shards make several files of a small model, so that stages really read from different files."""
+
+STILL_EVERY_S = 4.0
+"""How long a step may go on without a line."""
 
 
 def gguf_path() -> Path:
@@ -50,8 +56,8 @@ def load_smollm2() -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     path = gguf_path()
-    say(f"unpacking {path.name} ({path.stat().st_size / 1e6:.0f} MB)")
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float16)
+    with long_step(f"unpacking {path.name} ({path.stat().st_size / 1e6:.0f} MB)"):
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float16)
     # The result is plain fp16: a leftover quantizer mark would make save_pretrained refuse it.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
@@ -97,6 +103,25 @@ def say(text: str) -> None:
     print(f"prepare_model: {text}", flush=True)
 
 
+@contextmanager
+def long_step(text: str) -> Iterator[None]:
+    """Say `text`, and every few seconds that it still goes on."""
+    say(text)
+    over, begun = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(STILL_EVERY_S):
+            say(f"{text} ... {time.monotonic() - begun:.0f} s")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+
+
 def write_atomically(out: Path, make: Callable[[], tuple[Any, Any]], shard_mb: int) -> bool:
     """Write what `make` builds to `out` as shards of at most `shard_mb` megabytes. False if it was there already."""
     if (out / COMPLETE_MARK).is_file():
@@ -108,9 +133,9 @@ def write_atomically(out: Path, make: Callable[[], tuple[Any, Any]], shard_mb: i
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         model, tokenizer = make()
-        say(f"writing shards of at most {shard_mb} MB")
-        model.save_pretrained(work, max_shard_size=f"{shard_mb}MB")
-        tokenizer.save_pretrained(work)
+        with long_step(f"writing shards of at most {shard_mb} MB"):
+            model.save_pretrained(work, max_shard_size=f"{shard_mb}MB")
+            tokenizer.save_pretrained(work)
         name_tokenizer_class(work)
         ensure_index(work)
         work.chmod(0o755)

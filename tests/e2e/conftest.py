@@ -4,12 +4,16 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.postgres import PostgresServer, postgres_server
 from support.stack import Stack, wait_for
 
 from cli.services import ROOT
+
+__all__ = ["postgres_server"]
 
 MODELS = Path.home() / ".cache/hydrant/models"
 LINK_GBPS = 0.12
@@ -35,12 +39,11 @@ def tiny_llama() -> Path:
     return _prepare("tiny-llama", "--random-llama")
 
 
-@pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    """Every process of the Procfile. At its end nothing may be left behind."""
+@contextmanager
+def _running(**variables: str) -> Iterator[Stack]:
     # Short, because unix sockets lie below it.
     home = Path(tempfile.mkdtemp(prefix="hyt-"))
-    running = Stack(home, LINK_GBPS)
+    running = Stack(home, LINK_GBPS, **variables)
     told: list[str] = []
     try:
         running.start()
@@ -51,6 +54,20 @@ def stack() -> Iterator[Stack]:
         assert not told, "\n".join(told)
         assert not left, "left behind:\n" + "\n".join(left)
     shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Every process of the Procfile. At its end nothing may be left behind."""
+    with _running() as running:
+        yield running
+
+
+@pytest.fixture
+def stack_on_postgres(postgres_server: PostgresServer) -> Iterator[Stack]:
+    """One more, with Postgres instead of SQLite."""
+    with postgres_server.new_schema() as url, _running(DATABASE_URL=url) as running:
+        yield running
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ honcho stops everything when one process ends, so here each is started by itself
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -63,11 +64,15 @@ def wait_for(what: str, found: Callable[[], T | None], within_s: float = 60.0) -
 class Stack:
     """All processes of the Procfile, in a directory of their own, with direct access to SQL and Redis."""
 
-    def __init__(self, home: Path, link_gbps: float) -> None:
+    _made = itertools.count()
+
+    def __init__(self, home: Path, link_gbps: float, **variables: str) -> None:
+        """`variables`: environment of all processes, such as DATABASE_URL."""
         self.home = home
+        self._variables = {"HYDRANT_HOME": str(home), **variables}
         gateway, admin, hosted = free_ports(3)
-        # Below the ports that outgoing connections take, and apart for two suites on one machine.
-        base = 10_000 + os.getpid() % 50 * 200
+        # Below the ports that outgoing connections take, and apart for two suites on one machine, of two stacks each.
+        base = 10_000 + (os.getpid() % 50 * 2 + next(self._made) % 2) * 200
         nodes = [
             DevNode("node-a", core=0, ports=(base, base + 99), link_gbps=link_gbps),
             DevNode("node-b", core=1, ports=(base + 100, base + 199), link_gbps=link_gbps),
@@ -87,7 +92,7 @@ class Stack:
     def start(self) -> None:
         """Start every process and wait until the gateway is ready and both nodes are warm."""
         self.services.check()
-        with _environment(HYDRANT_HOME=str(self.home)):
+        with _environment(**self._variables):
             self.settings = load_settings()
         self.sessions = seed.open_database(self.settings)
         self.redis = Redis.from_url(self.settings.redis_url.get_secret_value())
@@ -104,11 +109,12 @@ class Stack:
     def run(self, name: str, *, failpoint: str | None = None) -> None:
         """Start one of the Procfile's processes (again); with a failpoint, one that kills itself there."""
         (self.armed.add if failpoint else self.armed.discard)(name)
+        armed = {"HYDRANT_FAILPOINT": failpoint} if failpoint else {}
         with (self.home / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 ["sh", "-c", procfile()[name]],
                 cwd=ROOT,
-                env=self.services.environment() | ({"HYDRANT_FAILPOINT": failpoint} if failpoint else {}),
+                env=self.services.environment() | self._variables | armed,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -150,6 +156,8 @@ class Stack:
                 process.wait()
                 print(f"{name} did not end on SIGTERM; its log:\n{self.log_tail(name)}")
         self.processes.clear()
+        self.redis.close()
+        self.sessions.kw["bind"].dispose()
         for node in self.services.nodes:
             self.services.sweep(node)
         return orphans + leftovers(self.home, self.services.nodes, self._shared_before)
