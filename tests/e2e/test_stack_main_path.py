@@ -99,6 +99,8 @@ def test_main_path(stack: Stack, model_id: str) -> None:
     (shared,) = [s for s in pipeline.stages if s.node_name == whole.node_name]
     assert whole.bytes_fetched == whole.bytes_total - shared.bytes_total
 
+    # SQL knows it a moment before gateways do.
+    wait_for("the route to it", lambda: stack.routed_only_to(heir, NAME), 10)
     during = Streamed(stack, QUESTION, 24).ended()
     assert during.tokens == cold.tokens
     assert long.is_alive(), "the streams must span the whole consolidation; make LONG larger"

@@ -5,6 +5,7 @@ honcho stops everything when one process ends, so here each is started by itself
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -302,6 +303,11 @@ class Stack:
     def group_in(self, model_id: str, *states: str) -> Group | None:
         """The newest group of a model in one of these states."""
         return next((group for group in reversed(self.groups(model_id)) if group.state in states), None)
+
+    def routed_only_to(self, group: Group, name: str) -> bool:
+        """Whether gateways are told to send new requests of the model `name` to this group and no other."""
+        routes = json.loads(self.redis.hget("hyd:routes", name) or "[]")
+        return [route["group_id"] for route in routes] == [group.id]
 
     def all_over(self, model_id: str) -> bool:
         """Whether no process of the model is left, by the controller's and the nodes' word."""

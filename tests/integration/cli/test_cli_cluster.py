@@ -208,7 +208,8 @@ def test_a_cold_start_is_listed_and_drawn_from_sql(cluster) -> None:
     assert bars["rank 0 on node-a", "prefetch"] == (20, 600)
     assert bars["rank 1 on node-b", "load"] == (200, 700)
     drawn = cluster.run("coldstart", "show", "tiny", "--width", "100").stdout.splitlines()
-    assert sum(line.startswith("rank ") for line in drawn) == 2
+    rows = [line for line in drawn if line.startswith("rank ")]
+    assert ["|" in line for line in rows] == [False, False, True, True], "a table and a drawing, a line a stage in each"
     assert max(len(line) for line in drawn[-10:]) <= 100
     assert any("= prefetch" in line for line in drawn)
 
