@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._began = time.monotonic()
+        self._began = self._said = time.monotonic()
 
     def elapsed_s(self) -> float:
         """Seconds since this was made."""
@@ -34,16 +34,17 @@ class Progress:
 
     def show(self, lines: Iterable[str]) -> None:
         """Lines as they are, without the time: a report."""
+        self._said = time.monotonic()
         # A terminal that was closed, or a pipe whose reader has gone, must not keep what runs from being stopped.
         with suppress(OSError):
             print("\n".join(lines), file=self._out, flush=True)
 
     def wait_for(self, what: str, found: Callable[[], T | None], *, within_s: float, hint: str) -> T:
-        """Ask `found` until it returns something, saying every few seconds that this still waits for `what`.
+        """Ask `found` until it returns something, saying that this waits for `what` when nothing was said for a while.
 
         Raises TimedOut after `within_s` seconds, with `hint` as what to look at.
         """
-        began = said = time.monotonic()
+        began = time.monotonic()
         while True:
             result = found()
             if result is not None:
@@ -51,9 +52,9 @@ class Progress:
             now = time.monotonic()
             if now - began > within_s:
                 raise TimedOut(f"{what}: not there after {within_s:.0f} s. {hint}")
-            if now - said > SILENCE_S:
+            # Since the last line of anyone: many short waits in a row are one long silence.
+            if now - self._said > SILENCE_S:
                 self.say(f"  ... waiting for {what}")
-                said = now
             time.sleep(0.1)
 
     @contextmanager

@@ -41,6 +41,7 @@ with_progress() {
     local label=$1 log started=$SECONDS
     shift
     log=$(mktemp)
+    say "$label ..."
     "$@" >"$log" 2>&1 &
     local pid=$!
     while kill -0 "$pid" 2>/dev/null; do
