@@ -11,7 +11,7 @@ LABELS = {
     "prefetch": "fetching weights",
     "runtime": "runtime starts",
     "load": "loading onto the device",
-    "start": "ready and checked",
+    "start": "engine starts",
 }
 MARGIN = 1.04
 """A little air to the right of the last mark."""

@@ -30,7 +30,9 @@ from engine.weights.stage import StageWeights
 
 log = structlog.get_logger(__name__)
 
-ENGINE_EVENTS = frozenset({"runtime", "load_start", "load_end", "ready"})
+ENGINE_EVENTS = frozenset({"runtime", "load_start", "load_end", "up"})
+SERVING = frozenset({"load_end", "up"})
+"""Of these events, in either order, a serving engine has told both: it may be up before its last tensor has come."""
 EVENTS_FILE = "events"
 KILL_ROUNDS = 5
 KILL_WAIT_S = 5.0
@@ -83,7 +85,7 @@ class Stage:
             return "stopping"
         if self.launch is None:
             return "fetching"
-        if "ready" in self.engine_marks and self.verified:
+        if self.serving and self.verified:
             return "ready"
         return "loading" if "load_start" in self.engine_marks else "starting"
 
@@ -91,6 +93,11 @@ class Stage:
     def alive(self) -> bool:
         """Whether the stage has not ended."""
         return self.ended is None
+
+    @property
+    def serving(self) -> bool:
+        """Whether its engine is up and has loaded everything."""
+        return self.engine_marks.keys() >= SERVING
 
     @property
     def verified(self) -> bool:
@@ -200,7 +207,7 @@ class Stage:
     def missed_events(self) -> bool:
         """Whether the engine has told something that no wake-up announced. Cheap: it is called every second."""
         path = self.directory / EVENTS_FILE
-        if not self.alive or self.launch is None or "ready" in self.engine_marks or not path.exists():
+        if not self.alive or self.launch is None or self.serving or not path.exists():
             return False
         return self.read_events()
 
@@ -258,7 +265,7 @@ class Stage:
         """End its processes: SIGTERM, `grace_s` seconds, SIGKILL. A stage that does not serve yet is killed at once."""
         self.unwatch()
         self.refresh_processes()
-        if grace_s > 0 and self.pids and "ready" in self.engine_marks:
+        if grace_s > 0 and self.pids and self.serving:
             processes.send(self.pids, signal.SIGTERM)
             await processes.wait_for_end(self.pids, grace_s)
         # Repeated: a process may have forked another between the look and the kill.
@@ -296,7 +303,7 @@ class Stage:
     def death_reason(self) -> str:
         """Why its engine ended by itself."""
         secrets = () if self.launch is None else (self.launch.api_key,)
-        when = "while serving" if "ready" in self.engine_marks else "while starting"
+        when = "while serving" if self.serving else "while starting"
         return f"the engine ended {when}: {reason_from(self.log, secrets)}"
 
     # --- its place in the report -------------------------------------------------------------------------------------
@@ -307,9 +314,8 @@ class Stage:
             return {**self._last_report, "version": self.record.version}
         weights, launch = self.weights, self.launch
         marks = {**({} if weights is None else weights.marks), **self.record.marks, **self.engine_marks}
-        marks.pop("ready", None)
-        if "ready" in self.engine_marks and "prefetch_end" in marks:
-            marks["ready"] = max(self.engine_marks["ready"], marks["prefetch_end"])
+        if self.serving and "prefetch_end" in marks:
+            marks["ready"] = max(marks[name] for name in (*SERVING, "prefetch_end"))
         serves = launch is not None and launch.rank == 0
         return {
             "stage_id": self.stage_id,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.sglang_plugin import signals
+from engine.sglang_plugin import overlapped_load, signals
 
 LOAD_SPEC_VARIABLE = "HYDRANT_LOAD_SPEC"
 """Path of the file that tells engine.weights.reader which tensors this stage has and where they land."""
@@ -32,7 +32,12 @@ def register() -> None:
 
     around, after = HookType.AROUND, HookType.AFTER
     register_hook = HookRegistry.register
-    register_hook("sglang.srt.model_loader.loader.DefaultModelLoader._get_weights_iterator", read_weights, around)
+    loader = "sglang.srt.model_loader.loader.DefaultModelLoader"
+    register_hook(f"{loader}._get_weights_iterator", read_weights, around)
+    register_hook(f"{loader}.load_weights_and_postprocess", overlapped_load.load_beside, around)
+    register_hook("sglang.srt.model_executor.model_runner.ModelRunner.forward", overlapped_load.wait_for_load, around)
+    scheduler = "sglang.srt.managers.scheduler.Scheduler"
+    register_hook(f"{scheduler}.init_all_cuda_graphs", overlapped_load.wait_before_capture, around)
     register_hook("sglang.srt.utils.hf_transformers.tokenizer.get_tokenizer", load_tokenizer_once, around)
     register_hook("sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes", load_tokenizer_first, around)
     register_hook("sglang.srt.utils.common.get_available_gpu_memory", within_reservation, after)
@@ -107,18 +112,18 @@ def keep_in_own_directory(path: str, *args: Any, **kwargs: Any) -> str:
 
 
 def first_rank_is_up(original: Callable[..., Any], server_args: Any, *args: Any, **kwargs: Any) -> Any:
-    """Signal readiness of the rank that serves HTTP.
+    """Signal that the rank which serves HTTP is up.
 
     With the warm-up request off, SGLang comes here possibly before its port is bound.
     """
     wait_until_listening(server_args.host, server_args.port)
-    signals.emit("ready")
+    signals.emit("up")
     return original(server_args, *args, **kwargs)
 
 
 def later_rank_is_up(result: Any, *args: Any, **kwargs: Any) -> None:
-    """Signal readiness of a rank behind the first, which SGLang shows by starting its stand-in health server."""
-    signals.emit("ready")
+    """Signal that a rank behind the first is up, which SGLang shows by starting its stand-in health server."""
+    signals.emit("up")
 
 
 def without_secrets(shown: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:

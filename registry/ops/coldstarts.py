@@ -16,7 +16,7 @@ STEPS: tuple[tuple[str, str, str], ...] = (
     ("prefetch", "prefetch_start", "prefetch_end"),
     ("runtime", "fork", "runtime"),
     ("load", "load_start", "load_end"),
-    ("start", "load_end", "ready"),
+    ("start", "runtime", "up"),
 )
 
 

@@ -93,7 +93,7 @@ def serve(directory: Path, spec: dict[str, Any]) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
     if "--node-rank" not in argv or argv[argv.index("--node-rank") + 1] == "0":
         Path(os.environ["TMPDIR"], "left-behind").touch()
-    signals.emit("ready")
+    signals.emit("up")
     server.serve_forever()
 
 

@@ -169,7 +169,7 @@ def start(session, *, at_ms: int, failed: str | None = None) -> str:
         session.flush()
         marks = {"queued": 1, "prefetch_start": 20, "fork": 20, "runtime": 300, "prefetch_end": 600, "load_start": 200}
         if not failed:
-            marks |= {"load_end": 700, "ready": 850, "stopped": 9_000_000}
+            marks |= {"load_end": 700, "up": 850, "ready": 850, "stopped": 9_000_000}
         for kind, offset in marks.items():
             session.add(ColdStartEvent(cold_start_id=cold.id, stage_id=stage.id, kind=kind, at_ms=at_ms + offset))
     session.add(ColdStartEvent(cold_start_id=cold.id, kind="planned", at_ms=at_ms))

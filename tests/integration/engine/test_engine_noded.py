@@ -30,7 +30,7 @@ def test_a_stage_becomes_ready_in_either_order(node: EngineNode, model: Path, la
     stage = node.wait_state("stg", "ready")
     assert stage["verified"]
     assert stage["bytes_total"] == stage["bytes_fetched"] == stage["bytes_to_fetch"] > 0
-    order = ["queued", "fork", "runtime", "load_start", "load_end", "ready"]
+    order = ["queued", "fork", "runtime", "load_start", "load_end", "up", "ready"]
     times = [stage["marks"][name] for name in order]
     assert times == sorted(times)
     assert stage["url"] == f"http://127.0.0.1:{stage['port']}"
