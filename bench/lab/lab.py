@@ -58,7 +58,7 @@ class Lab:
         printed, _ = asking.communicate()
         if not printed:
             log = self.network.home(CLIENT) / "ask.log"
-            raise LabError(f"the client ended with status {asking.returncode}: {log.read_text()[-500:]}")
+            raise LabError(f"the client ended with status {asking.returncode}: {_last_line(log)}")
         seen: dict[str, Any] = json.loads(printed)
         if seen["error"]:
             raise LabError(f"the client: {seen['error']}")
@@ -79,4 +79,8 @@ class Lab:
         started = self.network.start(STORE, argv, cwd=ROOT, log=log, pipe=True)
         assert started.stdout is not None
         if started.stdout.readline().strip() != store.READY.encode():
-            raise LabError(f"the store did not start: {log.read_text()[-500:]}")
+            raise LabError(f"the store did not start: {_last_line(log)}")
+
+
+def _last_line(log: Path) -> str:
+    return (log.read_text(errors="replace").strip().splitlines() or ["it says nothing"])[-1]
