@@ -95,7 +95,10 @@ class Network:
         self.close()
 
     def command(self, host: str, argv: Sequence[str | Path]) -> list[str]:
-        """What to run so that `argv` runs in a host. It becomes `argv` (the same process) after about 3 ms."""
+        """What to run so that `argv` runs in a host: the same process becomes `argv`, about 1 ms later.
+
+        It sees the machine's files, but for /sys: that shows the host's devices, and no control groups.
+        """
         return [tools.tool("ip"), "netns", "exec", self._namespace(host), *map(str, argv)]
 
     def start(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from support.engines import chat
+from support.labs import lab_namespaces, skipped_where_forbidden
 from support.manifest import API_KEY, launch_effect, prefetch_effect
 
-from bench.lab import Lab, LabUnavailable, NodeSettings
-from bench.lab.claim import NAMESPACES, PREFIX
+from bench.lab import Lab, NodeSettings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -21,10 +21,8 @@ GROUP, STAGES = "grp_lab", ("stg_lab_0", "stg_lab_1")
 @pytest.fixture
 def lab(smollm2: Path) -> Iterator[Lab]:
     """Two nodes with a warm runtime each, and SmolLM2 in the store."""
-    try:
+    with skipped_where_forbidden():
         running = Lab([NodeSettings("node-1", 0), NodeSettings("node-2", 1)], smollm2)
-    except LabUnavailable as error:
-        pytest.skip(error.reason)
     with running:
         yield running
 
@@ -51,4 +49,4 @@ def test_a_pipeline_over_two_hosts_answers_the_client(lab: Lab, smollm2: Path) -
     directories = [path for node in nodes for path in (node.home, node.config.store_dir, node.config.temp_dir)]
     lab.close()
     assert [path for path in directories if path.exists()] == []
-    assert list(NAMESPACES.glob(f"{PREFIX}*")) == []
+    assert lab_namespaces() == []

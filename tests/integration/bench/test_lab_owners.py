@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.labs import lab_namespaces, skipped_where_forbidden
 
-from bench.lab import LabBusy, Network
+from bench.lab import LabBusy, Network, claim
 from bench.lab.claim import RUN_DIR, members
 from cli.services import ROOT
 from engine.node_config import parse_config
@@ -97,6 +97,29 @@ def test_an_owner_that_is_asked_to_end_leaves_nothing(owner: Owner, number: sign
     assert owner.end(number) == status
     assert has_ended(owner.child)
     assert has_ended(owner.stray)
+    assert left() == []
+
+
+def test_an_owner_that_forgets_to_close_leaves_nothing() -> None:
+    with skipped_where_forbidden(), Network([]):
+        """It can be made here."""
+    forgetful = 'from bench.lab import Network; network = Network([]); network.start("client", ["sleep", "600"])'
+    subprocess.run([sys.executable, "-c", forgetful], cwd=ROOT, check=True, timeout=20)
+    assert left() == []
+
+
+def test_a_signal_while_it_is_removed_takes_effect_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    with skipped_where_forbidden():
+        network = Network(["node-1"])
+    remove_all = claim.remove_all
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+        remove_all()
+
+    monkeypatch.setattr(claim, "remove_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        network.close()
     assert left() == []
 
 
