@@ -146,22 +146,20 @@ class Network:
         """End every process of the network and remove it. Does nothing the second time. Raises LabError."""
         if self._lock is None:
             return
-        with _undisturbed():
+        with _undisturbed(self._handlers):
             _end(self._processes)
             try:
                 claim.remove_all()
             finally:
-                # What did not end by itself has been killed by now; none stays a zombie.
-                for process in self._processes:
-                    process.wait(END_WITHIN_S)
-                    if process.stdout is not None:
-                        process.stdout.close()
-                self._starter.shutdown()
                 claim.release(self._lock)
                 self._lock = None
+                self._starter.shutdown()
                 atexit.unregister(self.close)
-                for number, handler in self._handlers.items():
-                    signal.signal(number, handler)
+            # What did not end by itself has been killed by now; none stays a zombie.
+            for process in self._processes:
+                process.wait(END_WITHIN_S)
+                if process.stdout is not None:
+                    process.stdout.close()
 
     def _namespace(self, host: str) -> str:
         if host not in self.addresses:
@@ -233,8 +231,8 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """SIGINT and SIGTERM that come meanwhile take effect at the end.
+def _undisturbed(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """SIGINT and SIGTERM that come meanwhile take effect at the end, by `handlers` or as they did before.
 
     Blocking them would not do: another thread would take them, and their handlers run in the main thread all the same.
     """
@@ -247,7 +245,7 @@ def _undisturbed() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in (*before.items(), *handlers.items()):
             signal.signal(number, handler)
         for late in came:
             signal.raise_signal(late)

@@ -121,6 +121,7 @@ def test_a_signal_while_it_is_removed_takes_effect_afterwards(monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         network.close()
     assert left() == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "what it did before the lab"
 
 
 def test_a_failed_start_leaves_nothing_and_gives_the_lab_back(monkeypatch: pytest.MonkeyPatch) -> None:
