@@ -19,6 +19,7 @@ test:           ## all tests: unit, integration, end to end on real SGLang, brow
 	@deploy/setup.sh dev
 	@deploy/setup.sh engine
 	@deploy/install-browser.sh
+	@deploy/install-iproute2.sh
 	.venv/bin/pytest
 
 unit:           ## the tests that need neither services nor SGLang
