@@ -1,10 +1,12 @@
 """`python -m bench.lab.ask`: one streamed chat completion, and when its parts came. Standard library only.
 
-Prints one JSON object, times in seconds of CLOCK_MONOTONIC, which all namespaces share (`time.monotonic()` anywhere):
+Prints a line of JSON when the first token has come, and one at the end: the same object, later more of it. Times are in
+seconds of CLOCK_MONOTONIC, which all namespaces share (`time.monotonic()` anywhere):
 
     {"asked_s": first try sent, "sent_s": answered try sent, "first_byte_s": its headers came,
-     "first_token_s": its first text came, "ended_s": the stream's end, "tries": 3, "text": "...", "error": null}
+     "first_token_s": its first token came, "ended_s": the stream's end, "tries": 3, "text": "...", "error": null}
 
+The first token is there with the first text, or with running usage that counts one: a token alone may be no text yet.
 A refused connection and 503 are tried again until the deadline. With an error, times may be null and exit status is 1.
 """
 
@@ -90,9 +92,11 @@ def follow(lines: Iterable[bytes], deadline: float, seen: dict[str, Any]) -> Non
         if "error" in chunk:
             raise Failed(json.dumps(chunk["error"]))
         text = "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", []))
-        if text and seen["first_token_s"] is None:
-            seen["first_token_s"] = time.monotonic()
+        tokens = (chunk.get("usage") or {}).get("completion_tokens") or 0
         seen["text"] += text
+        if (text or tokens) and seen["first_token_s"] is None:
+            seen["first_token_s"] = time.monotonic()
+            print(json.dumps(seen), flush=True)
     raise Failed("the stream ended without [DONE]")
 
 
@@ -104,7 +108,8 @@ def main() -> int:
     parser.add_argument("--key", default="none", help="API key")
     parser.add_argument("--deadline-s", type=float, default=300, help="seconds until it gives up")
     options = parser.parse_args()
-    seen = ask(options.url, {**json.loads(options.body), "stream": True}, options.key, options.deadline_s)
+    streamed = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    seen = ask(options.url, {**json.loads(options.body), **streamed}, options.key, options.deadline_s)
     print(json.dumps(seen))
     return 1 if seen["error"] else 0
 

@@ -53,13 +53,24 @@ class Lab:
         argv = [str(CONTROL_PYTHON), str(ROOT / "bench/lab/ask.py"), url, *options]
         return self.network.start(CLIENT, argv, cwd=ROOT, log=self.network.home(CLIENT) / "ask.log", pipe=True)
 
+    def first_token(self, asking: subprocess.Popen[bytes]) -> dict[str, Any]:
+        """Wait for the first token of what `start_ask` started: as bench.lab.ask prints it then. Raises LabError."""
+        return self._next_line(asking)
+
     def finish_ask(self, asking: subprocess.Popen[bytes]) -> dict[str, Any]:
-        """Wait for what `start_ask` started: the object that bench.lab.ask prints. Raises LabError."""
-        printed, _ = asking.communicate()
-        if not printed:
+        """Wait for the end of what `start_ask` started: as bench.lab.ask prints it last. Raises LabError."""
+        while (seen := self._next_line(asking))["ended_s"] is None:
+            pass
+        asking.wait()
+        return seen
+
+    def _next_line(self, asking: subprocess.Popen[bytes]) -> dict[str, Any]:
+        assert asking.stdout is not None
+        line = asking.stdout.readline()
+        if not line:
             log = self.network.home(CLIENT) / "ask.log"
-            raise LabError(f"the client ended with status {asking.returncode}: {_last_line(log)}")
-        seen: dict[str, Any] = json.loads(printed)
+            raise LabError(f"the client ended with status {asking.wait()}: {_last_line(log)}")
+        seen: dict[str, Any] = json.loads(line)
         if seen["error"]:
             raise LabError(f"the client: {seen['error']}")
         return seen

@@ -37,6 +37,15 @@ def test_a_stream_is_read_to_its_end() -> None:
     assert seen["first_token_s"] <= seen["ended_s"]
 
 
+def test_a_token_that_is_no_text_yet_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    half = event(choices=[{"delta": {"content": ""}}], usage={"completion_tokens": 1})
+    role = event(choices=[{"delta": {"content": ""}}], usage={"completion_tokens": 0})
+    seen = follow(role, half, text("é"), b"data: [DONE]\n")
+    (told,) = capsys.readouterr().out.splitlines()
+    told = json.loads(told)
+    assert (told["text"], told["first_token_s"], told["ended_s"]) == ("", seen["first_token_s"], None)
+
+
 def test_a_stream_that_is_cut_or_tells_an_error_failed() -> None:
     with pytest.raises(ask.Failed, match="without"):
         follow(text("Pa"))
@@ -90,8 +99,9 @@ def test_it_asks_again_until_it_is_served(port: int, start: Callable[..., subpro
     time.sleep(0.2)
     with server(port, iter([503, 503, 200])):
         printed, _ = asking.communicate(timeout=20)
-    seen = json.loads(printed)
+    first, seen = map(json.loads, printed.splitlines())
     assert asking.returncode == 0
+    assert (first["first_token_s"], first["ended_s"]) == (seen["first_token_s"], None)
     assert (seen["text"], seen["error"]) == ("Bearer secret", None)
     assert seen["tries"] >= 3
     assert seen["asked_s"] < seen["sent_s"] <= seen["first_byte_s"] <= seen["first_token_s"] <= seen["ended_s"]

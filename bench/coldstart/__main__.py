@@ -1,0 +1,184 @@
+"""`python -m bench.coldstart`: the table, and bench/results/coldstart.json and .png. See docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.coldstart import floor, naive_row, plot, summary, table
+from bench.coldstart.hydrant_row import HydrantRows
+from bench.coldstart.models import MODELS, MODELS_DIR, BenchModel
+from bench.coldstart.plans import Forced, force, free
+from bench.coldstart.sample import Sample
+from bench.lab import Lab, LabError, NodeSettings
+from bench.lab.control_plane import ControlPlane
+from bench.lab.node import ROOT
+from orchestrator.types import ModelSpec
+from tasks.spec import model_spec
+
+NODE_MBIT = 400.0
+LINK_BPS = int(NODE_MBIT * 1e6 / 8)
+WARM_NODES = ("node-1", "node-2", "node-3", "node-4")
+PLAIN_NODE = "node-5"
+"""Without a warm runtime: for the rows that have none."""
+ROWS = ("naive", "prefetch", "stream", "warm", "pipeline-2", "pipeline-4", "hydrant", "memory")
+FLOOR_STAGES = (1, 2, 3, 4)
+MAX_STAGES = 4
+BODY = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0, "max_tokens": 8}
+RESULTS = ROOT / "bench/results"
+
+
+class Run:
+    """One run of the benchmark: models, rows and rounds, in an order that interleaves them."""
+
+    def __init__(self, lab: Lab, plane: ControlPlane, models: list[BenchModel], rows: list[str]) -> None:
+        self._lab, self._plane, self._rows = lab, plane, rows
+        self.samples: list[Sample] = []
+        self.floors: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self._begun = time.monotonic()
+        self._specs: dict[str, ModelSpec] = {}
+        self._hydrant: dict[str, HydrantRows] = {}
+        self._models = models
+        self._ids = {
+            model.name: plane.register(model.name, model.path, f"{lab.store_url}/{model.folder}") for model in models
+        }
+        for model in models:
+            row = plane.model(self._ids[model.name])
+            self._specs[model.name] = model_spec(row)
+            self._hydrant[model.name] = HydrantRows(lab, plane, model, self._ids[model.name], self._specs[model.name])
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        print(f"[bench {time.monotonic() - self._begun:5.0f} s] {text}", flush=True)
+
+    def measure_floors(self, rounds: int) -> None:
+        """Before anything decides by itself: starts that need no byte, asked of the nodes directly."""
+        for number in range(1, rounds + 1):
+            for model in self._models:
+                row = self._plane.model(self._ids[model.name])
+                for stages in FLOOR_STAGES:
+                    spec = self._specs[model.name]
+                    seconds = floor.measure(self._lab, model, row, spec, stages, _body(model))
+                    self.floors[model.name, stages].append(seconds)
+                    self.say(f"floor {number}/{rounds}, {model.name}, {stages} stage(s): {seconds:.2f} s")
+
+    def measure_rows(self, rounds: int) -> None:
+        """Every row of every model, once a round."""
+        for number in range(1, rounds + 1):
+            for model in self._models:
+                for row in self._rows:
+                    sample = self._measure(model, row, number)
+                    self.samples.append(sample)
+                    done = f"{sample.ttft_s:.2f} s, {sample.stage_count} stage(s)"
+                    self.say(f"round {number}/{rounds}, {model.name}, {row}: {done}")
+                    for line in table.parts(sample.stages):
+                        print(line, flush=True)
+
+    def _measure(self, model: BenchModel, row: str, number: int) -> Sample:
+        spec, hydrant, body = self._specs[model.name], self._hydrant[model.name], _body(model)
+        match row:
+            case "naive" | "prefetch":
+                return naive_row.run(self._lab, model, PLAIN_NODE, row, number, body)
+            case "stream":
+                return hydrant.run(row, number, [PLAIN_NODE], force(spec, 1, LINK_BPS), body)
+            case "warm":
+                return hydrant.run(row, number, WARM_NODES, force(spec, 1, LINK_BPS), body)
+            case "pipeline-2" | "pipeline-4":
+                stages = int(row[-1])
+                return hydrant.run(row, number, WARM_NODES, force(spec, stages, LINK_BPS), body)
+            case "hydrant":
+                return hydrant.run(row, number, WARM_NODES, self._own_choice(model), body, keep=True)
+            case "memory":
+                return hydrant.run_again(row, number, self._own_choice(model), body)
+            case _:
+                raise ValueError(f"there is no row {row!r}")
+
+    def _own_choice(self, model: BenchModel) -> Forced:
+        """What the planner is told of a model: its service level, and the floors that this run has measured."""
+        floors = {stages: median(self.floors[model.name, stages]) for stages in FLOOR_STAGES}
+        profile = {
+            "runtime_floor_ms": int(1000 * floors[1]),
+            "per_stage_floor_ms": int(1000 * max(0.0, floors[MAX_STAGES] - floors[1]) / (MAX_STAGES - 1)),
+            # The floors end with the first token, so they hold what comes after the fetch as well.
+            "tail_ms": 400,
+        }
+        return free(model.slo_ttft_ms, MAX_STAGES, profile)
+
+    def check_answers(self) -> None:
+        """Every row must have answered the same. Raises LabError."""
+        for model in self._models:
+            answers = {sample.text for sample in self.samples if sample.model == model.name}
+            if len(answers) > 1:
+                raise LabError(f"{model.name}: the rows answered differently: {sorted(answers)}")
+
+
+def _body(model: BenchModel) -> dict[str, Any]:
+    return {"model": model.name, **BODY}
+
+
+def main() -> int:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(prog="python -m bench.coldstart", description="Cold starts, side by side.")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each row is measured")
+    parser.add_argument("--models", nargs="+", choices=[model.name for model in MODELS], help="default: all")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="default: all; memory needs hydrant before it")
+    parser.add_argument("--out", type=Path, default=RESULTS / "coldstart", help="path without a suffix")
+    options = parser.parse_args()
+    models = [model for model in MODELS if options.models is None or model.name in options.models]
+    rows = [row for row in ROWS if options.rows is None or row in options.rows]
+    for model in models:
+        model.prepare()
+    settings = [NodeSettings(name, core=index % 2, store_gb=3.5) for index, name in enumerate(WARM_NODES)]
+    settings.append(NodeSettings(PLAIN_NODE, core=0, store_gb=3.5, warm=False))
+    print("[bench] making the lab: five nodes, a store, a client, the control plane", flush=True)
+    with Lab(settings, MODELS_DIR, NODE_MBIT) as lab:
+        plane = ControlPlane(lab)
+        try:
+            run = Run(lab, plane, models, rows)
+            run.measure_floors(min(3, options.rounds))
+            plane.start()
+            run.measure_rows(options.rounds)
+        finally:
+            plane.close()
+    run.check_answers()
+    report(run, options.out)
+    return 0
+
+
+def report(run: Run, out: Path) -> None:
+    """Print and write what was measured."""
+    rows = summary.summarize(run.samples, run.floors, LINK_BPS)
+    targets = summary.targets(rows, run.floors)
+    for model in dict.fromkeys(row.model for row in rows):
+        print(f"\n{model}, medians of {rows[0].rounds} rounds, links of {NODE_MBIT:.0f} Mbit/s")
+        print("\n".join(table.results(row for row in rows if row.model == model)))
+    print("\nfork to first token, weights in memory, all hosts on the same two cores")
+    print("\n".join(table.floors(run.floors)))
+    print("\n" + "\n".join(table.targets(targets)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "link_mbit": NODE_MBIT,
+        },
+        "targets": [target.as_json() for target in targets],
+        "rows": [row.as_json() for row in rows],
+        "floors": [{"model": m, "stages": s, "seconds": seconds} for (m, s), seconds in run.floors.items()],
+        "samples": [sample.as_json() for sample in run.samples],
+    }
+    out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    plot.draw(rows, run.samples, out.with_suffix(".png"), f"Cold starts, links of {NODE_MBIT:.0f} Mbit/s")
+    print(f"\nwrote {out.with_suffix('.json')} and {out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
