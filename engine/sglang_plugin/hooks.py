@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.sglang_plugin import overlapped_load, signals
+from engine.sglang_plugin import overlapped_load, rendezvous, signals
 
 LOAD_SPEC_VARIABLE = "HYDRANT_LOAD_SPEC"
 """Path of the file that tells engine.weights.reader which tensors this stage has and where they land."""
@@ -38,6 +38,8 @@ def register() -> None:
     register_hook("sglang.srt.model_executor.model_runner.ModelRunner.forward", overlapped_load.wait_for_load, around)
     scheduler = "sglang.srt.managers.scheduler.Scheduler"
     register_hook(f"{scheduler}.init_all_cuda_graphs", overlapped_load.wait_before_capture, around)
+    environment = "sglang.srt.distributed.parallel_state.init_distributed_environment"
+    register_hook(environment, rendezvous.wait_for_first_rank, around)
     register_hook("sglang.srt.utils.hf_transformers.tokenizer.get_tokenizer", load_tokenizer_once, around)
     register_hook("sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes", load_tokenizer_first, around)
     register_hook("sglang.srt.utils.common.get_available_gpu_memory", within_reservation, after)
