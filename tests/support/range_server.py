@@ -19,7 +19,8 @@ _STEP = 16384
 
 
 class RangeServer:
-    """Serves a directory on 127.0.0.1 with byte ranges, over HTTPS with `tls`. `sent` counts body bytes by file.
+    """Serves a directory on 127.0.0.1 with byte ranges, over HTTPS with `tls`. `sent` counts body bytes by file, and
+    `sending` is how many bodies are under way.
 
     `hold_after` makes the bodies of a file wait, after that many bytes each, for `released` (and then breaks them off
     when `cut_held`); `break_every` cuts each body after that many bytes, `breaks` times in all; `status` answers weight
@@ -31,8 +32,9 @@ class RangeServer:
     `flips` are bytes (file, offset) that are sent with a bit flipped, once each.
     """
 
-    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.sent: dict[str, int] = {}
+        self.sending = 0
         self.requests: list[tuple[str, int, int]] = []
         self.hold_after: dict[str, int] = {}
         self.released = threading.Event()
@@ -95,14 +97,17 @@ class RangeServer:
                 if body:
                     with outer._lock:
                         outer.requests.append((path.name, begin, end))
+                        outer.sending += 1
                     outer.send(self, path.name, outer.flipped(path.name, begin, data[begin:end]), weights)
+                    with outer._lock:
+                        outer.sending -= 1
 
             def reply_empty(self, status: int) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
