@@ -39,20 +39,6 @@ def test_a_fork_whose_answer_is_lost_is_used(node: EngineNode, model: Path) -> N
         assert "AlreadyRunning" not in (node.config.stages_dir / "stg" / "log").read_text()
 
 
-def test_a_warm_runtime_that_hangs_at_the_fork_and_recovers_gives_one_stage(node: EngineNode, model: Path) -> None:
-    with stand_in_warm(node) as warm:
-        warm.send_signal(signal.SIGSTOP)
-        node.apply(prefetch(model, "stg"), launch("stg"))
-        started = node.wait_state("stg", "ready")["pids"]
-        warm.send_signal(signal.SIGCONT)
-        node.wait(lambda: node.client.report()["warm"]["ready"], "its recovery")
-        # It answers in turn: the fork that it was asked for has been made, and has found the stage taken.
-        node.wait(lambda: node.stage("stg")["pids"] == started, "the second one's end")
-        assert node.client.probe("grp")["ok"]
-        node.apply(stop_effect("grp"))
-        node.wait_state("stg", "gone")
-
-
 @contextmanager
 def warm_that_forks_late(node: EngineNode, seconds: float) -> Iterator[None]:
     """A warm runtime that hangs up, and forks only then."""

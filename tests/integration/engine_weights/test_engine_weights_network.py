@@ -29,7 +29,7 @@ async def test_connections_reset_at_random_cost_no_byte_twice(model, server, mak
 
 async def test_a_crawling_store_is_slow_and_not_silent(tmp_path, make_store, server):
     """1 Mbit/s, shared by several reads: bytes come to each, though none is done before the idle limit."""
-    model = write_model(tmp_path / "model", [100_000] * 4)
+    model = write_model(tmp_path / "model", [66_000] * 4)
     server.rate_bps = 125_000
     store = await make_store(link_bps=1_000_000, retry=RetryPolicy(tries=2, idle_timeout_s=1.0, silence_s=1.0))
     stage = store.prefetch(model.request("s1", source=server.url))
@@ -54,7 +54,7 @@ async def test_a_store_that_falls_silent_is_given_up_in_bounded_time(model, serv
 
 
 async def test_short_bodies_are_asked_for_on(model, server, store):
-    server.shorten = 50_000
+    server.shorten = 200_000
     stage = store.prefetch(model.request("s1", source=server.url))
     await stage.wait_verified()
     assert read_back(stage.load_spec) == bytes_of(model)
