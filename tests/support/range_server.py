@@ -77,10 +77,10 @@ class RangeServer:
                 if not path.is_file():
                     self.reply_empty(404)
                     return
-                data = path.read_bytes()
+                size = path.stat().st_size
                 asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if outer.ranges else None
-                begin, end = (int(asked[1]), min(int(asked[2]) + 1, len(data))) if asked else (0, len(data))
-                if begin >= len(data) and asked:
+                begin, end = (int(asked[1]), min(int(asked[2]) + 1, size)) if asked else (0, size)
+                if begin >= size and asked:
                     self.reply_empty(416)
                     return
                 last = end - 1
@@ -92,13 +92,16 @@ class RangeServer:
                 self.send_header("ETag", '"1"')
                 self.send_header("Last-Modified", "Tue, 24 Nov 2026 00:00:00 GMT")
                 if asked:
-                    self.send_header("Content-Range", f"bytes {begin}-{last}/{len(data)}")
+                    self.send_header("Content-Range", f"bytes {begin}-{last}/{size}")
                 self.end_headers()
                 if body:
                     with outer._lock:
                         outer.requests.append((path.name, begin, end))
                         outer.sending += 1
-                    outer.send(self, path.name, outer.flipped(path.name, begin, data[begin:end]), weights)
+                    with path.open("rb") as file:
+                        file.seek(begin)
+                        data = file.read(end - begin)
+                    outer.send(self, path.name, outer.flipped(path.name, begin, data), weights)
                     with outer._lock:
                         outer.sending -= 1
 
