@@ -81,7 +81,7 @@ class ColdStarts(Bench):
             with suppress(NodedUnavailable):
                 super().report(name)
 
-    def until(self, reached: Callable[[], Any], what: str, within_s: float = 60.0) -> None:
+    def until(self, reached: Callable[[], Any], what: str, within_s: float = 30.0) -> None:
         """Let the controller, the node workers and the nodes go on until something is so."""
         deadline = time.monotonic() + within_s
         while not reached():
