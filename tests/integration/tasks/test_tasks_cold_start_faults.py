@@ -141,21 +141,24 @@ def test_a_node_whose_shared_memory_is_full_is_avoided(make, tmp_path):
         bench.nothing_is_left()
 
 
-def test_a_node_that_vanishes_in_mid_fetch_is_replaced_and_gives_all_back_when_it_returns(make, store, weights):
-    bench = make()
-    store.hold_after = {path.name: 100_000 for path in weights.glob("*.safetensors")}
+def test_when_one_of_two_nodes_vanishes_in_mid_fetch_the_bytes_of_the_other_serve_the_next_start(make, store, weights):
+    bench = make(link_gbps=0.006, slo_ttft_ms=4100)
+    _, second_half = sorted(weights.glob("*.safetensors"))
+    store.hold_after = {second_half.name: 30_000}
     bench.ask()
-    bench.until(lambda: bench.stage_at("n0")["bytes_fetched"] > 0, "some bytes")
-    bench.vanish("n0")
+    bench.until(lambda: bench.stages() and bench.stages()[0].verified, "the bytes of the first stage")
+    bench.until(lambda: bench.stage_at("n1")["bytes_fetched"] > 0, "some of the second's")
+    bench.vanish("n1")
     store.released.set()
     bench.until(lambda: bench.states() == ["failed", "standalone"], "a worker")
     first, second = bench.groups()
-    assert "stage 0 on n0: the node has stopped reporting" in first.reason
-    assert [stage.node_name for stage in second.stages] == ["n1"]
-    assert not bench.all_given_back(), "the worker has its memory"
-    bench.engines["n0"].start_noded()
-    bench.until(lambda: bench.stages()[0].state in ("gone", "failed"), "the end of what the lost node began")
-    assert bench.states() == ["failed", "standalone"]
+    (lone,) = second.stages
+    assert "stage 1 on n1: the node has stopped reporting" in first.reason
+    assert lone.node_name == "n0"
+    assert 0 < lone.bytes_to_fetch < lone.bytes_total
+    assert bench.stages()[0].state in ("gone", "failed"), "the first stage of the pipeline has made room"
+    bench.engines["n1"].start_noded()
+    bench.until(lambda: bench.stages()[1].state in ("gone", "failed"), "the end of what the lost node began")
     bench.nothing_is_left()
 
 
