@@ -44,6 +44,8 @@ class StageView:
     state: StageState
     verified: bool = False
     reason: str | None = None
+    bytes_fetched: int = 0
+    bytes_to_fetch: int = 0
 
     @property
     def alive(self) -> bool:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from orchestrator.consolidation import targets
-from orchestrator.control import ControlState, GroupView, ModelView, StageState
+from orchestrator.control import ControlState, GroupView, ModelView, StageState, StageView
 from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.scaling import idle_since
 
@@ -45,9 +45,16 @@ def _failed_start(state: ControlState, group: GroupView) -> Break | None:
     if state.now_ms <= group.deadline_ms:
         return None
     slow = [stage for stage in group.stages if stage.state is not StageState.READY]
-    words = ", ".join(f"stage {stage.rank} on {stage.node} is {stage.state}" for stage in slow)
+    words = ", ".join(_how_far(stage) for stage in slow)
     nodes = frozenset(stage.node for stage in slow) or everywhere
     return Break(f"not ready in time: {words or 'the probe was not answered'}", nodes)
+
+
+def _how_far(stage: StageView) -> str:
+    words = f"stage {stage.rank} on {stage.node} is {stage.state}"
+    if stage.verified or not stage.bytes_to_fetch:
+        return words
+    return f"{words}, with {stage.bytes_fetched / 1e6:.1f} of {stage.bytes_to_fetch / 1e6:.1f} MB fetched"
 
 
 def unwanted(state: ControlState, group: GroupView) -> bool:

@@ -196,7 +196,17 @@ def _group(group: Group, plan: Plan, cause: Cause, demand: Demand) -> GroupView:
         cause=cause,
         plan=plan,
         stages=tuple(
-            StageView(s.id, s.rank, s.node_name, StageState(s.state), s.verified, s.reason) for s in group.stages
+            StageView(
+                s.id,
+                s.rank,
+                s.node_name,
+                StageState(s.state),
+                s.verified,
+                s.reason,
+                bytes_fetched=s.bytes_fetched,
+                bytes_to_fetch=s.bytes_to_fetch,
+            )
+            for s in group.stages
         ),
         created_ms=group.created_at_ms,
         ready_ms=group.ready_at_ms,

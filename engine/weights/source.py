@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 _ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
-_STREAM_CHUNK = 256 * 1024
 
 
 class SourceError(Exception):
@@ -41,12 +41,17 @@ class _Broken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a read that brings no byte is tried, and the pauses between (seconds: doubling, bounded)."""
+    """How often a read that brings no byte is tried, and the pauses between (seconds: doubling, bounded).
+
+    One that has brought none for `silence_s` is given up whatever the tries: two starts must fail, and say why, within
+    the 120 s for which a request is held.
+    """
 
     tries: int = 8
     first_pause_s: float = 0.1
     longest_pause_s: float = 3.0
-    idle_timeout_s: float = 30.0
+    idle_timeout_s: float = 15.0
+    silence_s: float = 40.0
 
     def pause_s(self, failures: int) -> float:
         """Pause after this many failures in a row (1 or more)."""
@@ -89,6 +94,7 @@ class Source:
         """
         self._open()
         at, failures = begin, 0
+        give_up_at = time.monotonic() + self._retry.silence_s
         while at < end:
             before = at
             try:
@@ -96,12 +102,13 @@ class Source:
                     async for piece in pieces:
                         at += piece.nbytes
                         yield piece
+                        give_up_at = time.monotonic() + self._retry.silence_s
                 if at < end:
                     raise _Broken(f"the body ended after {at - before} of {end - before} bytes")
             except _Broken as error:
                 failures = 1 if at > before else failures + 1
                 await self._check_size(file, end)
-                if failures >= self._retry.tries:
+                if failures >= self._retry.tries or time.monotonic() > give_up_at:
                     raise SourceError(
                         f"{self.url}/{file} failed {failures} times in a row: {error}. Check the source, then start "
                         "again."
@@ -122,7 +129,9 @@ class Source:
                 answer = await obstore.get_async(self._store, file, options={"range": (begin, end)})
             if answer.range[0] != begin:
                 raise SourceError(f"{self.url}/{file}: asked for byte {begin}, the server answered {answer.range[0]}.")
-            pieces, left = aiter(answer.stream(min_chunk_size=_STREAM_CHUNK)), end - begin
+            # Each piece as it comes, which costs nothing (measured): obstore would keep a larger one back until it is
+            # whole, so that a crawling source looked silent, and lose what it holds when the connection breaks.
+            pieces, left = aiter(answer.stream(min_chunk_size=1)), end - begin
             while left:
                 async with asyncio.timeout(idle):
                     piece = await anext(pieces, None)

@@ -23,8 +23,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from engine.weights.fetch import Fetch, FetchError, Target
 from engine.weights.files import FileCache, FilesError
 from engine.weights.inventory import Inventory, StoreError
 from engine.weights.pacing import Pacer, piece_bytes
+from engine.weights.room import with_room
 from engine.weights.segment import Segment
 from engine.weights.source import RetryPolicy, Source, SourceError
 from engine.weights.spec import Key, Prefetch, SpecError, TensorSpec
@@ -177,7 +179,31 @@ class WeightStore:
         return self._inventory.bytes_taken() + self._files.bytes_held()
 
     def _plan(self, stage: StageWeights) -> None:
-        """Find or make a place for every tensor of the stage, write its load spec, and fetch what is missing."""
+        """Place and fetch the stage's tensors, at once or, in a shared memory that is full, when there is room."""
+        try:
+            self._place(stage)
+        except (StoreError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                self._run(stage, lambda: self._with_room(lambda: self._placed(stage), self._files.evict_unused))
+            else:
+                # Later, so that the caller can hang its hook on the stage first.
+                asyncio.get_running_loop().call_soon(self._fail, stage, str(error))
+
+    async def _placed(self, stage: StageWeights) -> None:
+        self._place(stage)
+
+    async def _with_room(self, work: Callable[[], Awaitable[None]], evict_files: Callable[[], bool]) -> None:
+        full = (
+            "shared memory is full, even without what no stage uses. Enlarge the file system of "
+            f"{self._root}, lower store_gb, or stop a model on this node."
+        )
+        await with_room(work, self._inventory, evict_files, full)
+
+    def _place(self, stage: StageWeights) -> None:
+        """Find or make a place for every tensor of the stage, write its load spec, and fetch what is missing.
+
+        Raises StoreError or OSError; nothing has been made then.
+        """
         wanted: dict[Key, TensorSpec] = {}
         for tensor in stage.request.tensors:
             wanted.setdefault(tensor.key, tensor)
@@ -202,9 +228,7 @@ class WeightStore:
         except (StoreError, OSError) as error:
             if fresh is not None:
                 self._inventory.drop(fresh, str(error))
-            # Later, so that the caller can hang its hook on the stage first.
-            asyncio.get_running_loop().call_soon(self._fail, stage, str(error))
-            return
+            raise
         stage.expect(key for key in wanted if not self._inventory.holds(key))
         if missing:
             self._inventory.start_filling(filling, {key: places[key] for key in missing})
@@ -263,7 +287,12 @@ class WeightStore:
 
         source = Source(request.source, self._retry)
         piece = piece_bytes(stage.pacer.rate_bps, self._link.rate_bps)
-        await self._files.provide(request.files, request.config_overrides, stage.model_dir, source, pay, piece)
+
+        async def provide() -> None:
+            await self._files.provide(request.files, request.config_overrides, stage.model_dir, source, pay, piece)
+
+        # Not for other files: those of this stage that have come, and are not linked yet, would go first.
+        await self._with_room(provide, lambda: False)
         stage.files_done()
 
     async def _fetch(self, stage: StageWeights, targets: list[Target], filling: list[Segment]) -> None:
@@ -290,19 +319,7 @@ class WeightStore:
         """Reserve the segments' memory. Raises StoreError when there is not enough even without what is unused."""
         for segment in segments:
             while not segment.reserved:
-                given_back = self._inventory.given_back
-                try:
-                    await in_pool(self._pool, segment.reserve_step)
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    if await self._inventory.more_given_back(than=given_back):
-                        continue
-                    if not (self._inventory.evict_oldest() or self._files.evict_unused()):
-                        raise StoreError(
-                            f"shared memory is full: {segment.layout.size} bytes do not fit beside what runs. Enlarge "
-                            f"the file system of {self._root}, lower store_gb, or stop a model on this node."
-                        ) from error
+                await self._with_room(partial(in_pool, self._pool, segment.reserve_step), self._files.evict_unused)
                 segment.announce_reserved()
 
     def _landed(self, segment: Segment, index: int) -> None:

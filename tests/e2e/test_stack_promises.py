@@ -9,8 +9,8 @@ from pathlib import Path
 import openai
 import pytest
 from support.asking import Ask
+from support.range_server import RangeServer
 from support.stack import SERVING, Stack, wait_for
-from support.weights_source import RangeServer
 
 from registry.manifest import ManifestDoc, stage_tensors
 from registry.models import Model

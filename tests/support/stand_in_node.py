@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.engine_node import CONTROL_PYTHON, EngineNode, free_ports, short_directory
+from support.engine_node import CONTROL_PYTHON, ROOT, EngineNode, free_ports, short_directory
 from support.manifest import launch_effect, prefetch_effect
 
 LAYERS = 2
@@ -27,12 +28,28 @@ def running_node(home: Path | None = None, **settings: Any) -> Iterator[EngineNo
             node.close()
 
 
-def stand_in_node(home: Path, **settings: Any) -> EngineNode:
+def stand_in_node(
+    home: Path, name: str = "node-t", ports: tuple[int, int] = (31000, 31099), **settings: Any
+) -> EngineNode:
     """The node, not started."""
     python = home / "python"
     python.write_text(f'#!/bin/sh\nexec {CONTROL_PYTHON} {FAKE_STAGE} "$@"\n')
     python.chmod(0o755)
-    return EngineNode(home, "node-t", (31000, 31099), 0, **{"engine_python": python, "store_gb": 0.01, **settings})
+    return EngineNode(home, name, ports, 0, **{"engine_python": python, "store_gb": 0.01, **settings})
+
+
+@contextmanager
+def stand_in_warm(node: EngineNode, *, failpoint: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """The node's warm runtime, which forks stand-ins; noded has seen it. With a failpoint it kills itself there."""
+    armed = {"HYDRANT_FAILPOINT": failpoint} if failpoint else {}
+    command = [CONTROL_PYTHON, FAKE_STAGE.with_name("fake_warm.py"), node.config.warm_socket]
+    warm = subprocess.Popen(command, cwd=ROOT, env=node.environ | armed)
+    try:
+        node.wait(lambda: node.client.report()["warm"]["ready"], "the warm runtime")
+        yield warm
+    finally:
+        warm.kill()
+        warm.wait()
 
 
 def launch(stage: str, group: str = "grp", name: str = "ok", port: int | None = None, **fields: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A model directory and the `prefetch` effect for it, and an HTTP range server that counts, breaks and vanishes."""
+"""A model directory and the `prefetch` effect for it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import asyncio
 import hashlib
 import json
 import random
-import re
-import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -106,112 +102,3 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         await asyncio.sleep(0.005)
-
-
-class RangeServer:
-    """Serves a directory on 127.0.0.1 with byte ranges, over HTTPS with `tls`. `sent` counts body bytes by file.
-
-    `hold_after` makes the bodies of a file wait, after that many bytes each, for `released` (and then breaks them off
-    when `cut_held`); `break_every` cuts each body after that many bytes, `breaks` times in all; `status` answers weight
-    requests with an error instead; `ranges` False ignores ranges and sends whole files.
-    """
-
-    def __init__(self, folder: Path, tls: ssl.SSLContext | None = None) -> None:
-        self.sent: dict[str, int] = {}
-        self.requests: list[tuple[str, int, int]] = []
-        self.hold_after: dict[str, int] = {}
-        self.released = threading.Event()
-        self.cut_held = False
-        self.break_every: int | None = None
-        self.breaks = 0
-        self.status: int | None = None
-        self.ranges = True
-        self._lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args: Any) -> None:
-                return
-
-            def do_HEAD(self) -> None:
-                self.answer(body=False)
-
-            def do_GET(self) -> None:
-                self.answer(body=True)
-
-            def answer(self, body: bool) -> None:
-                path = folder / self.path.lstrip("/")
-                weights = path.suffix == ".safetensors"
-                if outer.status is not None and weights:
-                    self.reply_empty(outer.status)
-                    return
-                if not path.is_file():
-                    self.reply_empty(404)
-                    return
-                data = path.read_bytes()
-                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if outer.ranges else None
-                begin, end = (int(asked[1]), min(int(asked[2]) + 1, len(data))) if asked else (0, len(data))
-                if begin >= len(data) and asked:
-                    self.reply_empty(416)
-                    return
-                self.send_response(206 if asked else 200)
-                self.send_header("Content-Length", str(end - begin))
-                self.send_header("ETag", '"1"')
-                self.send_header("Last-Modified", "Tue, 24 Nov 2026 00:00:00 GMT")
-                if asked:
-                    self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")
-                self.end_headers()
-                if body:
-                    with outer._lock:
-                        outer.requests.append((path.name, begin, end))
-                    outer.send(self, path.name, data[begin:end], weights)
-
-            def reply_empty(self, status: int) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
-        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_address[1]}"
-
-    def send(self, handler: BaseHTTPRequestHandler, name: str, data: bytes, weights: bool) -> None:
-        """Send a body with the faults that were asked for."""
-        limit = len(data)
-        if weights and self.break_every is not None and self.breaks > 0 and limit > self.break_every:
-            with self._lock:
-                self.breaks -= 1
-            limit = self.break_every
-        for at in range(0, limit, 16384):
-            piece = data[at : min(at + 16384, limit)]
-            if at >= self.hold_after.get(name, len(data)):
-                self.released.wait(30)
-                if self.cut_held:
-                    limit = at
-                    break
-            with self._lock:
-                self.sent[name] = self.sent.get(name, 0) + len(piece)
-            try:
-                handler.wfile.write(piece)
-            except OSError:
-                return
-        if limit < len(data):
-            handler.close_connection = True
-            handler.connection.close()
-
-    def weight_bytes(self) -> int:
-        """Body bytes of weight files sent so far."""
-        return sum(size for name, size in self.sent.items() if name.endswith(".safetensors"))
-
-    def close(self) -> None:
-        """Stop serving."""
-        self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)

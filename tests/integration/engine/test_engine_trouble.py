@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.engine_node import CONTROL_PYTHON, ROOT, EngineNode
 from support.manifest import stop_effect
-from support.stand_in_node import FAKE_STAGE, launch, prefetch
+from support.stand_in_node import FAKE_STAGE, launch, prefetch, stand_in_warm
 
 from engine.noded import processes
 
@@ -32,17 +32,11 @@ def test_readiness_is_found_without_a_wake_up(node: EngineNode, model: Path) -> 
 
 
 def test_a_fork_whose_answer_is_lost_is_used(node: EngineNode, model: Path) -> None:
-    command = [CONTROL_PYTHON, FAKE_STAGE.with_name("fake_warm.py"), node.config.warm_socket]
-    warm = subprocess.Popen(command, cwd=ROOT, env=node.environ | {"HYDRANT_FAILPOINT": "warm.forked"})
-    try:
-        node.wait(lambda: node.client.report()["warm"]["ready"], "the warm runtime")
+    with stand_in_warm(node, failpoint="warm.forked") as warm:
         node.apply(prefetch(model, "stg"), launch("stg"))
         assert len(node.wait_state("stg", "ready")["pids"]) == 1
         assert warm.wait(20) == -signal.SIGKILL
         assert "AlreadyRunning" not in (node.config.stages_dir / "stg" / "log").read_text()
-    finally:
-        warm.kill()
-        warm.wait()
 
 
 @contextmanager

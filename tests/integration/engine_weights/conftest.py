@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.weights_source import Model, RangeServer, write_model
+from support.range_server import RangeServer
+from support.weights_source import Model, write_model
 
 from engine.weights.source import RetryPolicy
 from engine.weights.store import WeightStore
@@ -44,7 +45,7 @@ async def make_store(shm: Path) -> AsyncIterator[Callable[..., Any]]:
     stores: list[WeightStore] = []
 
     async def make(limit_bytes: int = 10**9, **settings: Any) -> WeightStore:
-        store = WeightStore(shm / "store", limit_bytes, retry=FAST_RETRY, **settings)
+        store = WeightStore(shm / "store", limit_bytes, **{"retry": FAST_RETRY, **settings})
         await store.start()
         stores.append(store)
         return store

@@ -5,7 +5,8 @@ import json
 import os
 
 import pytest
-from support.weights_source import RangeServer, read_back, write_model
+from support.range_server import RangeServer
+from support.weights_source import read_back, write_model
 
 from engine.weights.spec import Prefetch
 from engine.weights.stage import WeightsUnavailable

@@ -4,7 +4,8 @@ import ssl
 import subprocess
 
 import pytest
-from support.weights_source import RangeServer, read_back
+from support.range_server import RangeServer
+from support.weights_source import read_back
 
 from engine.weights.stage import WeightsUnavailable
 

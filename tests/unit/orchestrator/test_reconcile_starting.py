@@ -228,6 +228,9 @@ def test_a_refused_probe_fails_the_start_with_its_words():
 def test_a_start_past_its_deadline_fails_and_names_what_was_slow():
     late = group(STARTING, stage(0, "n0"), stage(1, "n1", S.FETCHING), deadline_ms=NOW - 1)
     assert failure_of(late) == "not ready in time: stage 1 on n1 is fetching"
+    fetching = replace(stage(1, "n1", S.FETCHING, verified=False), bytes_fetched=1_234_567, bytes_to_fetch=269_000_000)
+    slow = group(STARTING, stage(0, "n0"), fetching, deadline_ms=NOW - 1)
+    assert failure_of(slow) == "not ready in time: stage 1 on n1 is fetching, with 1.2 of 269.0 MB fetched"
     silent = group(STARTING, probe=probed(None), deadline_ms=NOW - 1)
     assert failure_of(silent) == "not ready in time: the probe was not answered"
 

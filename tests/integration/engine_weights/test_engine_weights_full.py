@@ -1,0 +1,83 @@
+"""A shared-memory file system that is really full: before a fetch, in the middle of one, and by whom."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.small_filesystem import small_filesystem
+from support.weights_source import read_back, until, write_model
+
+from engine.weights import segment
+from engine.weights.stage import WeightsUnavailable
+from engine.weights.store import WeightStore
+
+SIZE = 2_000_000
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    with small_filesystem(tmp_path / "small", SIZE) as folder:
+        yield folder
+
+
+@pytest.fixture
+async def store(small):
+    """A store on it that thinks it has more."""
+    store = WeightStore(small / "store", 10**9)
+    await store.start()
+    yield store
+    await store.close()
+
+
+def fill(folder):
+    """A stranger takes all that is free."""
+    free = os.statvfs(folder)
+    with (folder / "stranger").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+
+
+async def test_a_file_system_that_is_full_in_mid_fetch_fails_the_stage_and_gives_back(
+    tmp_path, store, small, monkeypatch
+):
+    monkeypatch.setattr(segment, "_RESERVE_STEP", 300_000)
+    model = write_model(tmp_path / "model", [250_000] * 12)
+    stage = store.prefetch(model.request("s1"))
+    with pytest.raises(WeightsUnavailable, match="shared memory is full"):
+        await stage.wait_verified()
+    store.release("s1")
+    await until(lambda: not stage.tasks)
+    store.evict(None)
+    assert store.bytes_held() == 0
+    await until(lambda: not list((small / "store/segments").iterdir()))
+    other = write_model(tmp_path / "other", [1_500_000], seed=2)
+    stage = store.prefetch(other.request("s2"))
+    await stage.wait_verified()
+    assert read_back(stage.load_spec) == {"t000": other.data("t000")}
+
+
+async def test_unused_weights_make_room_also_for_what_is_small_and_comes_first(tmp_path, store, small):
+    old = write_model(tmp_path / "old", [1_000_000])
+    await store.prefetch(old.request("old")).wait_verified()
+    store.release("old")
+    fill(small)
+    new = write_model(tmp_path / "new", [400_000], seed=2)
+    tokenizer = b"x" * 100_000
+    (new.folder / "tokenizer.json").write_bytes(tokenizer)
+    new.files[1] |= {"size": len(tokenizer), "sha256": hashlib.sha256(tokenizer).hexdigest()}
+    stage = store.prefetch(new.request("new"))
+    await stage.wait_verified()
+    assert read_back(stage.load_spec) == {"t000": new.data("t000")}
+    assert (stage.model_dir / "tokenizer.json").read_bytes() == tokenizer
+
+
+async def test_a_full_file_system_in_which_all_is_used_fails_with_what_to_do(tmp_path, store, small):
+    old = write_model(tmp_path / "old", [1_000_000])
+    await store.prefetch(old.request("old")).wait_verified()
+    fill(small)
+    stage = store.prefetch(write_model(tmp_path / "new", [400_000], seed=2).request("new"))
+    with pytest.raises(WeightsUnavailable, match=r"shared memory is full.* Enlarge"):
+        await stage.wait_verified()
+    assert store.held_digests() == [old.tensors[0]["sha256"]]
