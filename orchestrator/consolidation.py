@@ -12,6 +12,9 @@ from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, Pl
 DRAIN_FIRST_AFTER_MS = 10_000
 """A pipeline whose worker needs its memory drains when its model has not been used for this long: it cannot serve
 meanwhile, and a conversation pauses for longer than a moment."""
+FIRST_TOKENS_MS = 1_000
+"""What a new pipeline has for itself: the requests that waited for it are answered first, before its nodes start and
+fetch once more. Beside a consolidation the first token of a 1.4 GB model on two cores came 0.5 s later."""
 DRAINS_FIRST = "drains first: its standalone worker needs its memory"
 """Reason of such a drain. It is what tells it from others: the worker follows, and its memory is kept."""
 _STARTING = frozenset({GroupState.PLANNED, GroupState.STARTING})
@@ -79,7 +82,10 @@ def after_drain(state: ControlState, group: GroupView) -> list[Start]:
 
 
 def next_heir(state: ControlState, group: GroupView) -> Start | None:
-    """The start of a missing standalone worker; None while there is none to start or nowhere to start one."""
+    """The start of a missing standalone worker; None while there is none to start or nowhere to start one, and in the
+    pipeline's first moment."""
+    if group.ready_ms is None or state.now_ms - group.ready_ms < FIRST_TOKENS_MS:
+        return None
     for target, fetch in _growable(state, group):
         return _start(state, group, target, fetch)
     return None

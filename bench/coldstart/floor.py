@@ -52,7 +52,7 @@ def measure(lab: Lab, model: BenchModel, row: Model, spec: ModelSpec, stages: in
             node.client.apply(launch_effect(row, group, stage, rendezvous))
         for stage, node in zip(group.stages, nodes, strict=True):
             node.wait_state(stage.id, "ready")
-        url = f"http://{nodes[0].address}:{PORT}/v1/chat/completions"
+        url = f"http://{nodes[0].address}:{PORT}/v1/completions"
         seen = lab.ask(url, body, group.api_key)
         marks = [node.stage(stage.id)["marks"] for stage, node in zip(group.stages, nodes, strict=True)]
     finally:

@@ -69,7 +69,7 @@ class HydrantRows:
         self._plane.set_model(self._model_id, **forced.columns)
         before = self._lab.network.counters()
         with Sampler() as sampler:
-            asking = self._lab.start_ask(f"{self._plane.url}/v1/chat/completions", body, self._plane.api_key)
+            asking = self._lab.start_ask(f"{self._plane.url}/v1/completions", body, self._plane.api_key)
             seen = self._lab.first_token(asking)
             after, cost = self._lab.network.counters(), sampler.cost()
             answer = self._lab.finish_ask(asking)

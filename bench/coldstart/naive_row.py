@@ -39,7 +39,7 @@ def run(lab: Lab, model: BenchModel, node: str, row: str, number: int, body: dic
     argv += ["--prefetch", "yes" if row == "prefetch" else "no", "--events", events]
     argv += ["--url", f"{lab.store_url}/{model.folder}", "--out", FETCHED, "--files", json.dumps(files)]
     argv += ["--", *_server_arguments(lab.addresses[node], model)]
-    url = f"http://{lab.addresses[node]}:{PORT}/v1/chat/completions"
+    url = f"http://{lab.addresses[node]}:{PORT}/v1/completions"
     before = lab.network.counters()[node]
     with Sampler() as sampler:
         begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""`python -m bench.lab.ask`: one streamed chat completion, and when its parts came. Standard library only.
+"""`python -m bench.lab.ask`: one streamed completion, and when its parts came. Standard library only.
 
 Prints a line of JSON when the first token has come, and one at the end: the same object, later more of it. Times are in
 seconds of CLOCK_MONOTONIC, which all namespaces share (`time.monotonic()` anywhere):
@@ -91,7 +91,7 @@ def follow(lines: Iterable[bytes], deadline: float, seen: dict[str, Any]) -> Non
         chunk = json.loads(data)
         if "error" in chunk:
             raise Failed(json.dumps(chunk["error"]))
-        text = "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", []))
+        text = "".join(_text(choice) for choice in chunk.get("choices", []))
         tokens = (chunk.get("usage") or {}).get("completion_tokens") or 0
         seen["text"] += text
         if (text or tokens) and seen["first_token_s"] is None:
@@ -100,10 +100,15 @@ def follow(lines: Iterable[bytes], deadline: float, seen: dict[str, Any]) -> Non
     raise Failed("the stream ended without [DONE]")
 
 
+def _text(choice: dict[str, Any]) -> str:
+    """What a chunk of a chat, or of a text completion, adds."""
+    return choice["delta"].get("content") or "" if "delta" in choice else choice.get("text") or ""
+
+
 def main() -> int:
     """Command line entry."""
-    parser = argparse.ArgumentParser(prog="python -m bench.lab.ask", description="Time one streamed chat completion.")
-    parser.add_argument("url", help="http://HOST:PORT/v1/chat/completions")
+    parser = argparse.ArgumentParser(prog="python -m bench.lab.ask", description="Time one streamed completion.")
+    parser.add_argument("url", help="http://HOST:PORT/v1/chat/completions, or /v1/completions")
     parser.add_argument("--body", required=True, help="the request as JSON; `stream` is added")
     parser.add_argument("--key", default="none", help="API key")
     parser.add_argument("--deadline-s", type=float, default=300, help="seconds until it gives up")

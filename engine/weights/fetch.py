@@ -17,14 +17,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.weights.pacing import Pacer, piece_bytes
+from engine.weights.pacing import Pacer, piece_bytes, reads_at_once
 from engine.weights.ranges import Range, Wanted, coalesce, overlap
 from engine.weights.segment import Segment
 from engine.weights.source import Source, SourceError
 from engine.weights.spec import TensorSpec
 from engine.weights.threads import first_cause, in_pool
 
-CONCURRENT_READS = 16
 _HASH_STEP = 4 * 1024 * 1024
 _INLINE_BYTES = 64 * 1024
 
@@ -84,7 +83,7 @@ class Fetch:
             Wanted(item, target.tensor.file, target.tensor.begin, target.tensor.end)
             for item, target in enumerate(self._targets)
         ]
-        slots = asyncio.Semaphore(CONCURRENT_READS)
+        slots = asyncio.Semaphore(reads_at_once(*(pacer.rate_bps for pacer in self._pacers)))
         async with asyncio.TaskGroup() as group:
             for run in coalesce(wanted):
                 at = run.begin

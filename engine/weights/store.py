@@ -285,7 +285,7 @@ class WeightStore:
             await stage.pacer.pay(size)
             await self._link.pay(size)
 
-        source = Source(request.source, self._retry)
+        source = Source(request.source, self._retry, stage.began)
         piece = piece_bytes(stage.pacer.rate_bps, self._link.rate_bps)
 
         async def provide() -> None:

@@ -44,6 +44,8 @@ def here(
     from tasks.runtime import Runtime
 
     monkeypatch.setenv("HYDRANT_HOME", str(tmp_path))
+    # The pause before a consolidation is tested where time is a number; here it would be waited for.
+    monkeypatch.setattr("orchestrator.consolidation.FIRST_TOKENS_MS", 0)
     client = Redis.from_url(redis_server.url)
     shared = Runtime(load_settings(), session_factory, client)
     app = make_app(redis_server.url, None)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.weights.pacing import BURST_S, Pacer, TokenBucket, piece_bytes
+from engine.weights.pacing import BURST_S, Pacer, TokenBucket, piece_bytes, reads_at_once
 
 
 class Clock:
@@ -105,3 +105,11 @@ def test_a_piece_is_a_fraction_of_a_second_of_the_slowest_rate():
     assert piece_bytes(100_000_000, 25_000_000) == 1_250_000
     assert piece_bytes(None, 1000) == 64 * 1024
     assert piece_bytes(10**12) == 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("rates", "reads"),
+    [((None, None), 16), ((125_000, None), 4), ((50_000_000, None), 4), ((None, 160_000_000), 8), ((2 * 10**9,), 16)],
+)
+def test_enough_reads_run_to_fill_the_slowest_link_and_no_more(rates, reads):
+    assert reads_at_once(*rates) == reads

@@ -6,6 +6,7 @@ import pytest
 from support.clusters import NOW, a_node
 from support.control_state import group, heir, model, probed, stage, state, waiting
 
+from orchestrator.consolidation import FIRST_TOKENS_MS
 from orchestrator.control import Cause, Move, StageState, Start, Stop
 from orchestrator.lifecycle import GroupState
 from orchestrator.reconcile import reconcile
@@ -263,6 +264,13 @@ def test_the_standalone_worker_is_started_on_its_target():
     (only,) = start.plan.stages
     assert (only.node, only.first_layer, only.layer_count, only.full) == ("n1", 0, 4, True)
     assert start.plan.consolidate is None
+
+
+def test_the_requests_that_waited_for_a_pipeline_come_first():
+    new = group(G.CONSOLIDATING, *PAIR, targets=["n1"], ready_ms=NOW - FIRST_TOKENS_MS + 1)
+    assert reconcile(state(new)) == []
+    (start,) = reconcile(state(replace(new, ready_ms=NOW - FIRST_TOKENS_MS)))
+    assert start.cause is Cause.CONSOLIDATION
 
 
 def test_one_standalone_worker_is_started_in_a_pass_and_none_twice():
