@@ -111,7 +111,8 @@ def test_connections_reset_at_random_while_a_model_starts_on_two_nodes(make, sto
     assert store.resets_made >= 3
     wanted = sum(stage.bytes_to_fetch for stage in stages)
     assert wanted == sum(stage.bytes_fetched for stage in stages)
-    assert wanted <= store.weight_bytes() <= 1.02 * wanted
+    # A reset every second read of 64 KiB, and each loses what had come and was not yet taken when it broke.
+    assert wanted <= store.weight_bytes() <= 1.05 * wanted
     bench.nothing_is_left()
 
 
