@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -77,6 +77,9 @@ class StageTensorDoc(TensorDoc):
     source_name: str
 
 
+_Tensor = TypeVar("_Tensor", bound=TensorDoc)
+
+
 class StageDoc(TypedDict):
     """The part of a `prefetch` effect (docs/interfaces.md, section 7) that the model determines."""
 
@@ -116,12 +119,16 @@ def layer_part(name: str) -> str:
     return layer[2]
 
 
-def load_order(tensors: Iterable[TensorDoc]) -> list[TensorDoc]:
-    """Embedding, layers by number (2 before 10), norm and head; within a part, in file order: reads are sequential."""
+def load_order(tensors: Iterable[_Tensor]) -> list[_Tensor]:
+    """Embedding, head and norm, layers by number (2 before 10); within a part, in file order: reads are sequential.
 
-    def position(tensor: TensorDoc) -> tuple[int, str, int]:
+    The largest come first: a tensor is copied when all of it is there, and after the last byte only the last one is
+    left to copy (of a head of 200 MB, 0.6 s on one core).
+    """
+
+    def position(tensor: _Tensor) -> tuple[int, str, int]:
         group = tensor_group(tensor["name"]) or "head"
-        number = -1 if group == "embed" else 10_000 if group == "head" else int(group.removeprefix("layer:"))
+        number = -2 if group == "embed" else -1 if group == "head" else int(group.removeprefix("layer:"))
         return number, tensor["file"], tensor["begin"]
 
     return sorted(tensors, key=position)
@@ -175,7 +182,8 @@ def stage_tensors(manifest: ManifestDoc, first_layer: int, layer_count: int, *, 
         embedding = next(tensor for tensor in manifest["tensors"] if tensor["name"] == EMBED_TENSOR)
         tensors.append({**embedding, "name": HEAD_TENSOR, "source_name": EMBED_TENSOR})
     overrides: dict[str, Any] = {"tie_word_embeddings": False} if untie else {}
-    return {"tensors": tensors, "files": list(manifest["files"]), "config_overrides": overrides}
+    # Sorted here too: what was registered by an earlier version lies in another order.
+    return {"tensors": load_order(tensors), "files": list(manifest["files"]), "config_overrides": overrides}
 
 
 def largest_useful_stages(groups: TensorGroups) -> int:
