@@ -157,7 +157,7 @@ def main() -> int:
 def report(run: Run, out: Path) -> None:
     """Print and write what was measured."""
     rows = summary.summarize(run.samples, run.floors, LINK_BPS)
-    targets = summary.targets(rows, run.floors)
+    targets = summary.targets(rows, run.samples, run.floors)
     for model in dict.fromkeys(row.model for row in rows):
         print(f"\n{model}, medians of {rows[0].rounds} rounds, links of {NODE_MBIT:.0f} Mbit/s")
         print("\n".join(table.results(row for row in rows if row.model == model)))

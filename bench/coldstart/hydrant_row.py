@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from bench.coldstart.sample import Sample
 from bench.coldstart.sampling import Sampler
 from bench.lab import Lab, LabError, LinkBytes
 from bench.lab.control_plane import ControlPlane
-from orchestrator.partition import split
 from orchestrator.types import ModelSpec
 from registry.models import ColdStartEvent, Stage
 
@@ -44,15 +43,16 @@ class HydrantRows:
         """
         self._plane.use_nodes(nodes)
         self.forget()
-        sample, counters = self._start(row, number, forced, body)
+        before = self._lab.network.counters()
+        sample = self._start(row, number, forced, body)
         if keep:
-            sample = replace(sample, detail=sample.detail | {"consolidation": self._consolidate(counters)})
+            sample = replace(sample, detail=sample.detail | {"consolidation": self._consolidate(before)})
         self._plane.stop_model(self._model_id)
         return sample
 
     def run_again(self, row: str, number: int, forced: Forced, body: dict[str, Any]) -> Sample:
         """One cold start with what the start before it has left in host memory. Raises LabError."""
-        sample, _ = self._start(row, number, forced, body)
+        sample = self._start(row, number, forced, body)
         self._plane.stop_model(self._model_id)
         return sample
 
@@ -62,10 +62,7 @@ class HydrantRows:
             node.client.apply({"v": 1, "kind": "evict", "group_id": "", "version": 0, "digests": None})
         self._plane.wait(lambda: not any(self._plane.digests_held().values()), "empty host memory on every node")
 
-    def _start(
-        self, row: str, number: int, forced: Forced, body: dict[str, Any]
-    ) -> tuple[Sample, dict[str, LinkBytes]]:
-        """The cold start, and what every link had carried at its first token."""
+    def _start(self, row: str, number: int, forced: Forced, body: dict[str, Any]) -> Sample:
         self._plane.set_model(self._model_id, **forced.columns)
         before = self._lab.network.counters()
         with Sampler() as sampler:
@@ -79,7 +76,7 @@ class HydrantRows:
             raise LabError(f"{row}: {forced.stages} stages were to be forced, the planner chose {len(stages)}")
         asked_wall_s = seen["asked_s"] + time.time() - time.monotonic()
         steps = _steps(stages, events, asked_wall_s)
-        sample = Sample(
+        return Sample(
             row=row,
             model=self._model.name,
             round=number,
@@ -92,18 +89,19 @@ class HydrantRows:
             largest_stage_bytes=largest_stage_bytes(self._spec, len(stages)),
             stage_count=len(stages),
             engine_s=seen["first_token_s"] - seen["asked_s"] - min(step["fork"] for step in steps.values()),
-            orchestration_s=_orchestration_s(steps),
+            orchestration_s=_begun_s(steps, min),
+            orchestration_last_s=_begun_s(steps, max),
             detail={"predicted_ttft_ms": start.predicted_ttft_ms, "group": _group_steps(events, asked_wall_s)},
         )
-        return sample, after
 
     def _marks_are_there(self) -> bool:
         _, stages, events = self._plane.last_start(self._model_id)
         ready = {event.stage_id for event in events if event.kind == "ready"}
         return {stage.id for stage in stages} <= ready
 
-    def _consolidate(self, at_first_token: dict[str, LinkBytes]) -> dict[str, Any]:
-        """Wait for the single worker; the bytes that came over its node's link, beside those that it lacked."""
+    def _consolidate(self, before: dict[str, LinkBytes]) -> dict[str, Any]:
+        """Wait for the single worker; the bytes that came over its node's link from the request on, which should be the
+        model's, each once."""
         _, stages, _ = self._plane.last_start(self._model_id)
         if len(stages) == 1:
             return {}
@@ -112,11 +110,8 @@ class HydrantRows:
         )
         heir = self._plane.heir(self._model_id)
         assert heir is not None
-        received = (self._lab.network.counters()[heir.node_name] - at_first_token[heir.node_name]).received
-        held = next(stage for stage in stages if stage.node_name == heir.node_name)
-        whole = split(self._spec, 1)[0].size_bytes
-        lacked = whole - split(self._spec, len(stages))[held.rank].size_bytes
-        return {"node": heir.node_name, "lacked_bytes": lacked, "received_bytes": received}
+        received = (self._lab.network.counters()[heir.node_name] - before[heir.node_name]).received
+        return {"node": heir.node_name, "model_bytes": self._model.file_bytes, "received_bytes": received}
 
 
 def _steps(stages: list[Stage], events: list[ColdStartEvent], asked_wall_s: float) -> dict[str, dict[str, float]]:
@@ -133,6 +128,10 @@ def _group_steps(events: list[ColdStartEvent], asked_wall_s: float) -> dict[str,
     return {event.kind: event.at_ms / 1000 - asked_wall_s for event in events if not event.stage_id}
 
 
-def _orchestration_s(steps: dict[str, dict[str, float]]) -> float:
-    """When the last stage's first byte had come and the last stage's process was started, whichever was later."""
-    return max(step.get(name, 0.0) for step in steps.values() for name in ("fork", "first_byte"))
+def _begun_s(steps: dict[str, dict[str, float]], which: Callable[[Iterable[float]], float]) -> float:
+    """When the first (`which` min) or the last (max) stage's process was started and its first byte had come,
+    whichever was later; of a stage that needs no byte, when it was started."""
+    return max(
+        which(step["fork"] for step in steps.values()),
+        which(step.get("first_byte", 0.0) for step in steps.values()),
+    )

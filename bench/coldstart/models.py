@@ -34,6 +34,11 @@ class BenchModel:
         subprocess.run(command, cwd=ROOT, check=True, timeout=900)
 
     @property
+    def file_bytes(self) -> int:
+        """Bytes of all that a node needs of it: weights and small files."""
+        return sum(path.stat().st_size for path in self.path.iterdir() if not path.name.endswith(".index.json"))
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of its safetensors files."""
         return sum(path.stat().st_size for path in self.path.glob("*.safetensors"))

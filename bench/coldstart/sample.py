@@ -15,7 +15,8 @@ class Sample:
     `stages`    label of each stage -> step -> when it happened; for the naive rows there is one stage.
     `link`      bytes that each node had received from the request to the first token; empty where links cannot be read.
     `engine_s`  from the start of SGLang's process (or its fork) to the first token.
-    `orchestration_s`  when the first byte had come and the last stage's process was started, whichever was later.
+    `orchestration_s`  when the first stage's process was started and its first byte had come, whichever was later;
+                       `orchestration_last_s` the same of the last stage.
     `largest_stage_bytes`  weights of the largest stage.
     `stage_count`  stages of the pipeline, 1 for a whole worker.
     """
@@ -33,6 +34,7 @@ class Sample:
     stage_count: int
     engine_s: float
     orchestration_s: float | None = None
+    orchestration_last_s: float | None = None
     detail: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _crossing_bytes(sample: Sample) -> int:
     return 0 if sample.row == "memory" else sample.largest_stage_bytes
 
 
-def targets(rows: Sequence[RowSummary], floors: Floors) -> list[Target]:
+def targets(rows: Sequence[RowSummary], samples: Iterable[Sample], floors: Floors) -> list[Target]:
     """The promises of the benchmark, computed from this run."""
     row = {(summary.model, summary.row): summary for summary in rows}
     big, small = "llama-1.4gb", "smollm2"
@@ -105,6 +105,8 @@ def targets(rows: Sequence[RowSummary], floors: Floors) -> list[Target]:
     found_big = row.get((big, "hydrant"))
     latencies = [s.orchestration_s for s in rows if s.row == "hydrant" and s.orchestration_s is not None]
     latency = max(latencies) if latencies else None
+    moved = [s.detail["consolidation"] for s in samples if s.detail.get("consolidation")]
+    moves = [move["received_bytes"] / move["model_bytes"] for move in moved]
     return [
         _at_least("Hydrant vs naive, 1.4 GB model, 4 nodes", 6, speedup(big, "hydrant"), "x"),
         _at_least("Hydrant vs naive, SmolLM2", 5, speedup(small, "hydrant"), "x"),
@@ -115,6 +117,9 @@ def targets(rows: Sequence[RowSummary], floors: Floors) -> list[Target]:
         _at_least("in host memory vs naive, 1.4 GB", 8, speedup(big, "memory"), "x"),
         _at_least("in host memory vs naive, SmolLM2", 8, speedup(small, "memory"), "x"),
         _at_most("orchestration latency, median", 0.150, latency, " s"),
+        _at_most("received by the consolidated node / the model's bytes", 1.02, max(moves, default=None), ""),
+        # Not measured yet: what a consolidation adds to the time between the tokens of a running stream.
+        _at_most("consolidation: p99 between tokens vs before", 2, None, "x"),
     ]
 
 
