@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit check setup
+.PHONY: help demo up test unit check setup bench-coldstart
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,6 +25,12 @@ test:           ## all tests: unit, integration, end to end on real SGLang, brow
 unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev
 	.venv/bin/pytest tests/unit
+
+bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant beside the naive way (30 min, root)
+	@deploy/setup.sh dev
+	@deploy/setup.sh engine
+	@deploy/install-iproute2.sh
+	.venv/bin/python -m bench.coldstart
 
 check:          ## ruff, mypy --strict, the arrows between the parts, and that the docs name what exists
 	@deploy/setup.sh dev

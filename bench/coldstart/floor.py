@@ -16,7 +16,6 @@ from registry.models import Group, Model, Node, Stage
 from tasks.apply import group_key
 from tasks.effects import launch_effect, prefetch_effect, stop_effect
 
-PORT, DIST_PORT = 31080, 31081
 MEMORY_BYTES = 4_000_000_000
 
 
@@ -26,6 +25,7 @@ def measure(lab: Lab, model: BenchModel, row: Model, spec: ModelSpec, stages: in
     `row` is the model as the registry has it; it need not be in any database.
     """
     nodes = list(lab.nodes.values())[:stages]
+    ports = [node.settings.ports[1] for node in nodes]
     group = Group(id=f"grp_floor_{time.time_ns()}", version=1, api_key=group_key())
     parts = split(spec, stages)
     group.stages = [
@@ -35,8 +35,8 @@ def measure(lab: Lab, model: BenchModel, row: Model, spec: ModelSpec, stages: in
             device_idx=0,
             first_layer=part.first,
             layer_count=part.count,
-            port=PORT,
-            dist_port=DIST_PORT,
+            port=ports[rank],
+            dist_port=ports[0] - 1,
             reserved_bytes=MEMORY_BYTES,
             rate_bps=None,
         )
@@ -52,7 +52,7 @@ def measure(lab: Lab, model: BenchModel, row: Model, spec: ModelSpec, stages: in
             node.client.apply(launch_effect(row, group, stage, rendezvous))
         for stage, node in zip(group.stages, nodes, strict=True):
             node.wait_state(stage.id, "ready")
-        url = f"http://{nodes[0].address}:{PORT}/v1/completions"
+        url = f"http://{nodes[0].address}:{ports[0]}/v1/completions"
         seen = lab.ask(url, body, group.api_key)
         marks = [node.stage(stage.id)["marks"] for stage, node in zip(group.stages, nodes, strict=True)]
     finally:

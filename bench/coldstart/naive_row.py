@@ -20,7 +20,6 @@ from bench.lab.node import ENGINE_PYTHON, ROOT
 from engine import flags
 from engine.runtime.environment import node_environment
 
-PORT = 31090
 KEY = "bench"
 SHIM = ROOT / "bench/coldstart/shim"
 FETCHED = MODELS_DIR.parent / "bench/naive"
@@ -38,8 +37,11 @@ def run(lab: Lab, model: BenchModel, node: str, row: str, number: int, body: dic
     argv: list[str | Path] = [ENGINE_PYTHON, "-m", "bench.coldstart.naive"]
     argv += ["--prefetch", "yes" if row == "prefetch" else "no", "--events", events]
     argv += ["--url", f"{lab.store_url}/{model.folder}", "--out", FETCHED, "--files", json.dumps(files)]
-    argv += ["--", *_server_arguments(lab.addresses[node], model)]
-    url = f"http://{lab.addresses[node]}:{PORT}/v1/completions"
+    if not lab.network.shaped:
+        argv += ["--rate-bps", str(lab.network.node_mbit * 1e6 / 8)]
+    port = lab.nodes[node].settings.ports[1]
+    argv += ["--", *_server_arguments(lab.addresses[node], port, model)]
+    url = f"http://{lab.addresses[node]}:{port}/v1/completions"
     before = lab.network.counters()[node]
     with Sampler() as sampler:
         begun = time.monotonic()
@@ -73,7 +75,7 @@ def run(lab: Lab, model: BenchModel, node: str, row: str, number: int, body: dic
     )
 
 
-def _server_arguments(address: str, model: BenchModel) -> list[str]:
+def _server_arguments(address: str, port: int, model: BenchModel) -> list[str]:
     """What noded gives a whole worker of the same model."""
     settings = flags.Settings.from_json({"dtype": "float32", "context_length": 2048})
     shape = flags.StageShape(
@@ -81,7 +83,7 @@ def _server_arguments(address: str, model: BenchModel) -> list[str]:
         world=1,
         layers=(0,),
         dist_address=None,
-        port=PORT,
+        port=port,
         api_key=KEY,
         model_name=model.name,
         memory_bytes=0,

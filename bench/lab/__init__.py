@@ -4,12 +4,25 @@
         lab.nodes["node-1"].client.apply(...)
         lab.network.counters()["node-1"].received
 
-Needs Linux, root and iproute2; without them `LabUnavailable` says what is missing. There is one lab a machine.
+Needs Linux, root and iproute2; without them `LabUnavailable` says what is missing, and `make=PacedNetwork` gives a
+stand-in in which fetches alone are slow. There is one lab a machine.
 """
 
 from bench.lab.lab import Lab
 from bench.lab.network import LinkBytes, Network
-from bench.lab.node import LabNode, NodeSettings
+from bench.lab.node import AnyNetwork, LabNode, NodeSettings
+from bench.lab.paced import PacedNetwork
 from bench.lab.tools import LabBusy, LabError, LabUnavailable
 
-__all__ = ["Lab", "LabBusy", "LabError", "LabNode", "LabUnavailable", "LinkBytes", "Network", "NodeSettings"]
+__all__ = [
+    "AnyNetwork",
+    "Lab",
+    "LabBusy",
+    "LabError",
+    "LabNode",
+    "LabUnavailable",
+    "LinkBytes",
+    "Network",
+    "NodeSettings",
+    "PacedNetwork",
+]

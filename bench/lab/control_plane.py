@@ -51,14 +51,15 @@ class ControlPlane:
         self._lab = lab
         self._home = lab.network.home(CONTROL)
         address = lab.addresses[CONTROL]
-        self.url = f"http://{address}:{GATEWAY_PORT}"
+        gateway, self._redis_port = (lab.network.port(CONTROL, port) for port in (GATEWAY_PORT, REDIS_PORT))
+        self.url = f"http://{address}:{gateway}"
         self._redis_socket = self._home / "redis.sock"
         self._environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | {
             "HYDRANT_HOME": str(self._home),
             "HYDRANT_GATEWAY_HOST": address,
-            "HYDRANT_GATEWAY_PORT": str(GATEWAY_PORT),
+            "HYDRANT_GATEWAY_PORT": str(gateway),
             "HYDRANT_HOLD_DEADLINE_S": "300",
-            "REDIS_URL": f"redis://{address}:{REDIS_PORT}/0",
+            "REDIS_URL": f"redis://{address}:{self._redis_port}/0",
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -84,8 +85,9 @@ class ControlPlane:
         self.wait(lambda: bool(self.redis.hlen("hyd:gateways")), "the gateway's first heartbeat")
 
     def _start_redis(self, address: str) -> None:
-        # The namespace is the wall that a password would be: nothing outside the lab can connect.
-        options = f"--bind {address} --port {REDIS_PORT} --protected-mode no"
+        # The namespace is the wall that a password would be: nothing outside the lab can connect. (On 127.0.0.1, where
+        # there is no namespace, other users of the machine can, and find nothing but the benchmark's figures.)
+        options = f"--bind {address} --port {self._redis_port} --protected-mode no"
         command = procfile()["redis"].replace("--port 0", options)
         self._processes["redis"] = self._start(CONTROL, "redis", command, self._environ)
 

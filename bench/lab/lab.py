@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from bench.lab import store
 from bench.lab.network import CLIENT, STORE, Network
-from bench.lab.node import CONTROL_PYTHON, ROOT, LabNode, NodeSettings
+from bench.lab.node import CONTROL_PYTHON, ROOT, AnyNetwork, LabNode, NodeSettings
 from bench.lab.tools import LabError
 
 
@@ -22,11 +22,17 @@ class Lab:
     LabBusy, and LabError when something does not start.
     """
 
-    def __init__(self, nodes: Sequence[NodeSettings], files_dir: Path, node_mbit: float = 400) -> None:
-        self.network = Network([node.name for node in nodes], node_mbit)
+    def __init__(
+        self,
+        nodes: Sequence[NodeSettings],
+        files_dir: Path,
+        node_mbit: float = 400,
+        make: Callable[[Sequence[str], float], AnyNetwork] = Network,
+    ) -> None:
+        self.network = make([node.name for node in nodes], node_mbit)
         try:
             self.addresses = self.network.addresses
-            self.store_url = f"http://{self.addresses[STORE]}:{store.PORT}"
+            self.store_url = f"http://{self.addresses[STORE]}:{self.network.port(STORE, store.PORT)}"
             self._start_store(files_dir)
             self.nodes = {settings.name: LabNode(self.network, settings) for settings in nodes}
             for node in self.nodes.values():
@@ -84,7 +90,8 @@ class Lab:
         self.network.close()
 
     def _start_store(self, files_dir: Path) -> None:
-        options = [str(files_dir.resolve()), "--address", self.addresses[STORE]]
+        port = self.network.port(STORE, store.PORT)
+        options = [str(files_dir.resolve()), "--address", self.addresses[STORE], "--port", str(port)]
         argv = [str(CONTROL_PYTHON), "-m", "bench.lab.store", *options]
         log = self.network.home(STORE) / "store.log"
         started = self.network.start(STORE, argv, cwd=ROOT, log=log, pipe=True)

@@ -9,21 +9,19 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from bench.lab import claim, tools
+from bench.lab.processes import Processes
 from bench.lab.shaping import STORE_FACTOR, shape
 
 SWITCH = "switch"
@@ -31,7 +29,6 @@ STORE, CLIENT, CONTROL = "store", "client", "control"
 DEVICE = "eth0"
 """Every host's link, as the host sees it."""
 FIRST_ADDRESS = 11
-END_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +62,15 @@ class Network:
     What a killed owner leaves, the next one removes. Raises LabUnavailable, LabBusy, and ValueError for unfit names.
     """
 
+    shaped = True
+    """Whether the links themselves have the rate, in both directions and for everything."""
+
     def __init__(self, nodes: Sequence[str], node_mbit: float = 400) -> None:
         self.addresses = addresses(nodes)
         self.node_mbit = node_mbit
         self._rates = dict.fromkeys(nodes, node_mbit) | {STORE: STORE_FACTOR * node_mbit}
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes = Processes()
         tools.check_prerequisites()
-        # PR_SET_PDEATHSIG takes the thread that started a process for its parent: this one lives as long as we do.
-        self._starter = ThreadPoolExecutor(1, "lab-starter")
         self._lock: int | None = claim.take()
         self._handlers = _end_on_sigterm()
         atexit.register(self.close)
@@ -111,25 +109,13 @@ class Network:
         log: Path | None = None,
         pipe: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a process in a host; it is killed when this process dies, and ended by `close`.
+        """Start a process in a host, as `Processes.start`; it is killed when this one dies, and ended by `close`."""
+        return self._processes.start(self.command(host, argv), env=env, cwd=cwd, log=log, pipe=pipe)
 
-        Output goes to the end of `log`, or nowhere; with `pipe`, standard output goes to the Popen's `stdout` instead.
-        """
-        command = [tools.tool("setpriv"), "--pdeathsig", "KILL", *self.command(host, argv)]
-        with (log or Path(os.devnull)).open("ab") as output:
-            started = self._starter.submit(
-                subprocess.Popen,
-                command,
-                env=env,
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if pipe else output,
-                stderr=output,
-                # Ctrl-C reaches the owner alone, who ends the others in order.
-                start_new_session=True,
-            ).result()
-        self._processes.append(started)
-        return started
+    def port(self, host: str, usual: int) -> int:
+        """Where a host's process may listen: every host has all ports for itself."""
+        self._namespace(host)
+        return usual
 
     def counters(self) -> dict[str, LinkBytes]:
         """Bytes on each host's link until now."""
@@ -147,19 +133,14 @@ class Network:
         if self._lock is None:
             return
         with _undisturbed(self._handlers):
-            _end(self._processes)
+            self._processes.end()
             try:
                 claim.remove_all()
             finally:
                 claim.release(self._lock)
                 self._lock = None
-                self._starter.shutdown()
                 atexit.unregister(self.close)
-            # What did not end by itself has been killed by now; none stays a zombie.
-            for process in self._processes:
-                process.wait(END_WITHIN_S)
-                if process.stdout is not None:
-                    process.stdout.close()
+            self._processes.reap()
 
     def _namespace(self, host: str) -> str:
         if host not in self.addresses:
@@ -205,16 +186,6 @@ def _prepare(namespace: str) -> None:
     """
     settings = "echo 1 >net/ipv6/conf/all/disable_ipv6; echo reno >net/ipv4/tcp_congestion_control"
     tools.run("ip", ["netns", "exec", namespace, "sh", "-ec", f"cd /proc/sys; {settings}"])
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask processes to end, and wait a while for them."""
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + END_WITHIN_S
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0, deadline - time.monotonic()))
 
 
 def _end_on_sigterm() -> dict[int, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.lab.network import Network
+from bench.lab.paced import PacedNetwork
 from bench.lab.tools import LabError
 from engine.client import NodedClient, NodedUnavailable
 from engine.node_config import NodeConfig, load_config
@@ -19,6 +20,7 @@ from engine.node_config import NodeConfig, load_config
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL_PYTHON = Path(sys.executable)
 ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
+AnyNetwork = Network | PacedNetwork
 START_S = 240.0
 LOG_LINES = 25
 
@@ -62,7 +64,7 @@ class NodeSettings:
 class LabNode:
     """See the module. `environ` is what its processes run with; a node worker for it needs REDIS_URL besides."""
 
-    def __init__(self, network: Network, settings: NodeSettings) -> None:
+    def __init__(self, network: AnyNetwork, settings: NodeSettings) -> None:
         self.settings, self.name = settings, settings.name
         self.address = network.addresses[settings.name]
         self.home = network.home(settings.name)

@@ -137,7 +137,7 @@ def test_a_failed_start_leaves_nothing_and_gives_the_lab_back(monkeypatch: pytes
 
 
 def test_a_process_that_does_not_end_when_asked_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.lab.network.END_WITHIN_S", 0.5)
+    monkeypatch.setattr("bench.lab.processes.END_WITHIN_S", 0.5)
     with skipped_where_forbidden():
         network = Network([])
     with network:
