@@ -10,12 +10,16 @@ from typing import Any, TypeVar, cast
 
 import psutil
 import pynvml
+import structlog
 
 from engine.node_config import ConfigError, DeviceConfig, NodeConfig
 from engine.runtime import environment
 from engine.runtime.environment import DeviceKind
 
 T = TypeVar("T")
+ASSUMED_LINK_BPS = 1_250_000_000
+"""10 Gbit/s."""
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,25 @@ def interface_of(address: str) -> str | None:
         if any(entry.address in wanted for entry in addresses):
             return name
     return None
+
+
+def link_bps(config: NodeConfig) -> int:
+    """What a planner may count on of the node's link, in bytes/s: as configured, else as fast as its interface says.
+
+    An interface that does not say (a virtual one) is taken for ASSUMED_LINK_BPS, and noded's log says so.
+    """
+    if config.link_bps is not None:
+        return config.link_bps
+    interface = interface_of(config.address)
+    told = psutil.net_if_stats().get(interface or "")
+    if told is not None and told.speed > 0:
+        return told.speed * 1_000_000 // 8
+    log.warning(
+        "the link's speed is not known; set link_gbps in the node's configuration",
+        interface=interface,
+        assumed_gbps=ASSUMED_LINK_BPS * 8 / 1e9,
+    )
+    return ASSUMED_LINK_BPS
 
 
 def _found() -> list[DeviceConfig]:

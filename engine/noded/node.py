@@ -40,6 +40,7 @@ class Node:
         # gets this one's. Not the time of day, which may be set back: reports with a lower number are dropped.
         self.seq = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
         self._boot_id = processes.boot_id()
+        self._link_bps = inventory.link_bps(config)
         self._change = asyncio.Condition()
 
     # --- its life ----------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ class Node:
             "devices": [device.as_json() for device in self.devices],
             "address": self.config.address,
             "ports": list(self.config.ports),
-            "link_bps": self.config.link_bps,
+            "link_bps": self._link_bps,
             "store": {
                 "bytes": self.store.bytes_held(),
                 "limit_bytes": self.config.store_bytes,
