@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.coldstart import floor, naive_row, plot, summary, table
+from bench.coldstart import floor, naive_row, plot, smoothness, summary, table
 from bench.coldstart.hydrant_row import HydrantRows
 from bench.coldstart.models import MODELS, MODELS_DIR, BenchModel
 from bench.coldstart.plans import Forced, force, free
 from bench.coldstart.sample import Sample
+from bench.coldstart.smoothness import Gaps
 from bench.lab import Lab, LabError, LabUnavailable, NodeSettings, PacedNetwork
 from bench.lab.control_plane import ControlPlane
 from bench.lab.node import ROOT
@@ -46,6 +47,7 @@ class Run:
         self.links = shaped if lab.network.shaped else f"NO LINKS, fetches held to {NODE_MBIT:.0f} Mbit/s each"
         self.samples: list[Sample] = []
         self.floors: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self.gaps = Gaps()
         self._begun = time.monotonic()
         self._specs: dict[str, ModelSpec] = {}
         self._hydrant: dict[str, HydrantRows] = {}
@@ -69,9 +71,18 @@ class Run:
                 row = self._plane.model(self._ids[model.name])
                 for stages in FLOOR_STAGES:
                     spec = self._specs[model.name]
-                    seconds = floor.measure(self._lab, model, row, spec, stages, _body(model))
+                    seconds = floor.measure(self._lab, row, spec, stages, _body(model))
                     self.floors[model.name, stages].append(seconds)
                     self.say(f"floor {number}/{rounds}, {model.name}, {stages} stage(s): {seconds:.2f} s")
+
+    def measure_smoothness(self, rounds: int) -> None:
+        """Before anything decides by itself: consolidations under running streams, of the first model."""
+        model = self._models[0]
+        row, spec = self._plane.model(self._ids[model.name]), self._specs[model.name]
+        for number in range(1, rounds + 1):
+            smoothness.measure(self._lab, row, spec, _body(model), self.gaps)
+            before, during = (smoothness.percentile(gaps, 99) for gaps in (self.gaps.before, self.gaps.during))
+            self.say(f"smoothness {number}/{rounds}, p99 between tokens: {before:.3f} s before, {during:.3f} s during")
 
     def measure_rows(self, rounds: int) -> None:
         """Every row of every model, once a round."""
@@ -156,6 +167,7 @@ def main() -> int:
         try:
             run = Run(lab, plane, models, rows)
             run.measure_floors(min(3, options.rounds))
+            run.measure_smoothness(min(3, options.rounds))
             plane.start()
             run.measure_rows(options.rounds)
         finally:
@@ -168,7 +180,7 @@ def main() -> int:
 def report(run: Run, out: Path) -> None:
     """Print and write what was measured."""
     rows = summary.summarize(run.samples, run.floors, LINK_BPS)
-    targets = summary.targets(rows, run.samples, run.floors)
+    targets = summary.targets(rows, run.samples, run.floors, run.gaps.ratio())
     for model in dict.fromkeys(row.model for row in rows):
         print(f"\n{model}, medians of {rows[0].rounds} rounds, {run.links}")
         print("\n".join(table.results(row for row in rows if row.model == model)))
@@ -185,6 +197,7 @@ def report(run: Run, out: Path) -> None:
         },
         "targets": [target.as_json() for target in targets],
         "rows": [row.as_json() for row in rows],
+        "between_tokens_s": {"before": sorted(run.gaps.before), "during": sorted(run.gaps.during)},
         "floors": [{"model": m, "stages": s, "seconds": seconds} for (m, s), seconds in run.floors.items()],
         "samples": [sample.as_json() for sample in run.samples],
     }

@@ -4,7 +4,8 @@ Prints a line of JSON when the first token has come, and one at the end: the sam
 seconds of CLOCK_MONOTONIC, which all namespaces share (`time.monotonic()` anywhere):
 
     {"asked_s": first try sent, "sent_s": answered try sent, "first_byte_s": its headers came,
-     "first_token_s": its first token came, "ended_s": the stream's end, "tries": 3, "text": "...", "error": null}
+     "first_token_s": its first token came, "token_s": [when each token came], "ended_s": the stream's end,
+     "tries": 3, "text": "...", "error": null}
 
 The first token is there with the first text, or with running usage that counts one: a token alone may be no text yet.
 A refused connection and 503 are tried again until the deadline. With an error, times may be null and exit status is 1.
@@ -36,7 +37,7 @@ def ask(url: str, body: dict[str, Any], key: str, deadline_s: float) -> dict[str
     """POST `body` to `url` and follow the stream; what the module prints. Waits `deadline_s` seconds at most."""
     deadline = time.monotonic() + deadline_s
     seen: dict[str, Any] = dict.fromkeys(("asked_s", "sent_s", "first_byte_s", "first_token_s", "ended_s"))
-    seen |= {"tries": 0, "text": "", "error": None}
+    seen |= {"tries": 0, "text": "", "token_s": [], "error": None}
     while True:
         try:
             _try(url, body, key, deadline, seen)
@@ -94,8 +95,10 @@ def follow(lines: Iterable[bytes], deadline: float, seen: dict[str, Any]) -> Non
         text = "".join(_text(choice) for choice in chunk.get("choices", []))
         tokens = (chunk.get("usage") or {}).get("completion_tokens") or 0
         seen["text"] += text
-        if (text or tokens) and seen["first_token_s"] is None:
-            seen["first_token_s"] = time.monotonic()
+        if text or (tokens and not seen["token_s"]):
+            seen["token_s"].append(time.monotonic())
+        if seen["token_s"] and seen["first_token_s"] is None:
+            seen["first_token_s"] = seen["token_s"][0]
             print(json.dumps(seen), flush=True)
     raise Failed("the stream ended without [DONE]")
 

@@ -48,7 +48,7 @@ def test_the_rows_answer_alike_and_move_each_byte_once(lab: Lab, plane: ControlP
     model_id = plane.register(model.name, model.path, f"{lab.store_url}/{model.folder}")
     row = plane.model(model_id)
     spec = model_spec(row)
-    assert floor.measure(lab, model, row, spec, 2, body) > 0
+    assert floor.measure(lab, row, spec, 2, body) > 0
 
     naive = naive_row.run(lab, model, "node-1", "naive", 1, body)
     plane.start()

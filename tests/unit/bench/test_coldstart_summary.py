@@ -60,7 +60,7 @@ def test_without_a_floor_there_is_no_bound() -> None:
 
 
 def test_what_was_not_measured_is_not_met() -> None:
-    found = {target.name: target for target in summary.targets([], [], {})}
+    found = {target.name: target for target in summary.targets([], [], {}, None)}
     assert not any(target.met for target in found.values())
     assert all(target.value is None for target in found.values())
 
@@ -69,7 +69,7 @@ def test_what_was_not_measured_is_not_met() -> None:
 def test_a_target_is_met_by_what_was_measured(ttft_s: float, met: bool) -> None:
     samples = [a_sample("naive", 22.0), a_sample("hydrant", ttft_s)]
     rows = summary.summarize(samples, FLOORS, LINK_BPS)
-    found = {target.name: target for target in summary.targets(rows, samples, FLOORS)}
+    found = {target.name: target for target in summary.targets(rows, samples, FLOORS, None)}
     target = found["Hydrant vs naive, SmolLM2"]
     assert (target.value, target.met) == (22.0 / ttft_s, met)
 
@@ -78,8 +78,8 @@ def test_a_consolidation_that_moves_bytes_twice_misses_its_target() -> None:
     once = a_sample("hydrant", 5.0, detail={"consolidation": {"received_bytes": 501, "model_bytes": 500}})
     twice = a_sample("hydrant", 5.0, detail={"consolidation": {"received_bytes": 750, "model_bytes": 500}})
     name = "received by the consolidated node / the model's bytes"
-    (good,) = [t for t in summary.targets([], [once], {}) if t.name == name]
-    (bad,) = [t for t in summary.targets([], [once, twice], {}) if t.name == name]
+    (good,) = [t for t in summary.targets([], [once], {}, None) if t.name == name]
+    (bad,) = [t for t in summary.targets([], [once, twice], {}, None) if t.name == name]
     assert (good.met, bad.met, bad.value) == (True, False, 1.5)
 
 
@@ -89,7 +89,7 @@ def test_the_results_are_told_and_drawn(tmp_path: Path) -> None:
     lines = table.results(rows)
     assert "naive: fetch all, then launch_server" in lines[1]
     assert "4.40x" in lines[2]
-    assert "MISSED" in "\n".join(table.targets(summary.targets(rows, samples, FLOORS)))
+    assert "MISSED" in "\n".join(table.targets(summary.targets(rows, samples, FLOORS, None)))
     assert "2.00" in table.floors(FLOORS)[1]
     assert table.parts(samples[0].stages)[0].endswith("prefetch_end 5.00")
     picture = tmp_path / "picture.png"

@@ -25,7 +25,7 @@ def text(content: str | None) -> bytes:
 
 
 def follow(*lines: bytes) -> dict[str, Any]:
-    seen: dict[str, Any] = {"first_token_s": None, "ended_s": None, "text": ""}
+    seen: dict[str, Any] = {"first_token_s": None, "ended_s": None, "text": "", "token_s": []}
     ask.follow(lines, time.monotonic() + 10, seen)
     return seen
 
