@@ -38,6 +38,7 @@ def node_documents(session: Session, now_ms: int) -> list[dict[str, Any]]:
                 "seen_ago_ms": max(0, now_ms - node.seen_at_ms),
                 "warm": bool(warm.get("ready")),
                 "engine": warm.get("engine"),
+                "warm_memory_bytes": warm.get("memory_bytes"),
                 "store_bytes": store.get("bytes", 0),
                 "store_limit_bytes": store.get("limit_bytes", 0),
                 "stages": stages[node.name],

@@ -59,6 +59,13 @@ def nodes_table(documents: list[dict[str, Any]]) -> list[str]:
     return table(headings, rows, right="0010101111")
 
 
+def _warm(document: dict[str, Any]) -> str:
+    if not document["warm"]:
+        return "none: stages start from nothing"
+    taken = document["warm_memory_bytes"]
+    return document["engine"] if taken is None else f"{document['engine']}, {size(taken)} of memory"
+
+
 @node.command(examples=["hydrant node show gpu-3"])
 @click.argument("name")
 @reporting
@@ -80,7 +87,7 @@ def show(console: Console, name: str) -> None:
             ("address", document["address"]),
             ("ports", f"{document['port_first']} to {document['port_last']}"),
             ("link", rate(document["link_bps"])),
-            ("warm runtime", document["engine"] if document["warm"] else "none: stages start from nothing"),
+            ("warm runtime", _warm(document)),
             ("weights held", f"{size(document['store_bytes'])} of at most {size(document['store_limit_bytes'])}"),
         ]
     )

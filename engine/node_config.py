@@ -4,8 +4,10 @@
     name = "node-a"                # default: HYDRANT_NODE, then the host name
     address = "10.0.0.11"          # where other nodes and gateways reach this one; default 127.0.0.1
     ports = [31000, 31099]         # for the engines, both ends included
-    link_gbps = 25.0               # Gbit/s of this node's link that fetches may use; absent: not limited
+    link_gbps = 25.0               # Gbit/s of this node's link that fetches may use; absent: all of it
     store_gb = 64.0                # GB (1e9 bytes) of host memory for weights
+    warm = true                    # false: no warm runtime; stages start plainly, seconds later
+    warm_memory_gb = 3.0           # GB that the warm runtime may take; above it, it gives them back and stays away
     engine_python = "/opt/..."     # interpreter of the engine environment; default .venv-engine beside this checkout
     run_dir, store_dir             # default: $HYDRANT_HOME/<name>, /dev/shm/hydrant-<user id>-<digest of run_dir>
 
@@ -32,6 +34,7 @@ from typing import Any
 
 DEFAULT_PORTS = (31000, 31099)
 DEFAULT_STORE_GB = 8.0
+DEFAULT_WARM_MEMORY_GB = 3.0
 SOCKET_PATH_LIMIT = 107
 """Bytes that Linux allows for the path of a unix socket."""
 LONGEST_SOCKET = ".warm.sock.4194304"
@@ -65,6 +68,8 @@ class NodeConfig:
     run_dir: Path
     store_dir: Path
     devices: tuple[DeviceConfig, ...]
+    warm: bool
+    warm_memory_bytes: int
 
     @property
     def api_socket(self) -> Path:
@@ -126,7 +131,8 @@ def parse_config(content: dict[str, Any], environ: Mapping[str, str]) -> NodeCon
     _only(content, {"node", "device"}, "the file")
     _only(
         node,
-        {"name", "address", "ports", "link_gbps", "store_gb", "engine_python", "run_dir", "store_dir"},
+        {"name", "address", "ports", "link_gbps", "store_gb", "engine_python", "run_dir", "store_dir"}
+        | {"warm", "warm_memory_gb"},
         "[node]",
     )
     name = str(node.get("name") or environ.get("HYDRANT_NODE") or socket.gethostname())
@@ -150,6 +156,8 @@ def parse_config(content: dict[str, Any], environ: Mapping[str, str]) -> NodeCon
         engine_python=Path(node.get("engine_python", checkout / ".venv-engine/bin/python")).expanduser().absolute(),
         run_dir=run_dir,
         store_dir=store_dir,
+        warm=_flag(node, "warm", True, "[node]"),
+        warm_memory_bytes=int((_number(node, "warm_memory_gb", DEFAULT_WARM_MEMORY_GB, "[node]") or 0) * 1e9),
         devices=tuple(_device(_table(item, "device"), index) for index, item in enumerate(content.get("device", []))),
     )
     if len(os.fsencode(config.run_dir / LONGEST_SOCKET)) > SOCKET_PATH_LIMIT:
@@ -193,6 +201,13 @@ def _number(table: dict[str, Any], name: str, default: float | None, where: str)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise ConfigError(f"{where} {name}: expected a number above 0")
     return float(value)
+
+
+def _flag(table: dict[str, Any], name: str, default: bool, where: str) -> bool:
+    value = table.get(name, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where} {name}: expected true or false")
+    return value
 
 
 def _table(value: object, name: str) -> dict[str, Any]:

@@ -6,11 +6,15 @@ Reads the same HYDRANT_NODE_CONFIG as the node's noded, for the socket's path an
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from engine.node_config import ConfigError, NodeConfig, load_config
 from engine.runtime import warm
 from engine.runtime.environment import DeviceKind, driver_loaded, node_environment
+
+IDLE = "--idle"
+"""Argument with which it only waits for its end."""
 
 
 def device_kind(config: NodeConfig) -> DeviceKind:
@@ -27,9 +31,33 @@ def main() -> int:
     except ConfigError as error:
         print(f"warm: {error}", file=sys.stderr)
         return 1
+    if IDLE in sys.argv[1:] or not config.warm:
+        wait_for_the_end(
+            None if config.warm else "warm: switched off by the node's configuration; stages start plainly"
+        )
+        return 0
     os.environ.update(node_environment(device_kind(config)))
-    warm.serve(config.warm_socket)
+    again = [sys.executable, "-m", "engine.warm"]
+    try:
+        warm.serve(config.warm_socket, config.warm_memory_bytes)
+    except warm.Outdated as change:
+        # In place: whoever supervises this process needs not know.
+        print(f"warm: {change}; importing anew", flush=True)
+        os.execv(sys.executable, again)
+    except warm.TooLarge as error:
+        # The process that stays has imported nothing, and gives the memory back.
+        print(f"warm: {error}; until then stages start plainly", file=sys.stderr, flush=True)
+        os.execv(sys.executable, [*again, IDLE])
     return 0
+
+
+def wait_for_the_end(reason: str | None) -> None:
+    """Do nothing until SIGTERM or SIGINT. (To end by itself would make a supervisor start it again and again.)"""
+    if reason is not None:
+        print(reason, flush=True)
+    numbers = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    signal.sigwait(numbers)
 
 
 if __name__ == "__main__":

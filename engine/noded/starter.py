@@ -38,10 +38,16 @@ class Warm:
         self._path = socket_path
         self.pid: int | None = None
         self.engine: str | None = None
+        self.memory_bytes: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As the report shows it."""
-        return {"ready": self.pid is not None, "pid": self.pid, "engine": self.engine}
+        return {
+            "ready": self.pid is not None,
+            "pid": self.pid,
+            "engine": self.engine,
+            "memory_bytes": self.memory_bytes,
+        }
 
     async def look(self) -> bool:
         """Ask whether it is there; whether that has changed."""
@@ -49,8 +55,9 @@ class Warm:
         try:
             answer = await self._ask({"ping": True})
             self.pid, self.engine = int(answer["pid"]), str(answer["engine"])
+            self.memory_bytes = int(answer["memory_bytes"])
         except (OSError, ValueError, KeyError, TimeoutError):
-            self.pid = self.engine = None
+            self._gone()
         return self.pid != before
 
     async def fork(self, stage_dir: Path) -> int:
@@ -59,13 +66,16 @@ class Warm:
             answer = await self._ask({"stage_dir": str(stage_dir)})
             return int(answer["pid"])
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            self.pid = self.engine = None
+            self._gone()
             raise CannotStart(f"there is no warm runtime at {self._path}: {error}") from error
         except (OSError, ValueError, TimeoutError) as error:
-            self.pid = self.engine = None
+            self._gone()
             raise AnswerLost(f"the warm runtime does not answer at {self._path}: {error}") from error
         except KeyError:
             raise CannotStart(f"the warm runtime refuses: {answer.get('error')}") from None
+
+    def _gone(self) -> None:
+        self.pid = self.engine = self.memory_bytes = None
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         async with asyncio.timeout(WARM_TIMEOUT_S):

@@ -3,9 +3,10 @@
 Protocol, on a unix stream socket, one request a connection, one JSON line each way:
 
     {"stage_dir": "/..."}   ->   {"pid": 123}   or   {"error": "..."}
-    {"ping": true}          ->   {"pid": <own>, "engine": "sglang 0.5.23"}
+    {"ping": true}          ->   {"pid": <own>, "engine": "sglang 0.5.23", "memory_bytes": <own, after the import>}
 
-It never starts a thread: a fork keeps only the thread that forked. The stages outlive it.
+It never starts a thread: a fork keeps only the thread that forked. The stages outlive it. When what it has imported is
+no longer what is installed, it refuses and ends, to be started anew.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from engine.failpoints import reach
 from engine.runtime import stage
 from engine.runtime.imports import engine_version, import_engine
+from engine.runtime.installed import Installed, engine_files
 
 REQUEST_TIMEOUT_S = 5.0
 """A client sends its one line at once; a stuck one must not block the others."""
@@ -34,16 +36,35 @@ class Stopped(Exception):
     """The runtime was asked to end."""
 
 
-def serve(socket_path: Path) -> None:
-    """Import SGLang, then fork stages until SIGTERM or SIGINT. The socket appears when the import is done."""
+class Outdated(Exception):
+    """What was imported is not what is installed now; the message names a file."""
+
+
+class TooLarge(Exception):
+    """The imported engine takes more memory than it may; the message says how much, and what to do."""
+
+
+def serve(socket_path: Path, memory_limit: int | None = None) -> None:
+    """Import SGLang, then fork stages until SIGTERM or SIGINT. The socket appears when the import is done.
+
+    `memory_limit` is bytes. Raises TooLarge after the import, and Outdated when it is to be started anew.
+    """
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     # The kernel reaps ended stages; the node daemon watches them by itself.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    installed = Installed(engine_files())
     import_engine()
     # What was imported is never garbage: collecting it would only copy shared pages in every stage.
     gc.collect()
     gc.freeze()
+    memory_bytes = own_memory()
+    if memory_limit is not None and memory_bytes > memory_limit:
+        raise TooLarge(
+            f"the imported engine takes {memory_bytes / 1e9:.2f} GB and may take {memory_limit / 1e9:.2f}: raise "
+            "warm_memory_gb in the node's configuration, or set warm = false"
+        )
+    about = {"pid": os.getpid(), "engine": engine_version(), "memory_bytes": memory_bytes}
     with listen(socket_path) as listener:
         inode = socket_path.stat().st_ino
         print(f"warm: {engine_version()} is imported, forking stages at {socket_path}", flush=True)
@@ -51,7 +72,7 @@ def serve(socket_path: Path) -> None:
             while True:
                 connection, _ = listener.accept()
                 with connection:
-                    answer_one(listener, connection)
+                    answer_one(listener, connection, about, installed)
         except Stopped:
             print("warm: stopped", flush=True)
         finally:
@@ -74,13 +95,25 @@ def listen(socket_path: Path) -> socket.socket:
     return listener
 
 
-def answer_one(listener: socket.socket, connection: socket.socket) -> None:
-    """Serve one request. A bad one is answered with its error and harms nobody else."""
+def own_memory() -> int:
+    """Bytes of this process' memory that no other process shares (its proportional share of what is shared)."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def answer_one(listener: socket.socket, connection: socket.socket, about: dict[str, Any], installed: Installed) -> None:
+    """Serve one request; `about` answers a ping. A bad one is answered with its error and harms nobody else.
+
+    Raises Outdated when it has refused because what is `installed` has changed.
+    """
     connection.settimeout(REQUEST_TIMEOUT_S)
+    changed = installed.changed()
     try:
         request = read_request(connection)
-        if "ping" in request:
-            answer: dict[str, Any] = {"pid": os.getpid(), "engine": engine_version()}
+        if changed is not None:
+            answer: dict[str, Any] = {"error": f"{changed} has changed since it was imported"}
+        elif "ping" in request:
+            answer = about
         else:
             answer = {"pid": fork_stage(Path(request["stage_dir"]), (listener, connection))}
     except Stopped:
@@ -91,6 +124,8 @@ def answer_one(listener: socket.socket, connection: socket.socket) -> None:
         connection.sendall(json.dumps(answer).encode() + b"\n")
     except OSError as error:
         print(f"warm: the client left before its answer: {error}", file=sys.stderr, flush=True)
+    if changed is not None:
+        raise Outdated(f"{changed} has changed since it was imported")
 
 
 def read_request(connection: socket.socket) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _report(name: str, index: int) -> dict[str, object]:
         "ports": [31000, 31099],
         "link_bps": 50 * MB,
         "store": {"bytes": 180 * MB, "limit_bytes": 2 * GB, "digests": ["0" * 64] * 137},
-        "warm": {"ready": True, "pid": 4242 + index, "engine": "sglang 0.5.23"},
+        "warm": {"ready": True, "pid": 4242 + index, "engine": "sglang 0.5.23", "memory_bytes": 610_000_000},
         "stages": [],
     }
 

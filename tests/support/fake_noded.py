@@ -103,7 +103,7 @@ class FakeNoded:
                 "ports": self.ports,
                 "link_bps": LINK_BPS,
                 "store": {"bytes": 0, "limit_bytes": 10**9, "digests": list(self.digests)},
-                "warm": {"ready": True, "pid": 1, "engine": "fake"},
+                "warm": {"ready": True, "pid": 1, "engine": "fake", "memory_bytes": 1},
                 "stages": [
                     {key: value for key, value in stage.items() if not key.startswith("_")}
                     for stage in self._stages.values()

@@ -113,7 +113,7 @@ def report() -> Callable[..., dict[str, Any]]:
             "ports": [31000, 31099],
             "link_bps": int(gbps * 1e9 / 8),
             "store": {"bytes": 0, "limit_bytes": 10**9, "digests": []},
-            "warm": {"ready": warm, "pid": 1, "engine": "sglang 0.5.23"},
+            "warm": {"ready": warm, "pid": 1, "engine": "sglang 0.5.23", "memory_bytes": 610_000_000},
             "stages": [],
         }
 

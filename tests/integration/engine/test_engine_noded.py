@@ -374,7 +374,7 @@ def test_the_report_describes_the_node(idle_node: EngineNode) -> None:
     assert report["devices"] == [
         {"index": 0, "kind": "cpu", "name": "CPU, 1 core", "memory_bytes": 6_000_000_000, "cores": [0]}
     ]
-    assert report["warm"] == {"ready": False, "pid": None, "engine": None}
+    assert report["warm"] == {"ready": False, "pid": None, "engine": None, "memory_bytes": None}
     assert report["store"] == {"bytes": 0, "limit_bytes": 10_000_000, "digests": []}
     assert report["link_bps"] == inventory.ASSUMED_LINK_BPS, "nobody says how fast the loopback is"
 

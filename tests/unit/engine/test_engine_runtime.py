@@ -18,6 +18,7 @@ from support.engine_node import short_directory
 from engine.prepare_model import write_atomically
 from engine.runtime import stage, warm
 from engine.runtime.environment import node_environment
+from engine.runtime.installed import Installed
 from engine.sglang_plugin import hooks, signals
 
 
@@ -149,7 +150,7 @@ def test_the_warm_runtime_answers_nonsense_with_an_error(short: Path, sent: byte
         client.shutdown(socket.SHUT_WR)
         connection, _ = listener.accept()
         with connection:
-            warm.answer_one(listener, connection)
+            warm.answer_one(listener, connection, {}, Installed([]))
         assert complaint in json.loads(client.recv(4096))["error"]
 
 
@@ -159,7 +160,7 @@ def test_a_client_that_leaves_does_not_end_the_warm_runtime(short: Path) -> None
             client.connect(str(short / "w"))
         connection, _ = listener.accept()
         with connection:
-            warm.answer_one(listener, connection)
+            warm.answer_one(listener, connection, {}, Installed([]))
     with warm.listen(short / "w"):
         assert os.stat(short / "w").st_mode & 0o777 == 0o600
 
