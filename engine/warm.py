@@ -31,10 +31,11 @@ def main() -> int:
     except ConfigError as error:
         print(f"warm: {error}", file=sys.stderr)
         return 1
-    if IDLE in sys.argv[1:] or not config.warm:
-        wait_for_the_end(
-            None if config.warm else "warm: switched off by the node's configuration; stages start plainly"
-        )
+    if not config.warm:
+        wait_for_the_end("warm: switched off by the node's configuration; stages start plainly")
+        return 0
+    if IDLE in sys.argv[1:]:
+        wait_for_the_end("warm: waiting for the end")
         return 0
     os.environ.update(node_environment(device_kind(config)))
     again = [sys.executable, "-m", "engine.warm"]
@@ -51,12 +52,11 @@ def main() -> int:
     return 0
 
 
-def wait_for_the_end(reason: str | None) -> None:
-    """Do nothing until SIGTERM or SIGINT. (To end by itself would make a supervisor start it again and again.)"""
-    if reason is not None:
-        print(reason, flush=True)
+def wait_for_the_end(why: str) -> None:
+    """Say why, and do nothing until SIGTERM or SIGINT. (A supervisor would start what ends by itself again and again.)"""
     numbers = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    print(why, flush=True)
     signal.sigwait(numbers)
 
 
