@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def wait_for_the_end(why: str) -> None:
-    """Say why, and do nothing until SIGTERM or SIGINT. (A supervisor would start what ends by itself again and again.)"""
+    """Say why, and do nothing until SIGTERM or SIGINT. (What ends by itself, a supervisor starts again and again.)"""
     numbers = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     print(why, flush=True)

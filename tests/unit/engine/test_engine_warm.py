@@ -27,7 +27,7 @@ def short() -> Iterator[Path]:
 
 
 def ask(path: Path, installed: Installed, request: dict[str, object]) -> tuple[dict[str, object], str]:
-    """One request to a runtime that imported what is `installed`: its answer, and why it ends then ("": it does not)."""
+    """One request to a runtime that imported what is `installed`: its answer, and why it ends then ("": it goes on)."""
     ends = ""
     with warm.listen(path) as listener, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
