@@ -102,18 +102,21 @@ class Run:
             case "naive" | "prefetch":
                 return naive_row.run(self._lab, model, PLAIN_NODE, row, number, body)
             case "stream":
-                return hydrant.run(row, number, [PLAIN_NODE], force(spec, 1, LINK_BPS), body)
+                return hydrant.run(row, number, [PLAIN_NODE], self._forced(spec, 1), body)
             case "warm":
-                return hydrant.run(row, number, WARM_NODES, force(spec, 1, LINK_BPS), body)
+                return hydrant.run(row, number, WARM_NODES, self._forced(spec, 1), body)
             case "pipeline-2" | "pipeline-4":
                 stages = int(row[-1])
-                return hydrant.run(row, number, WARM_NODES, force(spec, stages, LINK_BPS), body)
+                return hydrant.run(row, number, WARM_NODES, self._forced(spec, stages), body)
             case "hydrant":
                 return hydrant.run(row, number, WARM_NODES, self._own_choice(model), body, keep=True)
             case "memory":
                 return hydrant.run_again(row, number, self._own_choice(model), body)
             case _:
                 raise ValueError(f"there is no row {row!r}")
+
+    def _forced(self, spec: ModelSpec, stages: int) -> Forced:
+        return force(spec, stages, int(self._lab.network.payload_mbit * 1e6 / 8))
 
     def _own_choice(self, model: BenchModel) -> Forced:
         """What the planner is told of a model: its service level, and the floors that this run has measured."""

@@ -38,7 +38,7 @@ def run(lab: Lab, model: BenchModel, node: str, row: str, number: int, body: dic
     argv += ["--prefetch", "yes" if row == "prefetch" else "no", "--events", events]
     argv += ["--url", f"{lab.store_url}/{model.folder}", "--out", FETCHED, "--files", json.dumps(files)]
     if not lab.network.shaped:
-        argv += ["--rate-bps", str(lab.network.node_mbit * 1e6 / 8)]
+        argv += ["--rate-bps", str(lab.network.payload_mbit * 1e6 / 8)]
     port = lab.nodes[node].settings.ports[1]
     argv += ["--", *_server_arguments(lab.addresses[node], port, model)]
     url = f"http://{lab.addresses[node]}:{port}/v1/completions"

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from bench.lab import claim, tools
 from bench.lab.processes import Processes
-from bench.lab.shaping import STORE_FACTOR, shape
+from bench.lab.shaping import PAYLOAD, STORE_FACTOR, shape
 
 SWITCH = "switch"
 STORE, CLIENT, CONTROL = "store", "client", "control"
@@ -57,6 +57,7 @@ def addresses(nodes: Sequence[str]) -> dict[str, str]:
 
 class Network:
     """See the module. `node_mbit` is a node's link in Mbit/s, each direction; the store has four times that.
+    `payload_mbit` is what of it a node may count on.
 
     A context manager. It also ends with the process: at exit, at SIGINT, and at SIGTERM if nobody else handles that.
     What a killed owner leaves, the next one removes. Raises LabUnavailable, LabBusy, and ValueError for unfit names.
@@ -68,6 +69,7 @@ class Network:
     def __init__(self, nodes: Sequence[str], node_mbit: float = 400) -> None:
         self.addresses = addresses(nodes)
         self.node_mbit = node_mbit
+        self.payload_mbit = PAYLOAD * node_mbit
         self._rates = dict.fromkeys(nodes, node_mbit) | {STORE: STORE_FACTOR * node_mbit}
         self._processes = Processes()
         tools.check_prerequisites()

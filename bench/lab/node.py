@@ -30,7 +30,7 @@ class NodeSettings:
     """A node with one CPU device. Sizes in GB (1e9 bytes).
 
     `core` is the one its engines are pinned to. `link_gbps` (Gbit/s) is what noded is told of its link; None: what the
-    lab gives it, 0: nothing, so that noded itself never holds a fetch back. `warm`: with a warm runtime.
+    lab's links have for payload, 0: nothing, so that noded itself never holds a fetch back. `warm`: with a warm runtime.
     """
 
     name: str
@@ -69,7 +69,7 @@ class LabNode:
         self.address = network.addresses[settings.name]
         self.home = network.home(settings.name)
         config = self.home / "node.toml"
-        config.write_text(settings.toml(self.address, network.node_mbit / 1000))
+        config.write_text(settings.toml(self.address, network.payload_mbit / 1000))
         # Bytecode is kept: importing SGLang without it takes twice as long.
         self.environ = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | {
             "HYDRANT_HOME": str(self.home),

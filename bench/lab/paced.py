@@ -28,7 +28,7 @@ class PacedNetwork:
 
     def __init__(self, nodes: Sequence[str], node_mbit: float = 400) -> None:
         self.addresses = dict.fromkeys(addresses(nodes), "127.0.0.1")
-        self.node_mbit = node_mbit
+        self.node_mbit = self.payload_mbit = node_mbit
         # Short, for unix sockets lie in it.
         self._directory = Path(tempfile.mkdtemp(prefix="hydpaced-"))
         self._processes = Processes()
