@@ -30,7 +30,8 @@ class NodeSettings:
     """A node with one CPU device. Sizes in GB (1e9 bytes).
 
     `core` is the one its engines are pinned to. `link_gbps` (Gbit/s) is what noded is told of its link; None: what the
-    lab's links have for payload, 0: nothing, so that noded itself never holds a fetch back. `warm`: with a warm runtime.
+    lab's links have for payload, 0: nothing, so that noded itself never holds a fetch back. `warm`: with a warm
+    runtime.
     """
 
     name: str

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PAYLOAD = 0.95
-"""What a node may count on of its link's rate: a little less than goodput, so that the fetches of four nodes together do
-not ask more of the store's link than it carries, and none is late for another."""
+"""What a node may count on of its link's rate: a little less than goodput, so that the fetches of four nodes together
+do not ask more of the store's link than it carries, and none is late for another."""
 
 STORE_FACTOR = 4
 """The store's link, in links of a node."""
