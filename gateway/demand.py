@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 import orjson
@@ -47,9 +48,15 @@ class Demand:
 
     def first_waiter(self, model: str) -> None:
         """Somebody began to wait for this model while nobody else did: tell the controller now, in the background."""
-        task = asyncio.create_task(self._announce(model))
-        self._announcements.add(task)
-        task.add_done_callback(self._announcements.discard)
+        self._in_background(self._announce(model))
+
+    def last_waiter_left(self, model: str) -> None:
+        """Nobody waits for this model any more: say so now, in the background.
+
+        Until the next pulse it would look wanted, and the controller might start it for nobody.
+        """
+        self._touched.add(model)
+        self._in_background(self._tell(model))
 
     async def pulse_forever(self) -> None:
         """Repeats the heartbeat, the activity and the checkpoints every `PULSE_SECONDS`."""
@@ -82,6 +89,11 @@ class Demand:
                 if now_ms() - _said_at_ms(entry) > REMEMBER_MS:
                     await self._redis.hdel(key, gateway_id)
 
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._announcements.add(task)
+        task.add_done_callback(self._announcements.discard)
+
     async def _announce(self, model: str) -> None:
         try:
             await self._write_activity()
@@ -89,6 +101,13 @@ class Demand:
         except RedisError as error:
             # The next pulse writes the same demand, and beat makes the controller read it.
             log.warning("demand for %s did not reach Redis yet (%s)", model, type(error).__name__)
+
+    async def _tell(self, model: str) -> None:
+        try:
+            await self._write_activity()
+        except RedisError as error:
+            # The next pulse says the same.
+            log.warning("what waits for %s did not reach Redis yet (%s)", model, type(error).__name__)
 
     async def _beat(self) -> None:
         """Says which routes it has seen only after what runs by them: a group that no gateway names may be stopped."""

@@ -78,6 +78,8 @@ class Places:
             route = waiter.claim()
         finally:
             self._hold.leave(waiter)
+            if model not in self._hold.models():
+                self._demand.last_waiter_left(model)
             waited = time.monotonic() - began
             call.open_attempt.held_ms += int(waited * 1000)
             metrics.HELD_SECONDS.labels(model).observe(waited)

@@ -8,6 +8,7 @@ import os
 
 from celery import Celery
 from celery.signals import setup_logging
+from kombu import Queue
 
 from registry.broker import broker_url
 from registry.logs import configure_logging
@@ -38,6 +39,7 @@ def make_app(redis_url: str, node: str | None) -> Celery:
         timezone="UTC",
         task_routes={"control.*": {"queue": "control"}, "ledger.*": {"queue": "ledger"}},
         task_default_queue="control",
+        task_queues=None if node else [_hints("control"), _hints("ledger")],
         beat_scheduler="tasks.beat:BoundedScheduler",
         hydrant_redis_url=redis_url,
         # A tick that waited in the queue longer than it repeats is of no use: the next one does its work.
@@ -48,6 +50,15 @@ def make_app(redis_url: str, node: str | None) -> Celery:
         },
     )
     return app
+
+
+def _hints(name: str) -> Queue:
+    """A queue whose messages are not acknowledged.
+
+    A worker of one process takes no message while another is unacknowledged. When Redis dies just as it acknowledges
+    one, that is only logged: it would never take a message again, nor notice that its connection is gone.
+    """
+    return Queue(name, routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
 
 
 def _every(seconds: float, task: str, queue: str) -> dict[str, object]:

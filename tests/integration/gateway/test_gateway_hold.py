@@ -47,6 +47,24 @@ async def nothing_held(world: World) -> None:
     await until(clean)
 
 
+async def test_that_nobody_waits_any_more_is_told_at_once(
+    cold_gateway: RunningGateway,
+    client: aiohttp.ClientSession,
+    world: World,
+    worker: FakeWorker,
+    question: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asking = asyncio.create_task(post(client, question))
+    await waiting(world, 1)
+    monkeypatch.setattr("gateway.demand.PULSE_SECONDS", 600)
+    await asyncio.sleep(1.1)  # the pause that has begun already
+    await world.route("small", route_entry(worker.url))
+    status, _, _ = await asking
+    assert status == 200
+    await waiting(world, 0)
+
+
 async def test_a_held_request_is_announced_woken_and_told_its_cold_start(
     cold_gateway: RunningGateway,
     client: aiohttp.ClientSession,

@@ -57,6 +57,14 @@ def test_a_node_holds_its_reports_back_while_enough_wait_and_goes_on_with_the_ne
     assert set(asked[4:20]) == {-1}, "what was held back is"
 
 
+@pytest.mark.parametrize("queue", ["control", "ledger"])
+def test_a_lost_acknowledgement_cannot_stop_a_worker_of_one_process(task_modules, queue):
+    """There is none: found by killing Redis in each state of a group (tests/e2e/test_stack_kills.py)."""
+    from tasks.app import make_app
+
+    assert make_app("redis://localhost", None).amqp.queues[queue].no_ack
+
+
 def test_a_broker_that_is_away_is_tried_again(events, redis, monkeypatch):
     from redis.exceptions import ConnectionError as RedisAway
 
