@@ -8,7 +8,7 @@ import os
 
 from celery import Celery
 from celery.signals import setup_logging
-from kombu import Queue
+from kombu.entity import Queue
 
 from registry.broker import broker_url
 from registry.logs import configure_logging
