@@ -55,7 +55,8 @@ class Warm:
         try:
             answer = await self._ask({"ping": True})
             self.pid, self.engine = int(answer["pid"]), str(answer["engine"])
-            self.memory_bytes = int(answer["memory_bytes"])
+            # A runtime of an earlier version, which goes on while noded is upgraded, does not say.
+            self.memory_bytes = answer.get("memory_bytes")
         except (OSError, ValueError, KeyError, TimeoutError):
             self._gone()
         return self.pid != before
