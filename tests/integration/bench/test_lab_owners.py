@@ -17,8 +17,10 @@ from cli.services import ROOT
 from engine.node_config import parse_config
 
 OWNER = """
-import subprocess, time
+import signal, subprocess, time
 from bench.lab import Network
+# As in a shell's foreground; what a shell starts in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Network(["node-1"]) as network:
     home = network.home("node-1")
     started = network.start("node-1", ["sleep", "600"])
@@ -109,6 +111,7 @@ def test_an_owner_that_forgets_to_close_leaves_nothing() -> None:
 
 
 def test_a_signal_while_it_is_removed_takes_effect_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with skipped_where_forbidden():
         network = Network(["node-1"])
     remove_all = claim.remove_all
@@ -118,8 +121,11 @@ def test_a_signal_while_it_is_removed_takes_effect_afterwards(monkeypatch: pytes
         remove_all()
 
     monkeypatch.setattr(claim, "remove_all", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        network.close()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            network.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert left() == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "what it did before the lab"
 

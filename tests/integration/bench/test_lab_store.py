@@ -16,6 +16,7 @@ from support.labs import lab_namespaces, skipped_where_forbidden
 from support.weights_source import write_model
 
 from bench.lab import Lab, NodeSettings
+from bench.lab.shaping import PAYLOAD
 from cli.services import ROOT
 
 CONTENT = random.Random(7).randbytes(3_000_001)
@@ -84,7 +85,7 @@ def test_a_node_fetches_from_the_store_over_its_link(tmp_path: Path) -> None:
         node = lab.nodes["node-1"]
         report = node.client.report()
         assert (report["node"], report["address"]) == ("node-1", lab.addresses["node-1"])
-        assert report["link_bps"] == 25_000_000
+        assert report["link_bps"] == int(PAYLOAD * 25_000_000)
         before = lab.network.counters()["node-1"]
         node.client.apply(model.effect("stg_1", source=f"{lab.store_url}/model"))
         node.wait(lambda: node.stage("stg_1")["marks"].get("prefetch_end"), "the bytes", within_s=30)
