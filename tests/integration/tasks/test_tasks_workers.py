@@ -154,8 +154,13 @@ def test_from_the_first_request_to_zero_again(cluster):
     wait_until(lambda: [r["group_id"] for r in cluster.gateway.routes("m")] == [pipeline.id], SECONDS, cluster.told)
 
     cluster.demand["m"] = {"groups": {pipeline.id: 1}}
+
+    def heirs_stages():
+        return [s for node in cluster.nodes.values() for s in node.stages() if s["group_id"] == heir.id]
+
+    # It is decided; its effects may still be on their way to its node.
+    wait_until(lambda: any(s["state"] != "fetching" for s in heirs_stages()), SECONDS, cluster.told)
     for node in cluster.nodes.values():
-        wait_until(lambda node=node: not node.stages("fetching"), SECONDS, cluster.told)
         node.set_state("ready", only=[heir.id])
     cluster.until("draining", "standalone")
     wait_until(lambda: [r["group_id"] for r in cluster.gateway.routes("m")] == [heir.id], SECONDS, cluster.told)
