@@ -14,7 +14,7 @@ from gateway.failpoints import reach
 from gateway.metering import Metering
 from gateway.parsing import Endpoint
 from gateway.routes import Route
-from gateway.stream import AnthropicStream, OpenAIStream, read_usage
+from gateway.stream import AnthropicStream, OpenAIStream, read_usage, split_last_event
 from gateway.upstream import Upstream, UpstreamFailed, hosted_failure, upstream_body
 
 USAGE_HEADER = "x-hydrant-usage"
@@ -76,9 +76,14 @@ class Proxy:
                     break
         if not (reader.done and reader.finished):
             raise _stream_failure(call, reader.error, reported=reader.failed)
+        rest, end_mark = split_last_event(last)
+        if rest:
+            # The last tokens may come together with the end mark: they go out before they are billed.
+            await call.reply.stream(rest)
+            call.delivered = True
         self._deliver(call, reader.usage)
         await self._end(call)
-        await call.reply.end_stream(last)
+        await call.reply.end_stream(end_mark)
 
     async def _end(self, call: Call) -> None:
         """Ends the attempt before the client has the last bytes: then slots and reservation are free again."""

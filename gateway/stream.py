@@ -21,6 +21,12 @@ _MSGSPEC_DELTA = b'"delta":{"reasoning_content":'
 USAGE_COMMENT = b": hydrant-usage "
 
 
+def split_last_event(events: bytes) -> tuple[bytes, bytes]:
+    """What comes before the last event, and that event; each event ends with an empty line."""
+    at = events.rfind(b"\n\n", 0, -2) + 2
+    return (events[:at], events[at:]) if at > 1 else (b"", events)
+
+
 class _Stream:
     """Cuts bytes into events. `usage` is what was seen so far, `failed` whether the worker reported an error or aborted
     (`error` is its error object, if it gave one), `done` whether its end mark came."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.attempts import Usage
-from gateway.stream import USAGE_COMMENT, AnthropicStream, OpenAIStream, cut_usage
+from gateway.stream import USAGE_COMMENT, AnthropicStream, OpenAIStream, cut_usage, split_last_event
 
 CHUNKS: dict[str, list[str]] = json.loads((Path(__file__).parent / "sglang_chunks.json").read_text())
 PAIRS = {name: chunks for name, chunks in CHUNKS.items() if len(chunks) == 3}
@@ -150,3 +150,16 @@ def test_a_messages_stream_succeeds_with_its_stop_reason_and_end() -> None:
     failing = AnthropicStream()
     assert failing.feed(b'event: error\ndata: {"type": "error"}\n\n' + stop) == b""
     assert failing.failed
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (b"", (b"", b"")),
+        (b"data: [DONE]\n\n", (b"", b"data: [DONE]\n\n")),
+        (b"data: 1\n\ndata: [DONE]\n\n", (b"data: 1\n\n", b"data: [DONE]\n\n")),
+        (b"data: 1\n\ndata: 2\n\ndata: [DONE]\n\n", (b"data: 1\n\ndata: 2\n\n", b"data: [DONE]\n\n")),
+    ],
+)
+def test_the_end_mark_is_told_from_what_comes_before_it(events: bytes, expected: tuple[bytes, bytes]) -> None:
+    assert split_last_event(events) == expected
