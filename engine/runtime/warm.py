@@ -96,7 +96,7 @@ def listen(socket_path: Path) -> socket.socket:
 
 
 def own_memory() -> int:
-    """Bytes of this process' memory that no other process shares (its proportional share of what is shared)."""
+    """Bytes of this process' memory: what is its alone, and its proportional share of what others use too."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 

@@ -8,13 +8,12 @@ aside and SGLang behaves as published.
 from __future__ import annotations
 
 import os
-import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.sglang_plugin import overlapped_load, rendezvous, signals
+from engine.sglang_plugin.listening import wait_until_listening
 
 LOAD_SPEC_VARIABLE = "HYDRANT_LOAD_SPEC"
 """Path of the file that tells engine.weights.reader which tensors this stage has and where they land."""
@@ -118,7 +117,7 @@ def first_rank_is_up(original: Callable[..., Any], server_args: Any, *args: Any,
 
     With the warm-up request off, SGLang comes here possibly before its port is bound.
     """
-    wait_until_listening(server_args.host, server_args.port)
+    wait_until_listening(server_args.host, server_args.port, LISTEN_TIMEOUT_S)
     signals.emit("up")
     return original(server_args, *args, **kwargs)
 
@@ -131,16 +130,3 @@ def later_rank_is_up(result: Any, *args: Any, **kwargs: Any) -> None:
 def without_secrets(shown: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
     """The server arguments that SGLang logs at start, keys masked."""
     return {name: "***" if name.endswith("api_key") and value else value for name, value in shown.items()}
-
-
-def wait_until_listening(host: str, port: int) -> None:
-    """Return when (host, port) accepts connections. Raises TimeoutError after LISTEN_TIMEOUT_S."""
-    deadline = time.monotonic() + LISTEN_TIMEOUT_S
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{host}:{port} did not start to listen within {LISTEN_TIMEOUT_S:.0f} s") from error
-            time.sleep(0.01)

@@ -6,16 +6,15 @@ again only after 0.25 to 0.75 s (its socket's backoff). Here a later rank looks 
 
 from __future__ import annotations
 
+import contextlib
 import os
-import socket
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from engine.sglang_plugin import signals
+from engine.sglang_plugin.listening import wait_until_listening
 
-LOOK_EVERY_S = 0.01
 GIVE_UP_S = 60.0
 """After this torch tries for itself, and tells what it sees."""
 
@@ -25,16 +24,6 @@ def wait_for_first_rank(original: Callable[..., Any], *args: Any, **kwargs: Any)
     method, rank = str(kwargs.get("distributed_init_method")), kwargs.get("rank", 0)
     place = urlsplit(method)
     if os.environ.get(signals.EVENTS_VARIABLE) and rank > 0 and place.scheme == "tcp" and place.hostname and place.port:
-        wait_until_it_listens(place.hostname, place.port, GIVE_UP_S)
+        with contextlib.suppress(TimeoutError):
+            wait_until_listening(place.hostname, place.port, GIVE_UP_S)
     return original(*args, **kwargs)
-
-
-def wait_until_it_listens(host: str, port: int, give_up_s: float) -> None:
-    """Return when (host, port) accepts connections, or after `give_up_s` seconds."""
-    deadline = time.monotonic() + give_up_s
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(LOOK_EVERY_S)
