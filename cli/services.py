@@ -253,3 +253,10 @@ def marked_processes(home: Path) -> list[psutil.Process]:
             # Ended while we looked (a zombie is NoSuchProcess too), or another user's: not ours.
             continue
     return found
+
+
+def procfile() -> dict[str, str]:
+    """Name -> command of each process, as the Procfile has them."""
+    lines = PROCFILE.read_text().splitlines()
+    entries = (line.split(":", 1) for line in lines if line and not line.startswith("#"))
+    return {name: command.strip() for name, command in entries}

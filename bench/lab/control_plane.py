@@ -20,6 +20,7 @@ from bench.lab.lab import Lab
 from bench.lab.network import CONTROL
 from bench.lab.node import ROOT
 from bench.lab.tools import LabError
+from cli.services import procfile
 from registry.db import SessionFactory, make_engine, make_session_factory, read_scope, session_scope
 from registry.ids import now_ms
 from registry.migrate import upgrade
@@ -255,10 +256,3 @@ class ControlPlane:
         """Let go of SQL and Redis; the processes end with the lab."""
         self.redis.close()
         self.sessions.kw["bind"].dispose()
-
-
-def procfile() -> dict[str, str]:
-    """Name -> command of each process, as the Procfile has them."""
-    lines = (ROOT / "Procfile").read_text().splitlines()
-    entries = (line.split(":", 1) for line in lines if line and not line.startswith("#"))
-    return {name: command.strip() for name, command in entries}

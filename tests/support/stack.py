@@ -24,7 +24,7 @@ from sqlalchemy import select
 
 from cli import seed
 from cli.leftovers import leftovers, shared_memory_files
-from cli.services import ROOT, DevNode, Ports, Services
+from cli.services import ROOT, DevNode, Ports, Services, procfile
 from engine.client import NodedClient, NodedError
 from engine.noded import processes
 from registry.db import SessionFactory, read_scope, session_scope
@@ -395,13 +395,6 @@ def _accepted(client: openai.OpenAI) -> bool:
     except openai.AuthenticationError:
         return False
     return True
-
-
-def procfile() -> dict[str, str]:
-    """Name -> command of each process, as the Procfile has them."""
-    lines = (ROOT / "Procfile").read_text().splitlines()
-    entries = (line.split(":", 1) for line in lines if line and not line.startswith("#"))
-    return {name: command.strip() for name, command in entries}
 
 
 @contextlib.contextmanager
