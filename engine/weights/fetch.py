@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from engine.weights.pacing import Pacer, piece_bytes, reads_at_once
 from engine.weights.ranges import Range, Wanted, coalesce, overlap
-from engine.weights.segment import Segment
+from engine.weights.segment import Segment, write_at
 from engine.weights.source import Source, SourceError
 from engine.weights.spec import TensorSpec
 from engine.weights.threads import first_cause, in_pool
@@ -42,7 +42,10 @@ class Target:
 
 
 class Fetch:
-    """One run over the missing tensors of a stage. Callbacks run on the event loop's thread."""
+    """One run over the missing tensors of a stage. Callbacks run on the event loop's thread.
+
+    `with_room` does a piece of work that may meet a full shared memory, and does it again when there is room.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Fetch:
         source: Source,
         pacers: Sequence[Pacer],
         pool: ThreadPoolExecutor,
+        with_room: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
         on_bytes: Callable[[int], None],
         on_landed: Callable[[Segment, int], None],
     ) -> None:
@@ -57,6 +61,7 @@ class Fetch:
         self._source = source
         self._pacers = pacers
         self._pool = pool
+        self._with_room = with_room
         self._on_bytes = on_bytes
         self._on_landed = on_landed
         self._files: dict[Path, _Mapped] = {}
@@ -117,9 +122,7 @@ class Fetch:
                 growing.mapped.write(data[offset : offset + high - low], growing.begin + low)
                 offset += high - low
 
-        for growing, _, high in parts:
-            await growing.target.segment.room(growing.begin + high)
-        await self._work(write, data.nbytes)
+        await self._with_room(lambda: self._work(write, data.nbytes))
         self._on_bytes(data.nbytes)
         for growing, low, high in parts:
             growing.target.segment.progress.add_received(high - low)
@@ -166,9 +169,7 @@ class _Mapped:
 
     def write(self, data: memoryview, offset: int) -> None:
         # pwrite rather than a store through the mapping: no page fault for each page, and the GIL is free meanwhile.
-        while data.nbytes:
-            written = os.pwrite(self._fd, data, offset)
-            data, offset = data[written:], offset + written
+        write_at(self._fd, data, offset)
 
     def view(self, begin: int, end: int) -> memoryview:
         return memoryview(self._map)[begin:end]

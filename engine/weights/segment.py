@@ -7,7 +7,6 @@ its two files alone. Which of its tensors are there is told by the sidecar (`pro
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
@@ -22,7 +21,6 @@ from engine.weights.spec import DTYPE_BYTES, Key, TensorSpec
 
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 64
-_RESERVE_STEP = 64 * 1024 * 1024
 _MAX_HEADER = 100 * 1024 * 1024
 _DIGEST_KEY = "sha256:"
 EVICTED = ".evicted"
@@ -107,6 +105,13 @@ def read_layout(path: Path) -> Layout:
     return Layout(header=_LENGTH.pack(length) + text, slots=tuple(slots), size=size)
 
 
+def write_at(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`, however many calls it takes. Raises OSError."""
+    while data.nbytes:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
 class Segment:
     """One segment of a store: its files, its places, and who uses it. Changed from the event loop's thread only."""
 
@@ -118,8 +123,6 @@ class Segment:
         self.last_used = last_used
         self.pins: set[object] = set()
         self.fetching = False
-        self._reserved = 0
-        self._grown = asyncio.Event()
 
     @classmethod
     def create(cls, folder: Path, layout: Layout, last_used: float) -> Segment:
@@ -142,44 +145,21 @@ class Segment:
         return cls(path, layout, progress, path.stat().st_mtime, True)
 
     def make(self) -> None:
-        """Make the file at its full size, if it is not there; nothing of it is reserved yet. Raises OSError."""
+        """Make the file at its full size with its header, if it is not there. Raises OSError (ENOSPC), and can be asked
+        again then.
+
+        Memory is taken as bytes are written, by pwrite(2), which says so when there is none; nobody touches through a
+        mapping what has not been written, for that would be SIGBUS. Taking it all ahead costs a second of CPU time for
+        each 2 GB just when a start's processes are forked.
+        """
         if not self.made:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.ftruncate(fd, self.layout.size)
+                write_at(fd, memoryview(self.layout.header), 0)
             finally:
                 os.close(fd)
             self.made = True
-
-    def reserve_step(self) -> None:
-        """Reserve the next 64 MiB, blocking; the first step writes the header too. Raises OSError (ENOSPC).
-
-        A shared memory that is full fails here and clearly: a store to a page that cannot be had would be SIGBUS.
-        """
-        end = min(self.layout.size, self._reserved + _RESERVE_STEP)
-        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.posix_fallocate(fd, self._reserved, end - self._reserved)
-            if self._reserved == 0:
-                os.pwrite(fd, self.layout.header, 0)
-        finally:
-            os.close(fd)
-        self._reserved = end
-
-    def announce_reserved(self) -> None:
-        """Wake those who wait for room; on the event loop's thread, unlike `reserve_step`."""
-        self._grown.set()
-        self._grown = asyncio.Event()
-
-    async def room(self, end: int) -> None:
-        """Wait until the file's first `end` bytes are reserved. Whoever reserves must cancel this when it fails."""
-        while self._reserved < end:
-            await self._grown.wait()
-
-    @property
-    def reserved(self) -> bool:
-        """Whether all of its memory is reserved."""
-        return self._reserved == self.layout.size
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from engine.weights.pacing import Pacer
+from engine.weights.source import RetryPolicy, Source
 from engine.weights.spec import Key, Prefetch
 
 _NOTIFY_EVERY_S = 0.5
@@ -25,11 +26,13 @@ class StageWeights:
     - `marks`: ms since the epoch of `prefetch_start`, `first_byte` (absent when nothing was fetched), `prefetch_end`.
     - `on_change`: called with this object when a mark, `verified`, `files_ready` or `error` changes, and at most twice
       a second while bytes flow.
+    - `source`: where its bytes come from; one for files and tensors, since each costs a client with its certificates.
     - `load_spec`, `model_dir`: for the engine. The load spec exists at once; `model_dir` is complete at `files_ready`.
     """
 
-    def __init__(self, request: Prefetch, folder: Path) -> None:
+    def __init__(self, request: Prefetch, folder: Path, retry: RetryPolicy) -> None:
         self.request = request
+        self.source = Source(request.source, retry, came=self._began)
         self.stage_id = request.stage_id
         self.folder = folder
         self.load_spec = folder / "load.json"
@@ -77,16 +80,14 @@ class StageWeights:
     def received(self, size: int) -> None:
         """Bytes of this stage's own fetch came in."""
         self.bytes_fetched += size
-        if not self.began() and time.monotonic() - self._notified_at >= _NOTIFY_EVERY_S:
+        if time.monotonic() - self._notified_at >= _NOTIFY_EVERY_S:
             self.notify()
 
-    def began(self) -> bool:
-        """Note the first byte of the model, be it a tensor's or a small file's; whether this was it."""
-        if "first_byte" in self.marks:
-            return False
-        self.marks["first_byte"] = _now_ms()
-        self.notify()
-        return True
+    def _began(self) -> None:
+        """Note the first byte of the model, be it a tensor's or a small file's."""
+        if "first_byte" not in self.marks:
+            self.marks["first_byte"] = _now_ms()
+            self.notify()
 
     def landed(self, key: Key) -> None:
         """A tensor's content is in place and verified."""

@@ -25,7 +25,6 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,9 @@ from engine.weights.inventory import Inventory, StoreError
 from engine.weights.pacing import Pacer, piece_bytes
 from engine.weights.room import with_room
 from engine.weights.segment import Segment
-from engine.weights.source import RetryPolicy, Source, SourceError
+from engine.weights.source import RetryPolicy, SourceError
 from engine.weights.spec import Key, Prefetch, SpecError, TensorSpec
 from engine.weights.stage import StageWeights, WeightsUnavailable
-from engine.weights.threads import first_cause, in_pool
 
 RESUME_WINDOW_S = 60.0
 
@@ -132,7 +130,7 @@ class WeightStore:
                 raise SpecError(f"stage_id: {request.stage_id} is known with other tensors or files; use a new one")
             known.pacer.set_rate(request.rate_bps)
             return known
-        stage = StageWeights(request, self._root / "stages" / request.stage_id)
+        stage = StageWeights(request, self._root / "stages" / request.stage_id, self._retry)
         stage.model_dir.mkdir(parents=True, exist_ok=True)
         self._stages[request.stage_id] = stage
         self._run(stage, lambda: self._provide_files(stage))
@@ -285,42 +283,36 @@ class WeightStore:
             await stage.pacer.pay(size)
             await self._link.pay(size)
 
-        source = Source(request.source, self._retry, stage.began)
         piece = piece_bytes(stage.pacer.rate_bps, self._link.rate_bps)
 
         async def provide() -> None:
-            await self._files.provide(request.files, request.config_overrides, stage.model_dir, source, pay, piece)
+            overrides = request.config_overrides
+            await self._files.provide(request.files, overrides, stage.model_dir, stage.source, pay, piece)
 
         # Not for other files: those of this stage that have come, and are not linked yet, would go first.
         await self._with_room(provide, lambda: False)
         stage.files_done()
 
     async def _fetch(self, stage: StageWeights, targets: list[Target], filling: list[Segment]) -> None:
-        for segment in filling:
-            segment.make()
+        async def make() -> None:
+            for segment in filling:
+                segment.make()
+
+        async def with_room(work: Callable[[], Awaitable[None]]) -> None:
+            await self._with_room(work, self._files.evict_unused)
+
+        await with_room(make)
+        await stage.wait_files()
         fetch = Fetch(
             targets,
-            Source(stage.request.source, self._retry),
+            stage.source,
             (stage.pacer, self._link),
             self._pool,
+            with_room,
             on_bytes=stage.received,
             on_landed=self._landed,
         )
-        try:
-            async with asyncio.TaskGroup() as group:
-                # Memory is reserved in load order ahead of the bytes, while the files and the first of them come.
-                group.create_task(self._reserve(filling))
-                await stage.wait_files()
-                group.create_task(fetch.run())
-        except ExceptionGroup as error:
-            raise first_cause(error) from error
-
-    async def _reserve(self, segments: Iterable[Segment]) -> None:
-        """Reserve the segments' memory. Raises StoreError when there is not enough even without what is unused."""
-        for segment in segments:
-            while not segment.reserved:
-                await self._with_room(partial(in_pool, self._pool, segment.reserve_step), self._files.evict_unused)
-                segment.announce_reserved()
+        await fetch.run()
 
     def _landed(self, segment: Segment, index: int) -> None:
         key = self._inventory.landed(segment, index)

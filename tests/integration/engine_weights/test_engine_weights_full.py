@@ -9,7 +9,6 @@ import pytest
 from support.small_filesystem import small_filesystem
 from support.weights_source import read_back, until, write_model
 
-from engine.weights import segment
 from engine.weights.stage import WeightsUnavailable
 from engine.weights.store import WeightStore
 
@@ -39,10 +38,7 @@ def fill(folder):
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
 
 
-async def test_a_file_system_that_is_full_in_mid_fetch_fails_the_stage_and_gives_back(
-    tmp_path, store, small, monkeypatch
-):
-    monkeypatch.setattr(segment, "_RESERVE_STEP", 300_000)
+async def test_a_file_system_that_is_full_in_mid_fetch_fails_the_stage_and_gives_back(tmp_path, store, small):
     model = write_model(tmp_path / "model", [250_000] * 12)
     stage = store.prefetch(model.request("s1"))
     with pytest.raises(WeightsUnavailable, match="shared memory is full"):
@@ -71,6 +67,19 @@ async def test_unused_weights_make_room_also_for_what_is_small_and_comes_first(t
     await stage.wait_verified()
     assert read_back(stage.load_spec) == {"t000": new.data("t000")}
     assert (stage.model_dir / "tokenizer.json").read_bytes() == tokenizer
+
+
+async def test_what_is_unused_goes_before_a_fetch_fails(tmp_path, store, small):
+    old, new, big = (write_model(tmp_path / name, [1_200_000], seed=i) for i, name in enumerate(("old", "new", "big")))
+    await store.prefetch(old.request("old")).wait_verified()
+    store.release("old")
+    await store.prefetch(new.request("new")).wait_verified()
+    assert store.held_digests() == [new.tensors[0]["sha256"]]
+    stage = store.prefetch(big.request("big"))
+    with pytest.raises(WeightsUnavailable, match="shared memory is full"):
+        await stage.wait_verified()
+    await until(lambda: len(list((small / "store/segments").iterdir())) == 2)
+    assert store.held_digests() == [new.tensors[0]["sha256"]]
 
 
 async def test_a_full_file_system_in_which_all_is_used_fails_with_what_to_do(tmp_path, store, small):
