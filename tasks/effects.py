@@ -22,6 +22,8 @@ def prefetch_effect(model: Model, group: Group, stage: Stage) -> dict[str, Any]:
         "source": model.source,
         **wanted,
         "rate_bps": stage.rate_bps,
+        # Streams run on the pipeline that it replaces, whose ranks talk over the same links.
+        **({} if group.parent_id is None else {"background": True}),
     }
 
 

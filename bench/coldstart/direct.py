@@ -19,14 +19,23 @@ MEMORY_BYTES = 4_000_000_000
 class DirectGroup:
     """One stage on each of `nodes`. `row` is the model as the registry has it.
 
-    `slot` tells groups on the same nodes apart: 0, 1, ... Methods raise LabError.
+    `slot` tells groups on the same nodes apart: 0, 1, ... `replaces` is the pipeline that it consolidates.
+    Methods raise LabError.
     """
 
-    def __init__(self, row: Model, spec: ModelSpec, nodes: Sequence[LabNode], slot: int = 0) -> None:
+    def __init__(
+        self,
+        row: Model,
+        spec: ModelSpec,
+        nodes: Sequence[LabNode],
+        slot: int = 0,
+        replaces: DirectGroup | None = None,
+    ) -> None:
         self._row, self._nodes = row, list(nodes)
         ports = [node.settings.ports[1] - 2 * slot for node in nodes]
         self.url = f"http://{nodes[0].address}:{ports[0]}/v1/completions"
         self._group = Group(id=f"grp_direct_{time.time_ns()}", version=1, api_key=group_key())
+        self._group.parent_id = None if replaces is None else replaces._group.id
         self._group.stages = [
             Stage(
                 id=f"{self._group.id}_{rank}",

@@ -50,7 +50,8 @@ def percentile(values: Iterable[float], percent: int) -> float:
 def measure(lab: Lab, row: Model, spec: ModelSpec, body: dict[str, Any], gaps: Gaps) -> None:
     """One pipeline of two that is consolidated on its first node while streams run on it. Raises LabError."""
     nodes = list(lab.nodes.values())[:2]
-    pipeline, heir = DirectGroup(row, spec, nodes), DirectGroup(row, spec, nodes[:1], slot=1)
+    pipeline = DirectGroup(row, spec, nodes)
+    heir = DirectGroup(row, spec, nodes[:1], slot=1, replaces=pipeline)
     pipeline.fetch()
     pipeline.launch()
     try:

@@ -44,7 +44,8 @@ class Target:
 class Fetch:
     """One run over the missing tensors of a stage. Callbacks run on the event loop's thread.
 
-    `with_room` does a piece of work that may meet a full shared memory, and does it again when there is room.
+    `with_room` does a piece of work that may meet a full shared memory, and does it again when there is room. In the
+    `background` it has little under way at a time, so that it does not delay what else crosses the link.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Fetch:
         with_room: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
         on_bytes: Callable[[int], None],
         on_landed: Callable[[Segment, int], None],
+        background: bool = False,
     ) -> None:
         self._targets = targets
         self._source = source
@@ -64,6 +66,7 @@ class Fetch:
         self._with_room = with_room
         self._on_bytes = on_bytes
         self._on_landed = on_landed
+        self._background = background
         self._files: dict[Path, _Mapped] = {}
         self._growing: list[_Growing] = []
 
@@ -88,17 +91,20 @@ class Fetch:
             Wanted(item, target.tensor.file, target.tensor.begin, target.tensor.end)
             for item, target in enumerate(self._targets)
         ]
-        slots = asyncio.Semaphore(reads_at_once(*(pacer.rate_bps for pacer in self._pacers)))
+        slots = asyncio.Semaphore(reads_at_once(*self._rates(), background=self._background))
         async with asyncio.TaskGroup() as group:
             for run in coalesce(wanted):
                 at = run.begin
                 while at < run.end:
-                    end = min(run.end, at + piece_bytes(*(pacer.rate_bps for pacer in self._pacers)))
+                    end = min(run.end, at + piece_bytes(*self._rates(), background=self._background))
                     await slots.acquire()
                     for pacer in self._pacers:
                         await pacer.pay(end - at)
                     group.create_task(self._read(run, at, end)).add_done_callback(lambda _task: slots.release())
                     at = end
+
+    def _rates(self) -> list[int | None]:
+        return [pacer.rate_bps for pacer in self._pacers]
 
     async def _read(self, run: Range, begin: int, end: int) -> None:
         """Bring bytes `[begin, end)` of the run's file into place."""

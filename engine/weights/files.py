@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class FileCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._providing = 0
+        self._wanted: Counter[str] = Counter()
 
     def recover(self) -> None:
         """Make the directory, and drop what an earlier process left half-written."""
@@ -39,13 +40,25 @@ class FileCache:
         return sum(path.stat().st_size for path in self._folder.iterdir())
 
     def evict_unused(self) -> bool:
-        """Drop every file that no model directory links to; whether there was one. Not while one is being filled."""
-        if self._providing:
-            return False
-        unused = [path for path in self._folder.iterdir() if path.stat().st_nlink == 1 and path.suffix != ".tmp"]
+        """Drop every file that no model directory links to and that is not `wanted`; whether there was one."""
+        unused = [
+            path
+            for path in self._folder.iterdir()
+            if path.stat().st_nlink == 1 and path.suffix != ".tmp" and path.name not in self._wanted
+        ]
         for path in unused:
             path.unlink()
         return bool(unused)
+
+    @contextmanager
+    def wanted(self, files: Iterable[FileSpec]) -> Iterator[None]:
+        """Keep these files, as far as they are here or come, before a model directory links to them."""
+        digests = {spec.sha256 for spec in files}
+        self._wanted.update(digests)
+        try:
+            yield
+        finally:
+            self._wanted -= Counter(digests)
 
     async def provide(
         self,
@@ -58,7 +71,6 @@ class FileCache:
     ) -> None:
         """Put the files into `model_dir`, fetching those that are not held; `overrides` replace top-level keys of
         config.json. `pay` is awaited for `piece_bytes` at a time, before the read. Raises FilesError or OSError."""
-        self._providing += 1
         try:
             async with asyncio.TaskGroup() as group:
                 for spec in {spec.sha256: spec for spec in files if not (self._folder / spec.sha256).exists()}.values():
@@ -66,8 +78,6 @@ class FileCache:
             self._link(files, overrides, model_dir)
         except ExceptionGroup as group_error:
             raise first_cause(group_error) from group_error
-        finally:
-            self._providing -= 1
 
     def _link(self, files: Sequence[FileSpec], overrides: Mapping[str, Any], model_dir: Path) -> None:
         for spec in files:

@@ -17,6 +17,10 @@ _PIECE_MOST = 4 * 1024 * 1024
 _IN_FLIGHT_S = 0.2
 _READS_LEAST = 4
 _READS_MOST = 16
+_BACKGROUND_S = 0.01
+"""How long a background fetch may keep its link busy at a time. Queues before a link are a few times as long: what
+several reads of a usual size have under way fills them, and the messages between the ranks of a pipeline on this node
+are dropped, each 0.2 s late then (TCP's least wait before it sends again)."""
 
 
 class TokenBucket:
@@ -95,20 +99,26 @@ class Pacer:
                 continue
 
 
-def piece_bytes(*rates_bps: int | None) -> int:
-    """How much to ask for at once: 50 ms worth of the slowest rate, within 64 KiB and 4 MiB."""
+def piece_bytes(*rates_bps: int | None, background: bool = False) -> int:
+    """How much to ask for at once: 50 ms worth of the slowest rate, within 64 KiB and 4 MiB.
+
+    In the background, 10 ms worth of the fastest, which is the link's: a stage's own rate is kept by pauses.
+    """
     limits = [rate for rate in rates_bps if rate is not None]
     if not limits:
         return _PIECE_MOST
-    return max(_PIECE_LEAST, min(_PIECE_MOST, int(min(limits) * _PIECE_S)))
+    piece_s = max(limits) * _BACKGROUND_S if background else min(limits) * _PIECE_S
+    return max(_PIECE_LEAST, min(_PIECE_MOST, int(piece_s)))
 
 
-def reads_at_once(*rates_bps: int | None) -> int:
-    """How many pieces to ask for at a time: 200 ms worth of the slowest rate, 4 to 16.
+def reads_at_once(*rates_bps: int | None, background: bool = False) -> int:
+    """How many pieces to ask for at a time: 200 ms worth of the slowest rate, 4 to 16; in the background one.
 
     More only cost: over a link of 50 MB/s, 16 reads take twice the CPU time of 4 and are no faster.
     """
     limits = [rate for rate in rates_bps if rate is not None]
+    if background:
+        return 1
     if not limits:
         return _READS_MOST
     return max(_READS_LEAST, min(_READS_MOST, -(-int(min(limits) * _IN_FLIGHT_S) // piece_bytes(*rates_bps))))

@@ -86,9 +86,10 @@ class Prefetch:
     files: tuple[FileSpec, ...]
     config_overrides: Mapping[str, Any]
     rate_bps: int | None
+    background: bool = False
 
     def same_content(self, other: Prefetch) -> bool:
-        """Whether both ask for the same bytes and files (whatever version and rate they carry)."""
+        """Whether both ask for the same bytes and files (whatever their version, rate and urgency)."""
         return (self.tensors, self.files, dict(self.config_overrides)) == (
             other.tensors,
             other.files,
@@ -111,6 +112,7 @@ class Prefetch:
                 "files",
                 "config_overrides",
                 "rate_bps",
+                "background",
             }
         )
         if top.integer("v", 1) != 1:
@@ -131,6 +133,9 @@ class Prefetch:
             raise SpecError("prefetch.tensors: a stage has at least one tensor")
         _check_consistent(tensors)
         rate = top.get("rate_bps", None)
+        background = top.get("background", False)
+        if not isinstance(background, bool):
+            raise SpecError("prefetch.background: expected true or false")
         return Prefetch(
             group_id=top.identifier("group_id"),
             version=top.integer("version", 0),
@@ -140,6 +145,7 @@ class Prefetch:
             files=files,
             config_overrides=overrides,
             rate_bps=None if rate is None else top.integer("rate_bps", 1),
+            background=background,
         )
 
 

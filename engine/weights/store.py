@@ -182,7 +182,7 @@ class WeightStore:
             self._place(stage)
         except (StoreError, OSError) as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                self._run(stage, lambda: self._with_room(lambda: self._placed(stage), self._files.evict_unused))
+                self._run(stage, lambda: self._with_room(lambda: self._placed(stage)))
             else:
                 # Later, so that the caller can hang its hook on the stage first.
                 asyncio.get_running_loop().call_soon(self._fail, stage, str(error))
@@ -190,12 +190,12 @@ class WeightStore:
     async def _placed(self, stage: StageWeights) -> None:
         self._place(stage)
 
-    async def _with_room(self, work: Callable[[], Awaitable[None]], evict_files: Callable[[], bool]) -> None:
+    async def _with_room(self, work: Callable[[], Awaitable[None]]) -> None:
         full = (
             "shared memory is full, even without what no stage uses. Enlarge the file system of "
             f"{self._root}, lower store_gb, or stop a model on this node."
         )
-        await with_room(work, self._inventory, evict_files, full)
+        await with_room(work, self._inventory, self._files.evict_unused, full)
 
     def _place(self, stage: StageWeights) -> None:
         """Find or make a place for every tensor of the stage, write its load spec, and fetch what is missing.
@@ -283,14 +283,14 @@ class WeightStore:
             await stage.pacer.pay(size)
             await self._link.pay(size)
 
-        piece = piece_bytes(stage.pacer.rate_bps, self._link.rate_bps)
+        piece = piece_bytes(stage.pacer.rate_bps, self._link.rate_bps, background=request.background)
 
         async def provide() -> None:
             overrides = request.config_overrides
             await self._files.provide(request.files, overrides, stage.model_dir, stage.source, pay, piece)
 
-        # Not for other files: those of this stage that have come, and are not linked yet, would go first.
-        await self._with_room(provide, lambda: False)
+        with self._files.wanted(request.files):
+            await self._with_room(provide)
         stage.files_done()
 
     async def _fetch(self, stage: StageWeights, targets: list[Target], filling: list[Segment]) -> None:
@@ -298,19 +298,17 @@ class WeightStore:
             for segment in filling:
                 segment.make()
 
-        async def with_room(work: Callable[[], Awaitable[None]]) -> None:
-            await self._with_room(work, self._files.evict_unused)
-
-        await with_room(make)
+        await self._with_room(make)
         await stage.wait_files()
         fetch = Fetch(
             targets,
             stage.source,
             (stage.pacer, self._link),
             self._pool,
-            with_room,
+            self._with_room,
             on_bytes=stage.received,
             on_landed=self._landed,
+            background=stage.request.background,
         )
         await fetch.run()
 
@@ -322,6 +320,8 @@ class WeightStore:
 
     def _ended(self, stage: StageWeights, filling: list[Segment]) -> None:
         """A fetch is over. What did not land is taken out; those who wait for it plan anew before readers are told."""
+        # One in which everything had landed may have been evicted while its fetch was winding up.
+        filling = [segment for segment in filling if self._inventory.contains(segment)]
         lost = self._inventory.stop_filling(filling)
         if not lost:
             return

@@ -20,7 +20,7 @@ _STEP = 16384
 
 class RangeServer:
     """Serves a directory on 127.0.0.1 with byte ranges, over HTTPS with `tls`. `sent` counts body bytes by file, and
-    `sending` is how many bodies are under way.
+    `sending` is how many bodies are under way, `sending_most` how many were at a time.
 
     `hold_after` makes the bodies of a file wait, after that many bytes each, for `released` (and then breaks them off
     when `cut_held`); `break_every` cuts each body after that many bytes, `breaks` times in all; `status` answers weight
@@ -34,7 +34,7 @@ class RangeServer:
 
     def __init__(self, folder: Path, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.sent: dict[str, int] = {}
-        self.sending = 0
+        self.sending = self.sending_most = 0
         self.requests: list[tuple[str, int, int]] = []
         self.hold_after: dict[str, int] = {}
         self.released = threading.Event()
@@ -98,6 +98,7 @@ class RangeServer:
                     with outer._lock:
                         outer.requests.append((path.name, begin, end))
                         outer.sending += 1
+                        outer.sending_most = max(outer.sending_most, outer.sending)
                     with path.open("rb") as file:
                         file.seek(begin)
                         data = file.read(end - begin)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,47 @@ async def test_unused_weights_make_room_also_for_what_is_small_and_comes_first(t
     await stage.wait_verified()
     assert read_back(stage.load_spec) == {"t000": new.data("t000")}
     assert (stage.model_dir / "tokenizer.json").read_bytes() == tokenizer
+
+
+async def test_unused_files_make_room_for_weights(tmp_path, store, small):
+    old = write_model(tmp_path / "old", [1000])
+    tokenizer = b"x" * 1_000_000
+    (old.folder / "tokenizer.json").write_bytes(tokenizer)
+    old.files[1] |= {"size": len(tokenizer), "sha256": hashlib.sha256(tokenizer).hexdigest()}
+    await store.prefetch(old.request("old")).wait_verified()
+    store.release("old")
+    fill(small)
+    new = write_model(tmp_path / "new", [400_000], seed=2)
+    stage = store.prefetch(new.request("new"))
+    await stage.wait_verified()
+    assert read_back(stage.load_spec) == {"t000": new.data("t000")}
+
+
+async def test_what_is_being_given_back_is_waited_for(tmp_path, store, monkeypatch):
+    old, kept, new = (write_model(tmp_path / name, [700_000], seed=i) for i, name in enumerate(("old", "kept", "new")))
+    for model, name in ((old, "old"), (kept, "kept")):
+        await store.prefetch(model.request(name)).wait_verified()
+        store.release(name)
+    refused = threading.Event()
+    pwrite, unlink = os.pwrite, Path.unlink
+
+    def refusable_pwrite(fd, data, offset):
+        try:
+            return pwrite(fd, data, offset)
+        except OSError:
+            refused.set()
+            raise
+
+    def slow_unlink(path, missing_ok=False):
+        if path.suffix == ".evicted":
+            assert refused.wait(20)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(os, "pwrite", refusable_pwrite)
+    monkeypatch.setattr(Path, "unlink", slow_unlink)
+    store.evict([old.tensors[0]["sha256"]])
+    await store.prefetch(new.request("new")).wait_verified()
+    assert {model.tensors[0]["sha256"] for model in (kept, new)} == set(store.held_digests())
 
 
 async def test_what_is_unused_goes_before_a_fetch_fails(tmp_path, store, small):

@@ -282,3 +282,12 @@ async def test_the_link_is_shared_by_all_stages(tmp_path, make_store):
     took_ms = max(s.marks["prefetch_end"] for s in stages) - min(s.marks["prefetch_start"] for s in stages)
     # The pacer makes the lower bound certain (one burst may have been saved up); a busy machine has no upper one.
     assert took_ms >= (4_000_000 / 10_000_000 - BURST_S) * 1000 - 10
+
+
+async def test_in_the_background_one_small_read_is_under_way_at_a_time(model, server, make_store):
+    store = await make_store(link_bps=10_000_000)
+    request = model.request("s1", source=server.url, background=True)
+    await store.prefetch(request).wait_verified()
+    weights = [(begin, end) for name, begin, end in server.requests if name.endswith(".safetensors")]
+    assert max(end - begin for begin, end in weights) == 100_000
+    assert server.sending_most <= len(model.files)

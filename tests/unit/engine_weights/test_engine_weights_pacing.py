@@ -107,6 +107,13 @@ def test_a_piece_is_a_fraction_of_a_second_of_the_slowest_rate():
     assert piece_bytes(10**12) == 4 * 1024 * 1024
 
 
+def test_in_the_background_the_link_is_busy_for_ten_milliseconds_at_a_time():
+    assert piece_bytes(1_000_000, 50_000_000, background=True) == 500_000
+    assert piece_bytes(1000, background=True) == 64 * 1024
+    assert piece_bytes(10**12, background=True) == 4 * 1024 * 1024
+    assert reads_at_once(1_000_000, 50_000_000, background=True) == 1
+
+
 @pytest.mark.parametrize(
     ("rates", "reads"),
     [((None, None), 16), ((125_000, None), 4), ((50_000_000, None), 4), ((None, 160_000_000), 8), ((2 * 10**9,), 16)],

@@ -45,6 +45,8 @@ def test_a_valid_effect_is_parsed():
     assert prefetch.tensors[0].source_name == "a"
     assert prefetch.files[0].name == "config.json"
     assert prefetch.rate_bps == 1000
+    assert not prefetch.background
+    assert Prefetch.from_json(EFFECT | {"background": True}).background
 
 
 def test_an_alias_keeps_both_names():
@@ -65,6 +67,7 @@ def test_an_alias_keeps_both_names():
         (["version"], True, "prefetch.version"),
         (["rate_bps"], 0, "prefetch.rate_bps"),
         (["rate_bps"], 1.5, "prefetch.rate_bps"),
+        (["background"], 1, "prefetch.background"),
         (["extra"], 1, "prefetch.extra"),
         (["source"], "ftp://host/dir", "prefetch.source"),
         (["source"], "/etc", "prefetch.source"),

@@ -5,6 +5,7 @@ import json
 import pytest
 from support.registry_rows import small_manifest
 
+from engine.weights.spec import Prefetch
 from orchestrator.partition import split
 from orchestrator.types import Profile
 from registry.models import Group, Model, Node, Stage
@@ -71,6 +72,13 @@ def test_the_ranks_of_a_group_fetch_every_tensor_between_them():
     model, group = a_model(), a_group(1, 2, 1)
     names = [tensor["name"] for stage in group.stages for tensor in prefetch_effect(model, group, stage)["tensors"]]
     assert sorted(names) == sorted(tensor["name"] for tensor in model.manifest["tensors"])
+
+
+def test_only_what_replaces_a_running_pipeline_is_fetched_in_the_background():
+    model, group = a_model(), a_group(4)
+    assert not Prefetch.from_json(prefetch_effect(model, group, group.stages[0])).background
+    group.parent_id = "grp_0"
+    assert Prefetch.from_json(prefetch_effect(model, group, group.stages[0])).background
 
 
 def test_effects_carry_the_groups_version_and_are_plain_json():
