@@ -170,7 +170,7 @@ def main() -> int:
         try:
             run = Run(lab, plane, models, rows)
             run.measure_floors(min(3, options.rounds))
-            run.measure_smoothness(min(3, options.rounds))
+            run.measure_smoothness(options.rounds)
             plane.start()
             run.measure_rows(options.rounds)
         finally:
