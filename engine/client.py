@@ -11,8 +11,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 CALL_TIMEOUT_S = 10.0
-PROBE_TIMEOUT_S = 90.0
-"""noded itself gives a probe 60 s."""
 
 
 class NodedError(Exception):
@@ -57,11 +55,6 @@ class NodedClient:
     def apply(self, effect: dict[str, Any]) -> None:
         """Hand over an effect. Raises StaleVersion, BadEffect, NodedUnavailable."""
         self._call("POST", "/v1/apply", effect)
-
-    def probe(self, group_id: str, stage_id: str | None = None) -> dict[str, Any]:
-        """One token through the group's first rank: {"ok": true, "ms": 210} or {"ok": false, "error": "..."}."""
-        body = {"v": 1, "group_id": group_id} | ({"stage_id": stage_id} if stage_id else {})
-        return self._call("POST", "/v1/probe", body, timeout_s=PROBE_TIMEOUT_S)
 
     def counters(self, group_id: str, stage_id: str | None = None) -> dict[str, int]:
         """The engine's sums of prompt_tokens, cached_tokens and completion_tokens. BadEffect: no such stage here."""

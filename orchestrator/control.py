@@ -58,10 +58,9 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class ProbeView:
-    """The one-token probe of a group: when it was last asked for, and its answer once there is one."""
+    """What came of asking a group's first rank for one token, which its node does by itself."""
 
-    sent_at_ms: int
-    ok: bool | None = None
+    ok: bool
     error: str | None = None
 
 
@@ -71,6 +70,7 @@ class GroupView:
 
     running        requests on it, summed over live gateways.
     reason         why it moved to the state that it is in.
+    probe          None until the first rank's node has told.
     last_used_ms   when a request was last seen on it, roughly; None when none was.
     heir_failures  standalone workers that failed to replace this pipeline; `heir_failed_ms` is the last one's moment.
     drain_version  the routes version from which no gateway may choose it; None while it is routed.
@@ -201,14 +201,6 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Ask the group's first rank for one token."""
-
-    group_id: str
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
 class Stop:
     """End every process of a group that is draining, over, or failed."""
 
@@ -229,4 +221,4 @@ class Wait:
     waited_ms: int = 0
 
 
-Decision = Start | Move | Probe | Stop | Wait
+Decision = Start | Move | Stop | Wait

@@ -34,7 +34,7 @@ def broken(state: ControlState, group: GroupView) -> Break | None:
 def _failed_start(state: ControlState, group: GroupView) -> Break | None:
     # A token passes all ranks: which of them did not let it through is not known.
     everywhere = frozenset(stage.node for stage in group.stages)
-    if group.probe is not None and group.probe.ok is False:
+    if group.probe is not None and not group.probe.ok:
         why = group.probe.error or "the probe gave no reason"
         return Break(f"no token came out of the group: {why}", everywhere)
     for stage in group.stages:
@@ -47,7 +47,7 @@ def _failed_start(state: ControlState, group: GroupView) -> Break | None:
     slow = [stage for stage in group.stages if stage.state is not StageState.READY]
     words = ", ".join(_how_far(stage) for stage in slow)
     nodes = frozenset(stage.node for stage in slow) or everywhere
-    return Break(f"not ready in time: {words or 'the probe was not answered'}", nodes)
+    return Break(f"not ready in time: {words or 'no token came'}", nodes)
 
 
 def _how_far(stage: StageView) -> str:

@@ -26,7 +26,6 @@ from orchestrator.control import (
     GroupView,
     ModelView,
     Move,
-    Probe,
     StageState,
     Start,
     Stop,
@@ -38,9 +37,6 @@ from orchestrator.lifecycle import OVER, SERVING, GroupState
 from orchestrator.plan import plan
 from orchestrator.scaling import instances_needed, retry_at
 from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
-
-PROBE_TIMEOUT_MS = 15_000
-"""A probe without an answer is asked again after this."""
 
 
 def reconcile(state: ControlState) -> list[Decision]:
@@ -87,7 +83,7 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
     elif group.state is GroupState.PLANNED:
         yield Move(group.group_id, group.version, GroupState.STARTING)
     elif group.state is GroupState.STARTING:
-        yield from _follow_starting(state, group)
+        yield from _follow_starting(group)
     elif group.state is GroupState.PIPELINE and targets(group):
         yield Move(group.group_id, group.version, GroupState.CONSOLIDATING)
     elif group.state is GroupState.CONSOLIDATING:
@@ -104,15 +100,11 @@ def _alive(state: ControlState, group: GroupView) -> Iterator[str]:
             yield stage.stage_id
 
 
-def _follow_starting(state: ControlState, group: GroupView) -> Iterator[Decision]:
-    if not all(stage.state is StageState.READY and stage.verified for stage in group.stages):
-        return
-    if group.probe is not None and group.probe.ok:
-        yield Move(
-            group.group_id, group.version, GroupState.PIPELINE if len(group.stages) > 1 else GroupState.STANDALONE
-        )
-    elif group.probe is None or state.now_ms - group.probe.sent_at_ms > PROBE_TIMEOUT_MS:
-        yield Probe(group.group_id, group.stages[0].node)
+def _follow_starting(group: GroupView) -> Iterator[Decision]:
+    ready = all(stage.state is StageState.READY and stage.verified for stage in group.stages)
+    if ready and group.probe is not None and group.probe.ok:
+        to = GroupState.PIPELINE if len(group.stages) > 1 else GroupState.STANDALONE
+        yield Move(group.group_id, group.version, to)
 
 
 def _follow_draining(state: ControlState, group: GroupView) -> Iterator[Decision]:

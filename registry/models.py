@@ -213,7 +213,7 @@ class Group(Base):
     api_key: Mapped[str] = mapped_column(String(80))  # guards the worker's HTTP port; never shown
     url: Mapped[str | None] = mapped_column(String(200))
     drain_version: Mapped[int | None]  # the routes version from which no gateway may send here
-    probe: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # the one-token probe: sent_at_ms, ok, error
+    probe: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # what came of asking it for a token: ok, error
     deadline_ms: Mapped[int]  # a start that is not ready by then has failed
     created_at_ms: Mapped[int]
     ready_at_ms: Mapped[int | None]
@@ -290,7 +290,7 @@ class Outbox(Base):
     queue: Mapped[str] = mapped_column(String(120))
     task: Mapped[str] = mapped_column(String(80))
     args: Mapped[list[Any]]
-    kind: Mapped[str] = mapped_column(String(20))  # prefetch | launch | stop | probe
+    kind: Mapped[str] = mapped_column(String(20))  # prefetch | launch | stop
     group_id: Mapped[str | None] = mapped_column(String(40), index=True)
     version: Mapped[int] = mapped_column(default=0)
     created_at_ms: Mapped[int]

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from orchestrator.control import Cause, Decision, Move, Probe, Start, Stop, Wait
+from orchestrator.control import Cause, Decision, Move, Start, Stop, Wait
 from orchestrator.lifecycle import OVER, SERVING, GroupState, move
 from orchestrator.types import Plan, Profile
 from registry.ids import new_id
@@ -39,8 +39,6 @@ def _apply_one(session: Session, decision: Decision, now_ms: int) -> bool:
             return _start(session, decision, now_ms)
         case Move():
             return _move(session, decision, now_ms)
-        case Probe():
-            return _probe(session, decision, now_ms)
         case Stop():
             return _stop(session, decision, now_ms)
         case Wait():
@@ -197,23 +195,6 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
         elif to in OVER and cold_start.ready_at_ms is None:
             cold_start.failed_at_ms = now_ms
             cold_start.reason = decision.reason or "called off before it was ready"
-    return True
-
-
-def _probe(session: Session, decision: Probe, now_ms: int) -> bool:
-    group = session.get_one(Group, decision.group_id)
-    group.probe = {"sent_at_ms": now_ms}
-    session.add(
-        Outbox(
-            queue=f"node.{decision.node}",
-            task="node.probe",
-            kind="probe",
-            args=[group.id],
-            group_id=group.id,
-            version=group.version,
-            created_at_ms=now_ms,
-        )
-    )
     return True
 
 

@@ -19,7 +19,7 @@ from tasks.app import app
 from tasks.apply import apply
 from tasks.demand import is_known, read_demand
 from tasks.failpoints import reach
-from tasks.outbox import answer_probes, due_effects, mark_done, mark_sent, prune_outbox, send
+from tasks.outbox import due_effects, mark_done, mark_sent, prune_outbox, send
 from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
 from tasks.state import load_state
@@ -73,26 +73,9 @@ def applied(outbox_id: int, error: str | None, refused: bool) -> None:
             group = session.get(Group, row.group_id)
             if group is not None and group.state not in OVER:
                 # Expressed as a probe that failed: the one way in which a start is told why it cannot serve.
-                group.probe = {
-                    "sent_at_ms": now_ms(),
-                    "ok": False,
-                    "error": f"{row.kind} was refused by {row.queue}: {error}",
-                }
+                group.probe = {"ok": False, "error": f"{row.kind} was refused by {row.queue}: {error}"}
     if refused or stopped:
         run(here)
-
-
-@app.task(name="control.probed")  # type: ignore[untyped-decorator]
-def probed(outbox_id: int, group_id: str, ok: bool, error: str | None) -> None:
-    """The answer to a one-token probe."""
-    here = runtime()
-    with alone(here) as session:
-        mark_done(session, outbox_id, now_ms(), error)
-        answer_probes(session, group_id, now_ms())
-        group = session.get(Group, group_id)
-        if group is not None and group.probe is not None and not group.probe.get("ok"):
-            group.probe = {**group.probe, "ok": ok, "error": error}
-    run(here)
 
 
 def run(here: Runtime) -> None:

@@ -1,6 +1,5 @@
 """A node worker's tasks: each asks its own noded for one thing and sends the answer to the controller. No SQL here."""
 
-import threading
 from functools import cache
 from typing import Any
 
@@ -12,9 +11,6 @@ from tasks.app import app
 from tasks.failpoints import reach
 
 log = structlog.get_logger(__name__)
-
-_probing: set[str] = set()
-_probing_lock = threading.Lock()
 
 
 @cache
@@ -40,24 +36,3 @@ def apply(outbox_id: int, effect: dict[str, Any]) -> None:
         return
     reach("node.applied")
     app.send_task("control.applied", args=[outbox_id, error, refused], queue="control")
-
-
-@app.task(name="node.probe")  # type: ignore[untyped-decorator]
-def probe(outbox_id: int, group_id: str) -> None:
-    """One token through the group."""
-    with _probing_lock:
-        if group_id in _probing:
-            return  # asked again while it runs; the answer to the first settles both
-        _probing.add(group_id)
-    try:
-        answer = noded().probe(group_id)
-    except (BadEffect, StaleVersion) as bad:
-        answer = {"ok": False, "error": str(bad)}
-    except NodedUnavailable as away:
-        log.warning("noded is away; the probe will be sent again", error=str(away))
-        return
-    finally:
-        with _probing_lock:
-            _probing.discard(group_id)
-    reach("node.probed")
-    app.send_task("control.probed", args=[outbox_id, group_id, answer["ok"], answer.get("error")], queue="control")

@@ -103,12 +103,3 @@ def mark_done(session: Session, outbox_id: int, now_ms: int, error: str | None) 
     if row is not None and row.done_at_ms is None:
         row.done_at_ms, row.error = now_ms, error
     return row
-
-
-def answer_probes(session: Session, group_id: str, now_ms: int) -> None:
-    """One answer settles every probe of a group: a slow one has been asked for again meanwhile."""
-    session.execute(
-        update(Outbox)
-        .where(Outbox.group_id == group_id, Outbox.kind == "probe", Outbox.done_at_ms.is_(None))
-        .values(done_at_ms=now_ms)
-    )

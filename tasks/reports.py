@@ -76,7 +76,7 @@ def note_stopped(session: Session, stop: Outbox) -> bool:
 
 def _update(session: Session, row: Stage, said: Mapping[str, Any]) -> bool:
     """Write what a stage's node says of it; whether it is now in another state."""
-    before = (row.state, row.reason, row.verified)
+    before = (row.state, row.reason, row.verified, row.group.probe)
     row.state = StageState(said["state"]).value
     row.reason = said["reason"]
     if said["version"] > row.group.version:
@@ -89,9 +89,11 @@ def _update(session: Session, row: Stage, said: Mapping[str, Any]) -> bool:
         row.bytes_to_fetch = said.get("bytes_to_fetch", said["bytes_total"])
     row.bytes_fetched = said["bytes_fetched"]
     row.verified = bool(said["verified"])
+    if said.get("probe") is not None and row.group.probe is None:
+        row.group.probe = {"ok": bool(said["probe"]["ok"]), "error": said["probe"].get("error")}
     if row.group.cold_start_id is not None:
         _record_marks(session, row, row.group, said["marks"])
-    return (row.state, row.reason, row.verified) != before
+    return (row.state, row.reason, row.verified, row.group.probe) != before
 
 
 def _record_marks(session: Session, row: Stage, group: Group, marks: Mapping[str, int | None]) -> None:

@@ -33,7 +33,6 @@ def make_app(node: Node) -> web.Application:
             web.get("/v1/report", api.report),
             web.get("/v1/events", api.events),
             web.post("/v1/apply", api.apply),
-            web.post("/v1/probe", api.probe),
             web.get("/v1/counters", api.counters),
         ]
     )
@@ -92,22 +91,6 @@ class _Api:
         except OSError as error:
             raise _Refused(503, "cannot_record", f"this node cannot record the effect: {error}") from None
         return web.json_response({"v": 1, "ok": True}, status=202)
-
-    async def probe(self, request: web.Request) -> web.Response:
-        body = await _body(request)
-        group_id = body.get("group_id") if isinstance(body, dict) else None
-        if not isinstance(group_id, str):
-            raise _Refused(422, "bad_effect", "group_id: missing")
-        stage = self._node.serving_stage(group_id, body.get("stage_id"))
-        if stage is None or stage.state != "ready":
-            seen = "no stage here that serves it" if stage is None else f"its stage is {stage.state}"
-            return web.json_response({"v": 1, "ok": False, "error": f"group {group_id}: {seen}"})
-        try:
-            ms, used = await worker.probe(self._client(), self._url(stage), self._launch(stage))
-        except worker.WorkerError as error:
-            return web.json_response({"v": 1, "ok": False, "error": str(error)})
-        stage.note_probe(used)
-        return web.json_response({"v": 1, "ok": True, "ms": ms})
 
     async def counters(self, request: web.Request) -> web.Response:
         group_id = request.query.get("group_id", "")

@@ -31,7 +31,8 @@ class StaleEffect(Exception):
 
 @dataclass
 class StageRecord:
-    """What must survive noded of one stage. `marks`: ms since the epoch. `probed`: tokens that probes have used.
+    """What must survive noded of one stage. `marks`: ms since the epoch. `probe`: what came of asking its engine for a
+    token, as the report has it; `probed`: tokens that this used.
 
     `stopping`: it is being ended, to become `ended` ("gone" or "failed") for this `reason`.
     """
@@ -45,6 +46,7 @@ class StageRecord:
     ended: str | None = None
     reason: str | None = None
     marks: dict[str, int] = field(default_factory=dict)
+    probe: dict[str, Any] | None = None
     probed: dict[str, int] = field(default_factory=dict)
 
     def save(self, directory: Path) -> None:

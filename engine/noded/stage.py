@@ -127,10 +127,11 @@ class Stage:
             self.record.marks |= self.weights.marks
             self.save()
 
-    def note_probe(self, used: dict[str, int]) -> None:
-        """Add to the tokens that probes have used, which the engine counts like any other."""
+    def keep_probe(self, answer: dict[str, Any], used: dict[str, int]) -> None:
+        """Keep what came of the probe, and the tokens that it used, which the engine counts like any others."""
         for name, count in used.items():
             self.record.probed[name] = self.record.probed.get(name, 0) + count
+        self.record.probe = answer
         self.save()
 
     def save(self) -> None:
@@ -330,5 +331,6 @@ class Stage:
             "bytes_to_fetch": 0 if weights is None else weights.bytes_to_fetch,
             "bytes_fetched": 0 if weights is None else weights.bytes_fetched,
             "verified": self.verified,
+            "probe": self.record.probe,
             "marks": marks,
         }

@@ -16,6 +16,7 @@ from engine.noded import leftovers, processes
 from engine.noded.background import Background
 from engine.noded.effects import EffectError
 from engine.noded.launcher import Launcher
+from engine.noded.prober import Prober
 from engine.noded.record import StageRecord, read_json
 from engine.noded.stage import Stage
 from engine.noded.stage_files import bound_log
@@ -52,8 +53,15 @@ class Supervisor:
         self._config = config
         self._store = store
         self._launcher = launcher
-        self._changed = changed
+        self._tell = changed
         self._background = background
+        self._prober = Prober(config, background, changed)
+
+    def _changed(self) -> None:
+        """Something about a stage is different: what is ready now is probed."""
+        for stage in self.stages.values():
+            self._prober.look(stage)
+        self._tell()
 
     # --- its beginning and end ---------------------------------------------------------------------------------------
 
@@ -69,6 +77,7 @@ class Supervisor:
                 self._adopt(stage)
         self._kill_orphans()
         self._forget_old()
+        self._changed()
 
     def _recall_ended(self) -> None:
         reports = [read_json(path) for path in self._config.ended_dir.glob("*.json")]

@@ -25,10 +25,14 @@ class WorkerError(Exception):
     """The engine did not give an answer that can be used; the message says what came instead."""
 
 
+class WorkerSilent(WorkerError):
+    """The engine took the question and has not answered in time."""
+
+
 async def probe(session: aiohttp.ClientSession, url: str, launch: Launch) -> tuple[int, dict[str, int]]:
     """Milliseconds that one token (or one embedding) took, and the tokens that the engine counted for it.
 
-    Raises WorkerError.
+    Raises WorkerError, WorkerSilent after PROBE_TIMEOUT_S.
     """
     path, body = "/v1/completions", {"model": launch.model_name, "prompt": "a", "max_tokens": 1, "temperature": 0}
     if launch.settings.embedding:
@@ -87,4 +91,5 @@ async def _call(
                 raise WorkerError(f"the engine answered {response.status}: {content[:200].decode(errors='replace')}")
             return content
     except (TimeoutError, aiohttp.ClientError) as error:
-        raise WorkerError(f"the engine does not answer: {type(error).__name__}: {error}") from error
+        kind = WorkerSilent if isinstance(error, TimeoutError) else WorkerError
+        raise kind(f"the engine does not answer: {type(error).__name__}: {error}") from error

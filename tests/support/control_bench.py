@@ -96,10 +96,6 @@ class Bench:
     def carry_out(self, node: FakeNoded, message: dict[str, Any]) -> None:
         """One message, as tasks/node.py does it."""
         outbox_id = message["args"][0]
-        if message["task"] == "node.probe":
-            answer = node.probe(message["args"][1])
-            control.probed(outbox_id, message["args"][1], answer["ok"], answer.get("error"))
-            return
         error, refused = None, False
         try:
             node.apply(message["args"][1])
@@ -167,7 +163,7 @@ class Bench:
 
 def kinds(messages: Iterable[dict[str, Any]]) -> list[str]:
     """What messages to a node ask for, in a word each."""
-    return [message["args"][1]["kind"] if message["task"] == "node.apply" else "probe" for message in messages]
+    return [message["args"][1]["kind"] for message in messages]
 
 
 def serving(bench: Bench, **options: Any) -> Group:

@@ -90,9 +90,9 @@ def heir(state: GroupState, *stages: StageView, parent: str = "grp_1", **changes
     return group(state, *stages, **{"group_id": "grp_2", "parent_id": parent, "cause": Cause.CONSOLIDATION} | changes)
 
 
-def probed(ok: bool | None = True, *, sent_ms: int = NOW - 1000, error: str | None = None) -> ProbeView:
-    """A probe that was sent a second ago; `ok` None: not answered yet."""
-    return ProbeView(sent_ms, ok, error)
+def probed(ok: bool = True, *, error: str | None = None) -> ProbeView:
+    """What came of the probe."""
+    return ProbeView(ok, error)
 
 
 def state(

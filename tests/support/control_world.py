@@ -19,7 +19,6 @@ from orchestrator.control import (
     GroupView,
     ModelView,
     Move,
-    Probe,
     ProbeView,
     StageState,
     StageView,
@@ -72,7 +71,6 @@ class World:
     gateways_known: bool = True
     waits: dict[str, Wait] = field(default_factory=dict)
     routed: frozenset[str] = frozenset()
-    probes: set[str] = field(default_factory=set)
     drain_began_ms: dict[str, int] = field(default_factory=dict)
     served: set[str] = field(default_factory=set)
     failed_ms: dict[str, int] = field(default_factory=dict)
@@ -184,9 +182,6 @@ class World:
                 self._start(decision)
             case Move():
                 return self._move(decision)
-            case Probe():
-                self._change(decision.group_id, probe=ProbeView(self.now_ms))
-                self.probes.add(decision.group_id)
             case Stop():
                 group = self._change(decision.group_id, stopping=True)
                 assert group.state in (*OVER, GroupState.DRAINING), f"a group that is {group.state} was stopped"
@@ -327,12 +322,13 @@ class World:
             node.stages[stage_id] = StageState.FAILED
         self.report(node)
 
-    def answer_probe(self, group_id: str, *, ok: bool) -> None:
-        """The answer to a probe arrives."""
-        self.probes.discard(group_id)
-        group = self.groups[group_id]
-        if group.probe is not None and not group.probe.ok:
-            self._change(group_id, probe=replace(group.probe, ok=ok, error=None if ok else "no token"))
+    def answer_probes(self, *, ok: bool) -> None:
+        """First ranks that are ready have been asked for a token, and their nodes tell what came."""
+        for group in list(self.groups.values()):
+            first = group.stages[0]
+            node = self.nodes[first.node]
+            if group.probe is None and not node.silent and node.stages.get(first.stage_id) is StageState.READY:
+                self._change(group.group_id, probe=ProbeView(ok, None if ok else "no token"))
 
     def ask(self, model: str, count: int) -> None:
         """Requests arrive at a gateway."""
@@ -391,8 +387,7 @@ class World:
             for stage_id in list(node.stages):
                 self.advance(node, stage_id)
             self.report(node)
-        for group_id in sorted(self.probes):
-            self.answer_probe(group_id, ok=True)
+        self.answer_probes(ok=True)
         self.see_routes()
         self.now_ms += step_ms
         self.settle()

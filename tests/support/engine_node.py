@@ -117,6 +117,11 @@ class EngineNode:
             if time.monotonic() > deadline:
                 raise AssertionError(f"{stage_id} did not become {states}: {found}\n{self.logs()}")
 
+    def wait_probed(self, stage_id: str) -> dict[str, Any]:
+        """Wait until the stage is ready and what came of its probe is told."""
+        self.wait(lambda: self.wait_state(stage_id, "ready")["probe"] is not None, "its probe's answer")
+        return self.stage(stage_id)
+
     def wait(self, ready: Callable[[], Any], what: str, within_s: float = START_S) -> None:
         """Wait until `ready()`; fails when a process of the node ends or the time is over."""
         deadline = time.monotonic() + within_s

@@ -24,17 +24,19 @@ LINK_BPS = 1000
 
 
 class FakeNoded:
-    """`lives` scripts the stages to come, one word a launch: "ready" (the default), "hold" or "fail"."""
+    """`lives` scripts the stages to come, one word a launch: "ready" (the default), "hold" or "fail".
+
+    `probe_answer` is what came of the probe of each ready first rank; None: nothing yet.
+    """
 
     def __init__(self, name: str, socket_path: Path | None = None, *, first_port: int = 31000) -> None:
         self.name = name
         self.lives: deque[str] = deque()
         self.effects: list[dict[str, Any]] = []
         self.stale: list[dict[str, Any]] = []
-        self.probe_answer: dict[str, Any] = {"ok": True, "ms": 5}
+        self.probe_answer: dict[str, Any] | None = {"ok": True, "ms": 5}
         self.refusal: str | None = None
         self.slow_stop = False
-        self.probes = 0
         self.boot_id = f"boot-{name}"
         self.seq = 1
         self.digests: list[str] = []
@@ -84,11 +86,6 @@ class FakeNoded:
             getattr(self, f"_{effect['kind']}")(effect)
             self._touch()
 
-    def probe(self, group_id: str) -> dict[str, Any]:
-        """One token."""
-        self.probes += 1
-        return {"v": 1, **self.probe_answer}
-
     def report(self) -> dict[str, Any]:
         """The full state."""
         with self._changed:
@@ -106,6 +103,7 @@ class FakeNoded:
                 "warm": {"ready": True, "pid": 1, "engine": "fake", "memory_bytes": 1},
                 "stages": [
                     {key: value for key, value in stage.items() if not key.startswith("_")}
+                    | {"probe": self._probe(stage)}
                     for stage in self._stages.values()
                 ],
             }
@@ -158,6 +156,7 @@ class FakeNoded:
     def _launch(self, effect: dict[str, Any]) -> None:
         stage = self._stage(effect)
         stage.update(port=effect["port"], url=f"http://127.0.0.1:{effect['port']}", pids=[1], _launched=True)
+        stage["_rank"] = effect["rank"]
         stage["_life"] = self.lives.popleft() if self.lives else "ready"
         stage["marks"] |= {"fork": _now_ms()}
         self._live(stage)
@@ -201,6 +200,9 @@ class FakeNoded:
                 self._set(stage, "loading", None)
             case "fail":
                 self._set(stage, "failed", "scripted to fail")
+
+    def _probe(self, stage: dict[str, Any]) -> dict[str, Any] | None:
+        return self.probe_answer if stage["state"] == "ready" and stage["_rank"] == 0 else None
 
     def _set(self, stage: dict[str, Any], state: str, reason: str | None) -> None:
         stage["state"], stage["reason"] = state, reason
@@ -250,8 +252,6 @@ class _Handler(BaseHTTPRequestHandler):
             if self.path == "/v1/apply":
                 self.server.noded.apply(body)
                 self._answer(202, {"v": 1, "ok": True})
-            elif self.path == "/v1/probe":
-                self._answer(200, self.server.noded.probe(body["group_id"]))
             else:
                 self._refuse(404, f"no such path: {self.path}")
         except StaleVersion as stale:

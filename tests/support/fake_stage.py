@@ -2,7 +2,8 @@
 
 What the stage does is told by its model name: "ok" serves; "dies" fails while starting; "stubborn" ignores SIGTERM;
 "children" starts two more processes; "loads" maps its segments and loads until there is a file `go` in its directory;
-"quiet" never wakes noded;
+"quiet" never wakes noded; "slow" answers when there is a file `go` in its directory, "refuses" answers 500, "faints"
+ends at the first question;
 "shares" keeps a file of its own in shared memory; "talks" fills its log. It is used as a node's `engine_python`.
 """
 
@@ -30,12 +31,21 @@ class Answers(BaseHTTPRequestHandler):
     """One completion for every POST, the counters for every GET; 401 without the right key."""
 
     key = ""
+    name = ""
 
     def do_GET(self) -> None:
         self._answer(METRICS)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        while self.name == "slow" and not Path("go").exists():
+            time.sleep(0.01)
+        if self.name == "faints":
+            print("RuntimeError: no breath", flush=True)
+            os._exit(1)
+        if self.name == "refuses":
+            self.send_error(500)
+            return
         self._answer(json.dumps({"choices": [{"text": "b"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}))
 
     def _answer(self, body: str) -> None:
@@ -64,6 +74,7 @@ def serve(directory: Path, spec: dict[str, Any]) -> None:
 
     argv = spec["argv"]
     name, port = argv[argv.index("--served-model-name") + 1], int(argv[argv.index("--port") + 1])
+    Answers.name = name
     Answers.key = argv[argv.index("--api-key") + 1]
     if name == "quiet":
         del os.environ[signals.SIGNAL_VARIABLE]

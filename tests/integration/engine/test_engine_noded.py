@@ -265,7 +265,7 @@ def test_a_new_noded_adopts_what_serves(node: EngineNode, model: Path, number: s
     after = node.wait_state("stg", "ready")
     assert (after["pids"], after["port"], after["marks"]["ready"] > 0) == (before["pids"], before["port"], True)
     assert node.client.report()["seq"] > seq
-    assert node.client.probe("grp")["ok"]
+    assert node.client.counters("grp")["completion_tokens"]
     # It still watches it.
     os.kill(after["pids"][0], signal.SIGKILL)
     node.wait_state("stg", "failed")
@@ -343,24 +343,56 @@ def test_a_long_poll_returns_with_the_change(node: EngineNode, model: Path) -> N
     assert node.client.events(after=10**14, wait_s=0)["seq"] < 10**14
 
 
-def test_probe_and_counters_speak_for_the_group(node: EngineNode, model: Path) -> None:
-    assert "no stage here" in node.client.probe("grp")["error"]
+def test_a_ready_stage_is_probed_once_and_counters_leave_that_out(node: EngineNode, model: Path) -> None:
     with pytest.raises(BadEffect, match="no stage here"):
         node.client.counters("grp")
     node.apply(launch("stg"))
-    assert "its stage is starting" in node.client.probe("grp")["error"]
+    assert node.stage("stg")["probe"] is None
     node.apply(prefetch(model, "stg"))
-    stage = node.wait_state("stg", "ready")
-    assert node.client.counters("grp") == {"prompt_tokens": 10, "cached_tokens": 0, "completion_tokens": 5}
-    answer = node.client.probe("grp")
-    assert answer["ok"]
-    assert answer["ms"] >= 0
+    stage = node.wait_probed("stg")
+    assert stage["probe"]["ok"]
+    assert stage["probe"]["ms"] >= 0
     # What a probe used is nobody's: the stand-in always counts ten and five, of which the probe had one each.
-    assert node.client.counters("grp") == {"prompt_tokens": 9, "cached_tokens": 0, "completion_tokens": 4}
+    left = {"prompt_tokens": 9, "cached_tokens": 0, "completion_tokens": 4}
+    assert node.client.counters("grp") == left
+    node.kill_noded()
+    node.start_noded()
+    assert node.wait_probed("stg")["probe"] == stage["probe"]
+    assert node.client.counters("grp") == left, "the new noded has not asked again"
     os.kill(stage["pids"][0], signal.SIGSTOP)
     with pytest.raises(NodedUnavailable, match="does not answer"):
         node.client.counters("grp")
     os.kill(stage["pids"][0], signal.SIGCONT)
+
+
+def test_a_noded_killed_before_the_token_came_is_followed_by_one_that_asks(node: EngineNode, model: Path) -> None:
+    node.apply(prefetch(model, "stg"), launch("stg", name="slow"))
+    node.wait_state("stg", "ready")
+    node.kill_noded()
+    node.start_noded()
+    assert node.stage("stg")["probe"] is None
+    (node.config.stages_dir / "stg" / "go").touch()
+    assert node.wait_probed("stg")["probe"]["ok"]
+
+
+def test_only_the_first_rank_is_probed(node: EngineNode, model: Path) -> None:
+    node.apply(*pipeline(model, "grp"))
+    assert node.wait_probed("grp_0")["probe"]["ok"]
+    assert node.wait_state("grp_1", "ready")["probe"] is None
+
+
+def test_an_engine_that_refuses_its_probe_is_told_and_left(node: EngineNode, model: Path) -> None:
+    node.apply(prefetch(model, "stg"), launch("stg", name="refuses"))
+    stage = node.wait_probed("stg")
+    assert (stage["state"], stage["probe"]["ok"]) == ("ready", False)
+    assert "answered 500" in stage["probe"]["error"]
+
+
+def test_an_engine_that_dies_of_its_probe_has_failed(node: EngineNode, model: Path) -> None:
+    node.apply(prefetch(model, "stg"), launch("stg", name="faints"))
+    stage = node.wait_state("stg", "failed")
+    assert "no breath" in stage["reason"]
+    assert stage["probe"] is None
 
 
 def test_the_report_describes_the_node(idle_node: EngineNode) -> None:

@@ -85,7 +85,7 @@ def test_of_two_starts_the_living_one_is_the_stage(node: EngineNode, model: Path
         node.apply(prefetch(model, "stg"), launch("stg"))
         node.wait_state("stg", "ready")
         node.wait(lambda: len(node.stage("stg")["pids"]) == 1, "the other one's end")
-        assert node.client.probe("grp")["ok"]
+        assert node.wait_probed("stg")["probe"]["ok"]
         node.apply(stop_effect("grp"))
         node.wait_state("stg", "gone")
 

@@ -19,10 +19,15 @@ def test_demand_starts_a_worker_and_publishes_its_route_only_when_it_has_answere
     bench.run()
     assert bench.states() == ["starting"]
     assert bench.gateway.cold_start("m")["state"] == "starting"
+    answers = {name: node.probe_answer for name, node in bench.nodes.items()}
+    for node in bench.nodes.values():
+        node.probe_answer = None
     bench.deliver()
     bench.report()
-    assert bench.gateway.routes("m") == [], "ready, but not probed"
-    bench.deliver()
+    assert bench.gateway.routes("m") == [], "ready, but no token has come"
+    for name, node in bench.nodes.items():
+        node.probe_answer = answers[name]
+    bench.report()
     (group,) = bench.groups()
     (route,) = bench.gateway.routes("m")
     assert route == {

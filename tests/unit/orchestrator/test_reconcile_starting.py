@@ -6,11 +6,11 @@ import pytest
 from support.clusters import GB, NOW, a_model, a_node
 from support.control_state import SMALL, a_plan, drain_first, group, heir, model, probed, stage, state, waiting
 
-from orchestrator.control import Cause, GroupView, Move, Probe, StageState, Start, Wait
+from orchestrator.control import Cause, GroupView, Move, StageState, Start, Wait
 from orchestrator.explain import refusal_text
 from orchestrator.lifecycle import GroupState
 from orchestrator.plan import RETRY_MS
-from orchestrator.reconcile import PROBE_TIMEOUT_MS, reconcile
+from orchestrator.reconcile import reconcile
 from orchestrator.types import DeviceState, NoPlanReason
 
 S = StageState
@@ -185,25 +185,15 @@ def test_a_planned_group_starts():
     ],
     ids=["one rank loads", "one rank is unverified", "one rank is unheard of"],
 )
-def test_no_probe_before_every_rank_is_ready_and_verified(stages):
-    assert reconcile(state(group(STARTING, *stages))) == []
+def test_a_token_counts_only_when_every_rank_is_ready_and_verified(stages):
     assert reconcile(state(group(STARTING, *stages, probe=probed(True)))) == []
 
 
-def test_the_first_rank_is_probed_once_all_are_ready():
-    ready = group(STARTING, stage(0, "n1"), stage(1, "n0"))
-    assert reconcile(state(ready)) == [Probe("grp_1", "n1")]
+def test_a_group_that_is_ready_waits_for_its_token():
+    assert reconcile(state(group(STARTING, stage(0, "n1"), stage(1, "n0")))) == []
 
 
-def test_an_unanswered_probe_is_asked_again_only_after_its_timeout():
-    ready = group(STARTING)
-    recent = replace(ready, probe=probed(None, sent_ms=NOW - PROBE_TIMEOUT_MS))
-    assert reconcile(state(recent)) == []
-    overdue = replace(ready, probe=probed(None, sent_ms=NOW - PROBE_TIMEOUT_MS - 1))
-    assert reconcile(state(overdue)) == [Probe("grp_1", "n0")]
-
-
-def test_a_probe_that_came_back_makes_the_group_serve():
+def test_a_token_that_came_back_makes_the_group_serve():
     one = group(STARTING, probe=probed())
     assert reconcile(state(one)) == [Move("grp_1", 3, GroupState.STANDALONE)]
     two = group(STARTING, stage(0, "n0"), stage(1, "n1"), probe=probed())
@@ -231,8 +221,8 @@ def test_a_start_past_its_deadline_fails_and_names_what_was_slow():
     fetching = replace(stage(1, "n1", S.FETCHING, verified=False), bytes_fetched=1_234_567, bytes_to_fetch=269_000_000)
     slow = group(STARTING, stage(0, "n0"), fetching, deadline_ms=NOW - 1)
     assert failure_of(slow) == "not ready in time: stage 1 on n1 is fetching, with 1.2 of 269.0 MB fetched"
-    silent = group(STARTING, probe=probed(None), deadline_ms=NOW - 1)
-    assert failure_of(silent) == "not ready in time: the probe was not answered"
+    silent = group(STARTING, deadline_ms=NOW - 1)
+    assert failure_of(silent) == "not ready in time: no token came"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +231,7 @@ def test_a_start_past_its_deadline_fails_and_names_what_was_slow():
         (group(STARTING, stage(0, "n0"), stage(1, "n1", S.FAILED)), {"n1"}),
         (group(STARTING, stage(0, "n0"), stage(1, "n1", S.GONE)), {"n1"}),
         (group(STARTING, stage(0, "n0"), stage(1, "n1", S.FETCHING), deadline_ms=NOW - 1), {"n1"}),
-        (group(STARTING, stage(0, "n0"), stage(1, "n1"), probe=probed(None), deadline_ms=NOW - 1), {"n0", "n1"}),
+        (group(STARTING, stage(0, "n0"), stage(1, "n1"), deadline_ms=NOW - 1), {"n0", "n1"}),
         (group(STARTING, stage(0, "n0"), stage(1, "n1"), probe=probed(False)), {"n0", "n1"}),
     ],
     ids=["failed", "gone", "slow", "probe unanswered", "probe refused"],

@@ -64,8 +64,7 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(ok=st.sampled_from([True, True, True, False]))
     def probes_are_answered(self, ok: bool) -> None:
-        for group_id in sorted(self.world.probes):
-            self.world.answer_probe(group_id, ok=ok)
+        self.world.answer_probes(ok=ok)
 
     @rule()
     def gateways_read_routes(self) -> None:

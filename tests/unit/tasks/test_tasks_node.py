@@ -1,6 +1,4 @@
-"""A node worker's tasks: one answer for each effect and probe, none when noded is away."""
-
-import threading
+"""A node worker's task: one answer for each effect, none when noded is away."""
 
 import pytest
 
@@ -12,23 +10,10 @@ class Noded:
 
     def __init__(self) -> None:
         self.raises: Exception | None = None
-        self.answer = {"v": 1, "ok": True, "ms": 3}
-        self.hold: threading.Event | None = None
-        self.asked = threading.Semaphore(0)
-        self.probes = 0
 
     def apply(self, effect) -> None:
         if self.raises is not None:
             raise self.raises
-
-    def probe(self, group_id):
-        self.probes += 1
-        self.asked.release()
-        if self.hold is not None:
-            assert self.hold.wait(10)
-        if self.raises is not None:
-            raise self.raises
-        return self.answer
 
 
 @pytest.fixture
@@ -59,34 +44,4 @@ def test_an_effect_is_answered_once(node, raises, error, refused):
 def test_nothing_is_answered_while_noded_is_away(node):
     node.fake.raises = NodedUnavailable("gone")
     node.apply(7, {"kind": "launch"})
-    node.probe(8, "grp_1")
     assert node.sent == []
-
-
-@pytest.mark.parametrize(
-    ("raises", "answer", "told"),
-    [
-        (None, {"ok": True, "ms": 3}, (True, None)),
-        (None, {"ok": False, "error": "HTTP 500"}, (False, "HTTP 500")),
-        (BadEffect("no such group"), {}, (False, "no such group")),
-    ],
-)
-def test_a_probe_is_answered_once(node, raises, answer, told):
-    node.fake.raises, node.fake.answer = raises, answer
-    node.probe(8, "grp_1")
-    assert node.sent == [("control.probed", 8, "grp_1", *told)]
-
-
-def test_a_slow_probe_that_is_asked_again_is_not_run_twice(node):
-    node.fake.hold = threading.Event()
-    first = threading.Thread(target=node.probe, args=(8, "grp_1"))
-    first.start()
-    assert node.fake.asked.acquire(timeout=10)
-    node.probe(9, "grp_1")
-    assert node.sent == []
-    node.fake.hold.set()
-    first.join(10)
-    assert [sent[:3] for sent in node.sent] == [("control.probed", 8, "grp_1")]
-    assert node.fake.probes == 1
-    node.probe(10, "grp_1")
-    assert node.fake.probes == 2
