@@ -63,11 +63,13 @@ def measure(lab: Lab, row: Model, spec: ModelSpec, body: dict[str, Any], gaps: G
         time.sleep(BEFORE_S)
         begun_s = time.monotonic()
         heir.fetch()
-        heir.launch()
-        heir.wait_ready()
-        ended_s = time.monotonic()
-        for stream in streams:
-            gaps.add(lab.finish_ask(stream)["token_s"], begun_s, ended_s)
+        try:
+            heir.launch()
+            heir.wait_ready()
+            ended_s = time.monotonic()
+            for stream in streams:
+                gaps.add(lab.finish_ask(stream)["token_s"], begun_s, ended_s)
+        finally:
+            heir.stop()
     finally:
-        heir.stop()
         pipeline.stop()

@@ -53,7 +53,7 @@ def test_without_weights_a_launched_stage_waits_and_without_launch_it_only_fetch
 def test_the_same_effects_again_change_nothing(node: EngineNode, model: Path) -> None:
     effects = [prefetch(model, "stg"), launch("stg")]
     node.apply(*effects)
-    before = node.wait_state("stg", "ready")
+    before = node.wait_probed("stg")
     node.apply(*effects, *effects)
     assert node.stage("stg") == before
     stop = stop_effect("grp", version=2)
