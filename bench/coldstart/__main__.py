@@ -48,6 +48,7 @@ class Run:
         self.samples: list[Sample] = []
         self.floors: dict[tuple[str, int], list[float]] = defaultdict(list)
         self.gaps = Gaps()
+        self.warm_bytes = [lab.nodes[name].client.report()["warm"]["memory_bytes"] for name in WARM_NODES]
         self._begun = time.monotonic()
         self._specs: dict[str, ModelSpec] = {}
         self._hydrant: dict[str, HydrantRows] = {}
@@ -189,6 +190,7 @@ def report(run: Run, out: Path) -> None:
         print("\n".join(table.results(row for row in rows if row.model == model)))
     print("\nfork to first token, weights in memory, all hosts on the same two cores")
     print("\n".join(table.floors(run.floors)))
+    print(f"\na warm runtime takes {median(run.warm_bytes) / 1e9:.2f} GB of a node's memory while nothing is forked")
     print("\n" + "\n".join(table.targets(targets)))
     out.parent.mkdir(parents=True, exist_ok=True)
     document = {
@@ -198,6 +200,7 @@ def report(run: Run, out: Path) -> None:
             "link_mbit": NODE_MBIT,
             "links": run.links,
         },
+        "warm_runtime_bytes": run.warm_bytes,
         "targets": [target.as_json() for target in targets],
         "rows": [row.as_json() for row in rows],
         "between_tokens_s": {"before": sorted(run.gaps.before), "during": sorted(run.gaps.during)},

@@ -8,26 +8,25 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.client import NodedClient, NodedUnavailable
+from bench.lab.watched_node import WatchedNode
 from engine.node_config import NodeConfig, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL_PYTHON = ROOT / ".venv/bin/python"
 ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
-START_S = 240.0
 
 
-class EngineNode:
+class EngineNode(WatchedNode):
     """One node named `name`, with its processes and client."""
 
     def __init__(self, home: Path, name: str, ports: tuple[int, int], core: int, **node_settings: Any) -> None:
-        self.home, self.name, self.ports = home, name, ports
+        super().__init__(home, name)
+        self.ports = ports
         settings = {"name": name, "address": "127.0.0.1", "ports": list(ports), "store_gb": 1.5, **node_settings}
         lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
         device = f'[[device]]\nkind = "cpu"\ncores = [{core}]\nmemory_gb = 6.0\n'
@@ -39,9 +38,6 @@ class EngineNode:
             "HYDRANT_NODE": name,
             "HYDRANT_NODE_CONFIG": str(self.config_path),
         }
-        self.client = NodedClient.for_node(home, name)
-        self.noded: subprocess.Popen[bytes] | None = None
-        self.warm: subprocess.Popen[bytes] | None = None
 
     @property
     def config(self) -> NodeConfig:
@@ -51,21 +47,13 @@ class EngineNode:
     def start_noded(self) -> None:
         """Start noded and wait for its answer."""
         self.noded = self._start(CONTROL_PYTHON, "engine.noded")
-        self.wait(lambda: self.answers(), "noded to answer")
+        self.wait(self.answers, "noded to answer")
 
     def start_warm(self, wait: bool = True) -> None:
         """Start the warm runtime and, unless told otherwise, wait until noded sees it."""
         self.warm = self._start(ENGINE_PYTHON, "engine.warm")
         if wait:
-            self.wait(lambda: self.client.report()["warm"]["ready"], "the warm runtime")
-
-    def answers(self) -> bool:
-        """Whether noded answers."""
-        try:
-            self.client.report()
-        except NodedUnavailable:
-            return False
-        return True
+            self.wait(self.warm_ready, "the warm runtime")
 
     def kill_noded(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End noded and wait for its end."""
@@ -98,50 +86,10 @@ class EngineNode:
         for effect in effects:
             self.client.apply(effect)
 
-    def stage(self, stage_id: str) -> dict[str, Any]:
-        """The stage as reported now."""
-        return next(stage for stage in self.client.report()["stages"] if stage["stage_id"] == stage_id)
-
-    def wait_state(self, stage_id: str, *states: str, within_s: float = 240.0) -> dict[str, Any]:
-        """Wait, by long polls, until the stage is in one of `states`; fails at once when it has ended otherwise."""
-        deadline = time.monotonic() + within_s
-        after = 0
-        while True:
-            report = self.client.events(after=after, wait_s=5)
-            after = report["seq"]
-            found = [stage for stage in report["stages"] if stage["stage_id"] == stage_id]
-            if found and found[0]["state"] in states:
-                return dict(found[0])
-            if found and found[0]["state"] in ("failed", "gone"):
-                raise AssertionError(f"{stage_id} is {found[0]['state']}: {found[0]['reason']}\n{self.logs()}")
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{stage_id} did not become {states}: {found}\n{self.logs()}")
-
     def wait_probed(self, stage_id: str) -> dict[str, Any]:
         """Wait until the stage is ready and what came of its probe is told."""
         self.wait(lambda: self.wait_state(stage_id, "ready")["probe"] is not None, "its probe's answer")
         return self.stage(stage_id)
-
-    def wait(self, ready: Callable[[], Any], what: str, within_s: float = START_S) -> None:
-        """Wait until `ready()`; fails when a process of the node ends or the time is over."""
-        deadline = time.monotonic() + within_s
-        while not ready():
-            for process in (self.noded, self.warm):
-                assert process is None or process.poll() is None, f"a process ended\n{self.logs()}"
-            assert time.monotonic() < deadline, f"waited in vain for {what}\n{self.logs()}"
-            time.sleep(0.02)
-
-    def logs(self) -> str:
-        """The ends of all logs of the node, for a failed test."""
-        paths = [
-            *self.home.glob(f"{self.name}.*.log"),
-            *self.home.glob(f"{self.name}/**/log"),
-            *self.home.rglob("*.log"),
-        ]
-        return "\n".join(
-            f"--- {path}\n" + "\n".join(line[:300] for line in path.read_text(errors="replace").splitlines()[-25:])
-            for path in dict.fromkeys(paths)
-        )
 
     def _start(self, python: Path, module: str) -> subprocess.Popen[bytes]:
         with (self.home / f"{self.name}.{module}.log").open("ab") as log:
