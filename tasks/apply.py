@@ -90,11 +90,14 @@ def _start(session: Session, decision: Start, now_ms: int) -> bool:
     session.add(
         ColdStartEvent(cold_start_id=cold_start.id, kind="planned", at_ms=now_ms, detail={"group_id": group.id})
     )
+    # A worker that follows a pipeline which has drained is waited for; one that grows beside its pipeline is not.
+    parent = None if decision.parent_id is None else session.get(Group, decision.parent_id)
+    background = parent is not None and parent.state in SERVING
     nodes = {node.name: node for node in session.scalars(select(Node))}
     group.url = f"http://{nodes[group.stages[0].node_name].address}:{group.stages[0].port}"
     for stage in group.stages:
         for effect in (
-            prefetch_effect(model, group, stage),
+            prefetch_effect(model, group, stage, background=background),
             launch_effect(model, group, stage, nodes[group.stages[0].node_name]),
         ):
             session.add(node_effect(stage.node_name, effect, now_ms))

@@ -8,8 +8,11 @@ from registry.models import Group, Model, Node, Stage
 STOP_GRACE_S = 5
 
 
-def prefetch_effect(model: Model, group: Group, stage: Stage) -> dict[str, Any]:
-    """Bytes start flowing to the stage's node: exactly the tensors of its layers."""
+def prefetch_effect(model: Model, group: Group, stage: Stage, *, background: bool = False) -> dict[str, Any]:
+    """Bytes start flowing to the stage's node: exactly the tensors of its layers.
+
+    `background`: streams run over the same link, on a pipeline that this stage is to replace.
+    """
     wanted = stage_tensors(
         cast(ManifestDoc, model.manifest), stage.first_layer, stage.layer_count, world=len(group.stages)
     )
@@ -22,8 +25,7 @@ def prefetch_effect(model: Model, group: Group, stage: Stage) -> dict[str, Any]:
         "source": model.source,
         **wanted,
         "rate_bps": stage.rate_bps,
-        # Streams run on the pipeline that it replaces, whose ranks talk over the same links.
-        **({} if group.parent_id is None else {"background": True}),
+        **({"background": True} if background else {}),
     }
 
 

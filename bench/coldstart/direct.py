@@ -19,8 +19,8 @@ MEMORY_BYTES = 4_000_000_000
 class DirectGroup:
     """One stage on each of `nodes`. `row` is the model as the registry has it.
 
-    `slot` tells groups on the same nodes apart: 0, 1, ... `replaces` is the pipeline that it consolidates.
-    Methods raise LabError.
+    `slot` tells groups on the same nodes apart: 0, 1, ... `background`: it consolidates a pipeline on which
+    streams run. Methods raise LabError.
     """
 
     def __init__(
@@ -29,13 +29,12 @@ class DirectGroup:
         spec: ModelSpec,
         nodes: Sequence[LabNode],
         slot: int = 0,
-        replaces: DirectGroup | None = None,
+        background: bool = False,
     ) -> None:
-        self._row, self._nodes = row, list(nodes)
+        self._row, self._nodes, self._background = row, list(nodes), background
         ports = [node.settings.ports[1] - 2 * slot for node in nodes]
         self.url = f"http://{nodes[0].address}:{ports[0]}/v1/completions"
         self._group = Group(id=f"grp_direct_{time.time_ns()}", version=1, api_key=group_key())
-        self._group.parent_id = None if replaces is None else replaces._group.id
         self._group.stages = [
             Stage(
                 id=f"{self._group.id}_{rank}",
@@ -59,7 +58,7 @@ class DirectGroup:
     def fetch(self) -> None:
         """Have the stages' bytes fetched; returns at once."""
         for stage, node in self._pairs():
-            node.client.apply(prefetch_effect(self._row, self._group, stage))
+            node.client.apply(prefetch_effect(self._row, self._group, stage, background=self._background))
 
     def wait_fetched(self) -> None:
         """Wait until every stage's bytes are there."""

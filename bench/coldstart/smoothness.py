@@ -51,7 +51,7 @@ def measure(lab: Lab, row: Model, spec: ModelSpec, body: dict[str, Any], gaps: G
     """One pipeline of two that is consolidated on its first node while streams run on it. Raises LabError."""
     nodes = list(lab.nodes.values())[:2]
     pipeline = DirectGroup(row, spec, nodes)
-    heir = DirectGroup(row, spec, nodes[:1], slot=1, replaces=pipeline)
+    heir = DirectGroup(row, spec, nodes[:1], slot=1, background=True)
     pipeline.fetch()
     pipeline.launch()
     try:

@@ -142,6 +142,15 @@ class Bench:
             rows = session.scalars(select(Outbox).order_by(Outbox.id)).all()
             return [row for row in rows if not undone or row.done_at_ms is None]
 
+    def fetched_in_background(self) -> dict[str, bool]:
+        """Group id -> whether its nodes were told to leave their links to others."""
+        return {
+            effect["group_id"]: effect.get("background", False)
+            for node in self.nodes.values()
+            for effect in node.effects
+            if effect["kind"] == "prefetch"
+        }
+
     def age_outbox(self, by_ms: int) -> None:
         """As if everything had been sent, and done, so much earlier."""
         with session_scope(self.here.sessions) as session:

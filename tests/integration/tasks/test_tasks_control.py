@@ -77,6 +77,7 @@ def test_a_pipeline_serves_is_consolidated_and_scaled_to_zero(bench):
     pipeline, standalone = bench.groups()
     assert standalone.parent_id == pipeline.id
     assert [route["group_id"] for route in bench.gateway.routes("m")] == [pipeline.id]
+    assert bench.fetched_in_background() == {pipeline.id: False, standalone.id: True}
 
     bench.gateway.activity("m", groups={pipeline.id: 1})
     for node in bench.nodes.values():

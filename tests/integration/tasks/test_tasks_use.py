@@ -55,3 +55,4 @@ def test_a_pipeline_on_devices_too_small_for_both_drains_and_its_worker_takes_it
     assert bench.states() == ["stopped", "standalone"]
     pipeline, worker = bench.groups()
     assert worker.parent_id == pipeline.id
+    assert bench.fetched_in_background()[worker.id] is False, "requests would wait for it"

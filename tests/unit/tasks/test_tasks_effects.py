@@ -74,11 +74,11 @@ def test_the_ranks_of_a_group_fetch_every_tensor_between_them():
     assert sorted(names) == sorted(tensor["name"] for tensor in model.manifest["tensors"])
 
 
-def test_only_what_replaces_a_running_pipeline_is_fetched_in_the_background():
+@pytest.mark.parametrize("background", [False, True])
+def test_a_node_understands_how_urgent_a_fetch_is(background):
     model, group = a_model(), a_group(4)
-    assert not Prefetch.from_json(prefetch_effect(model, group, group.stages[0])).background
-    group.parent_id = "grp_0"
-    assert Prefetch.from_json(prefetch_effect(model, group, group.stages[0])).background
+    effect = prefetch_effect(model, group, group.stages[0], background=background)
+    assert Prefetch.from_json(effect).background is background
 
 
 def test_effects_carry_the_groups_version_and_are_plain_json():
