@@ -39,11 +39,14 @@ NOT_ANNOUNCED = (
 
 
 def apply(
-    change: Callable[[Session, str], Result], *, reconcile: bool = False, balance_of: str | None = None
+    change: Callable[[Session, str], Result],
+    *,
+    reconcile: bool = False,
+    balance_of: Callable[[Result], str] | None = None,
 ) -> Result:
     """Runs `change(session, actor)`, commits, and publishes the snapshot.
 
-    With `reconcile` the controller is woken; with `balance_of` that tenant's balance is published too.
+    With `reconcile` the controller is woken; with `balance_of` the balance of the tenant that it names is published too.
 
     A RegistryError that `change` raises passes through, with nothing changed.
     """
@@ -51,7 +54,7 @@ def apply(
     with session_scope(session_factory()) as session:
         result = change(session, current_user.email)
     forget_reads()
-    if not announce(reconcile=reconcile, balance_of=balance_of):
+    if not announce(reconcile=reconcile, balance_of=None if balance_of is None else balance_of(result)):
         flash(NOT_ANNOUNCED, "warning")
     return result
 
@@ -61,7 +64,7 @@ def submit(
     change: Callable[[Session, str], Result],
     *,
     reconcile: bool = False,
-    balance_of: str | None = None,
+    balance_of: Callable[[Result], str] | None = None,
 ) -> Result | None:
     """What `change` made of a form that was sent; None when the form or the registry refuses, and the form says why."""
     if not form.validate():

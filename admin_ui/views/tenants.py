@@ -39,6 +39,8 @@ def create() -> WsgiResponse | str | tuple[str, int]:
         lambda session, actor: tenants.create_tenant(
             session, actor, name=form.name.data, rpm=form.rpm.data, tpm=form.tpm.data, parallel=form.parallel.data
         ),
+        # Without one, gateways would say that balances are still being loaded.
+        balance_of=lambda made: made.id,
     )
     if tenant is None:
         return render_template("tenants/new.html", form=form), 422
@@ -88,7 +90,7 @@ def enter_money(tenant_id: str) -> WsgiResponse | tuple[str, int]:
         lambda session, actor: (money.adjust if form.amount.data < 0 else money.top_up)(
             session, actor, tenant_id, form.amount.data, form.reason.data
         ),
-        balance_of=tenant_id,
+        balance_of=lambda _entry: tenant_id,
     )
     if entry is None:
         return _page(tenant, top_up=form), 422

@@ -54,6 +54,13 @@ def test_a_top_up_publishes_the_balance(admin_with_redis: AdminApp, redis_server
         assert client.hget(BALANCE_KEY, tenant.id) == "3500000000"
 
 
+def test_a_new_tenants_balance_is_known_at_once(admin_with_redis: AdminApp, redis_server: RedisServer) -> None:
+    fields = {"name": "Acme", "rpm": "", "tpm": "", "parallel": ""}
+    assert send(admin_with_redis.signed_in("owner"), "/tenants/new", fields).status_code == 302
+    with redis_server.client() as client:
+        assert list(client.hgetall(BALANCE_KEY).values()) == ["0"]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
