@@ -46,7 +46,7 @@ def apply(
 ) -> Result:
     """Runs `change(session, actor)`, commits, and publishes the snapshot.
 
-    With `reconcile` the controller is woken; with `balance_of` the balance of the tenant that it names is published too.
+    With `reconcile` the controller is woken; with `balance_of` the balance of the tenant it names is published too.
 
     A RegistryError that `change` raises passes through, with nothing changed.
     """

@@ -77,6 +77,29 @@ class Ports:
         return cls(gateway=settings.gateway_port, admin=settings.admin_port, hosted=settings.hosted_port)
 
 
+def taken(port: int, needs: str, remedy: str) -> CannotStart:
+    """What to say of a port that something listens at: `needs` says who wants it, `remedy` what to set otherwise."""
+    home = _home_of_listener(port)
+    if home is not None:
+        return CannotStart(
+            f"port {port} is taken by the Hydrant that runs in {home}, and {needs}. End that one (Ctrl-C where it was"
+            " started), or give this one ports of its own: set HYDRANT_GATEWAY_PORT, HYDRANT_ADMIN_PORT,"
+            " HYDRANT_HOSTED_PORT and HYDRANT_ENGINE_PORTS"
+        )
+    return CannotStart(
+        f"port {port} is taken, and {needs}. Stop what listens there (ss -ltnp 'sport = :{port}'), or set {remedy}"
+    )
+
+
+def _home_of_listener(port: int) -> str | None:
+    """HYDRANT_HOME of the `up` or `demo` that started what listens at the port; None when it is something else."""
+    for socket_ in psutil.net_connections("tcp"):
+        if socket_.status == psutil.CONN_LISTEN and socket_.laddr and socket_.laddr[1] == port and socket_.pid:
+            with suppress(psutil.Error):
+                return psutil.Process(socket_.pid).environ().get(MARK)
+    return None
+
+
 class Services:
     """Everything the Procfile starts, as one thing to start and to stop."""
 
@@ -125,10 +148,8 @@ class Services:
                 try:
                     probe.bind(("127.0.0.1", port))
                 except OSError:
-                    raise CannotStart(
-                        f"port {port} is taken, and the {name} needs it. Stop what listens there"
-                        f" (ss -ltnp 'sport = :{port}'), or set HYDRANT_{name.upper()}_PORT to a free port"
-                    ) from None
+                    remedy = f"HYDRANT_{name.upper()}_PORT to a free port"
+                    raise taken(port, f"the {name} needs it", remedy) from None
         self._check_engine_ports()
         free = shutil.disk_usage("/dev/shm").free
         if free < NEEDED_SHM_BYTES:
@@ -142,13 +163,9 @@ class Services:
         listening = {one.laddr[1] for one in sockets if one.status == psutil.CONN_LISTEN and one.laddr}
         for node in self.nodes:
             first, last = node.ports
-            taken = sorted(port for port in listening if first <= port <= last)
-            if taken:
-                raise CannotStart(
-                    f"port {taken[0]} is taken, and the engines of {node.name} need {first}-{last}. Stop what"
-                    f" listens there (ss -ltnp 'sport = :{taken[0]}'), or set HYDRANT_ENGINE_PORTS to the first of 200"
-                    " free ports"
-                )
+            for port in sorted(port for port in listening if first <= port <= last):
+                needs = f"the engines of {node.name} need {first}-{last}"
+                raise taken(port, needs, "HYDRANT_ENGINE_PORTS to the first of 200 free ports")
 
     def start(self) -> None:
         """Write the nodes' configurations and start honcho; returns at once."""

@@ -4,6 +4,7 @@ import os
 import shlex
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def test_a_taken_engine_port_is_said_before_anything_starts(tmp_path: Path) -> N
         nodes = [DevNode("node-a", core=0, ports=(port - 1, port + 1), link_gbps=1.0)]
         with pytest.raises(CannotStart, match=f"port {port} is taken.*HYDRANT_ENGINE_PORTS"):
             Services(tmp_path, Ports(0, 0, 0), nodes)._check_engine_ports()
+
+
+def test_a_port_that_another_hydrant_holds_is_said_so(tmp_path: Path) -> None:
+    program = "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
+    program += "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    environ = {**os.environ, services.MARK: "/home/someone/hydrant"}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        said = str(services.taken(port, "the gateway needs it", "HYDRANT_GATEWAY_PORT to a free port"))
+        other.communicate()
+    assert "the Hydrant that runs in /home/someone/hydrant" in said
+    assert "HYDRANT_ENGINE_PORTS" in said
 
 
 def test_a_sweep_that_hangs_is_trouble_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
