@@ -23,7 +23,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from engine.weights.fetch import Fetch, FetchError, Target
 from engine.weights.files import FileCache, FilesError
 from engine.weights.inventory import Inventory, StoreError
 from engine.weights.pacing import Pacer, piece_bytes
-from engine.weights.room import with_room
+from engine.weights.room import Room
 from engine.weights.segment import Segment
 from engine.weights.source import RetryPolicy, SourceError
 from engine.weights.spec import Key, Prefetch, SpecError, TensorSpec
@@ -57,13 +57,13 @@ class WeightStore:
         resume_window_s: float = RESUME_WINDOW_S,
     ) -> None:
         self._root = root
-        self._limit = limit_bytes
         self._link = Pacer(link_bps)
         self._retry = retry or RetryPolicy()
         self._resume_window_s = resume_window_s
         self._files = FileCache(root / "files")
         self._pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1), thread_name_prefix="weights")
         self._inventory = Inventory(root / "segments", self._pool)
+        self._room = Room(self._inventory, self._files, limit_bytes, root)
         self._stages: dict[str, StageWeights] = {}
         self._unclaimed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,20 +182,13 @@ class WeightStore:
             self._place(stage)
         except (StoreError, OSError) as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                self._run(stage, lambda: self._with_room(lambda: self._placed(stage)))
+                self._run(stage, lambda: self._room.having(lambda: self._placed(stage)))
             else:
                 # Later, so that the caller can hang its hook on the stage first.
                 asyncio.get_running_loop().call_soon(self._fail, stage, str(error))
 
     async def _placed(self, stage: StageWeights) -> None:
         self._place(stage)
-
-    async def _with_room(self, work: Callable[[], Awaitable[None]]) -> None:
-        full = (
-            "shared memory is full, even without what no stage uses. Enlarge the file system of "
-            f"{self._root}, lower store_gb, or stop a model on this node."
-        )
-        await with_room(work, self._inventory, self._files.evict_unused, full)
 
     def _place(self, stage: StageWeights) -> None:
         """Find or make a place for every tensor of the stage, write its load spec, and fetch what is missing.
@@ -218,7 +211,7 @@ class WeightStore:
         fresh = None
         try:
             if rest:
-                fresh = self._new_segment(rest)
+                fresh = self._room.new_segment(rest)
                 fresh.pins.add(stage)
                 filling.append(fresh)
                 places |= {tensor.key: (fresh, index) for index, tensor in enumerate(rest)}
@@ -233,15 +226,6 @@ class WeightStore:
             stage.bytes_to_fetch += sum(tensor.nbytes for tensor in missing.values())
             targets = [Target(tensor, *places[key]) for key, tensor in missing.items()]
             self._run(stage, lambda: self._fetch(stage, targets, filling), lambda: self._ended(stage, filling))
-
-    def _new_segment(self, tensors: list[TensorSpec]) -> Segment:
-        """A new segment within the limit, for which unused files go when unused segments are not enough."""
-        try:
-            return self._inventory.new_segment(tensors, self._limit - self._files.bytes_held())
-        except StoreError:
-            if not self._files.evict_unused():
-                raise
-            return self._inventory.new_segment(tensors, self._limit - self._files.bytes_held())
 
     def _run(
         self,
@@ -290,7 +274,7 @@ class WeightStore:
             await self._files.provide(request.files, overrides, stage.model_dir, stage.source, pay, piece)
 
         with self._files.wanted(request.files):
-            await self._with_room(provide)
+            await self._room.having(provide)
         stage.files_done()
 
     async def _fetch(self, stage: StageWeights, targets: list[Target], filling: list[Segment]) -> None:
@@ -298,14 +282,14 @@ class WeightStore:
             for segment in filling:
                 segment.make()
 
-        await self._with_room(make)
+        await self._room.having(make)
         await stage.wait_files()
         fetch = Fetch(
             targets,
             stage.source,
             (stage.pacer, self._link),
             self._pool,
-            self._with_room,
+            self._room.having,
             on_bytes=stage.received,
             on_landed=self._landed,
             background=stage.request.background,
