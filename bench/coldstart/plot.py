@@ -55,7 +55,7 @@ def _bars(axes: Axes, rows: Sequence[RowSummary]) -> None:
             axes.plot([row.bound_s] * 2, [index - 0.4, index + 0.4], color="#e45756", linewidth=2)
     axes.invert_yaxis()
     axes.set_xlim(0, max(row.ttft_max_s for row in rows) * 1.25)
-    axes.set_title(f"{rows[0].model}: seconds to the first token (red: bound by bytes or floor)")
+    axes.set_title(f"{rows[0].model}: seconds to the first token (red: bound by bytes or floor)", fontsize=11)
 
 
 def _waterfall(axes: Axes, sample: Sample) -> None:
@@ -69,5 +69,5 @@ def _waterfall(axes: Axes, sample: Sample) -> None:
     axes.set_yticks(range(len(sample.stages)), list(sample.stages))
     axes.invert_yaxis()
     axes.set_xlim(0, sample.ttft_s * 1.05)
-    axes.legend(fontsize=8, loc="lower right")
-    axes.set_title(f"{sample.model}: Hydrant's own choice, round {sample.round}, seconds after the request")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncol=len(STEPS) + 1, frameon=False)
+    axes.set_title(f"{sample.model}: Hydrant's own choice, seconds after the request", fontsize=11)
