@@ -1,10 +1,7 @@
 """`python -m bench.coldstart.naive`: a cold start without Hydrant, in the engine's environment.
 
---prefetch no: fetch the whole model, then become the server whose command follows `--`.
---prefetch yes: the fetch starts with the process, and SGLang is imported beside it; then `python -m
-sglang.launch_server`, which that command must be.
-
-In the command, MODEL stands for where the model is put.
+--prefetch no: fetch the whole model, then become the stock `python -m sglang.launch_server`.
+--prefetch yes: the fetch starts with the process, and SGLang is imported beside it; then the same server.
 
 Writes times to --events, a JSON line each: {"event": ..., "at_ms": ...}.
 """
@@ -20,7 +17,6 @@ import time
 from pathlib import Path
 
 FETCH_PYTHON_MODULE = "bench.coldstart.fetch_all"
-MODEL = "MODEL"
 
 
 def note(events: Path, event: str) -> None:
@@ -30,7 +26,7 @@ def note(events: Path, event: str) -> None:
 
 
 def main() -> None:
-    """Command line entry."""
+    """Command line entry; what follows `--` goes to SGLang."""
     at = sys.argv.index("--")
     parser = argparse.ArgumentParser(prog="python -m bench.coldstart.naive")
     parser.add_argument("--prefetch", choices=("yes", "no"), required=True)
@@ -40,7 +36,7 @@ def main() -> None:
     parser.add_argument("--files", required=True, help="a JSON list of names")
     parser.add_argument("--rate-bps", help="as in fetch_all")
     options = parser.parse_args(sys.argv[1:at])
-    server = [str(options.out) if word == MODEL else word for word in sys.argv[at + 1 :]]
+    engine = [*sys.argv[at + 1 :], "--model-path", str(options.out)]
     rate = ["--rate-bps", options.rate_bps] if options.rate_bps else []
     names = json.loads(options.files)
     # A process of its own in both rows: no interpreter's lock between the fetch and the imports.
@@ -57,9 +53,8 @@ def main() -> None:
             sys.exit(f"the fetch ended with status {fetch.returncode}")
     note(options.events, "fetch_end")
     if options.prefetch == "no":
-        os.execv(server[0], server)
-    # What follows "python -m sglang.launch_server".
-    run_server(prepare_server_args(server[3:]))
+        os.execv(sys.executable, [sys.executable, "-m", "sglang.launch_server", *engine])
+    run_server(prepare_server_args(engine))
 
 
 if __name__ == "__main__":
