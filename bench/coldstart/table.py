@@ -56,11 +56,14 @@ def floors(measured: Floors) -> list[str]:
 
 def targets(found: Sequence[Target]) -> list[str]:
     """A line for each promise."""
-    rows = [
-        [target.name, target.target, _number(target.value, "{:.3g}"), "met" if target.met else "MISSED"]
-        for target in found
-    ]
+    rows = [[target.name, target.target, _number(target.value, "{:.3g}"), _judged(target)] for target in found]
     return table(["target", "", "measured", ""], rows, right="0110")
+
+
+def _judged(target: Target) -> str:
+    if target.value is None:
+        return "not measured"
+    return "met" if target.met else "MISSED"
 
 
 def parts(stages: Mapping[str, Mapping[str, float]]) -> list[str]:

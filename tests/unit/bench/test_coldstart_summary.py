@@ -89,7 +89,9 @@ def test_the_results_are_told_and_drawn(tmp_path: Path) -> None:
     lines = table.results(rows)
     assert "naive: fetch all, then launch_server" in lines[1]
     assert "4.40x" in lines[2]
-    assert "MISSED" in "\n".join(table.targets(summary.targets(rows, samples, FLOORS, None)))
+    judged = "\n".join(table.targets(summary.targets(rows, samples, FLOORS, None)))
+    assert "MISSED" in judged
+    assert "not measured" in judged
     assert "2.00" in table.floors(FLOORS)[1]
     assert table.parts(samples[0].stages)[0].endswith("prefetch_end 5.00")
     picture = tmp_path / "picture.png"
