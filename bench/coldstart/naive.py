@@ -1,7 +1,10 @@
 """`python -m bench.coldstart.naive`: a cold start without Hydrant, in the engine's environment.
 
---prefetch no: fetch the whole model, then become the stock `python -m sglang.launch_server`.
---prefetch yes: the fetch starts with the process, and SGLang is imported beside it; then the same server.
+--prefetch no: fetch the whole model, then become the server whose command follows `--`.
+--prefetch yes: the fetch starts with the process, and SGLang is imported beside it; then `python -m
+sglang.launch_server`, which that command must be.
+
+In the command, MODEL stands for where the model is put.
 
 Writes times to --events, a JSON line each: {"event": ..., "at_ms": ...}.
 """
@@ -17,6 +20,7 @@ import time
 from pathlib import Path
 
 FETCH_PYTHON_MODULE = "bench.coldstart.fetch_all"
+MODEL = "MODEL"
 
 
 def note(events: Path, event: str) -> None:
@@ -26,7 +30,7 @@ def note(events: Path, event: str) -> None:
 
 
 def main() -> None:
-    """Command line entry; what follows `--` goes to SGLang."""
+    """Command line entry."""
     at = sys.argv.index("--")
     parser = argparse.ArgumentParser(prog="python -m bench.coldstart.naive")
     parser.add_argument("--prefetch", choices=("yes", "no"), required=True)
@@ -36,7 +40,7 @@ def main() -> None:
     parser.add_argument("--files", required=True, help="a JSON list of names")
     parser.add_argument("--rate-bps", help="as in fetch_all")
     options = parser.parse_args(sys.argv[1:at])
-    engine = [*sys.argv[at + 1 :], "--model-path", str(options.out)]
+    server = [str(options.out) if word == MODEL else word for word in sys.argv[at + 1 :]]
     rate = ["--rate-bps", options.rate_bps] if options.rate_bps else []
     names = json.loads(options.files)
     # A process of its own in both rows: no interpreter's lock between the fetch and the imports.
@@ -53,8 +57,9 @@ def main() -> None:
             sys.exit(f"the fetch ended with status {fetch.returncode}")
     note(options.events, "fetch_end")
     if options.prefetch == "no":
-        os.execv(sys.executable, [sys.executable, "-m", "sglang.launch_server", *engine])
-    run_server(prepare_server_args(engine))
+        os.execv(server[0], server)
+    # What follows "python -m sglang.launch_server".
+    run_server(prepare_server_args(server[3:]))
 
 
 if __name__ == "__main__":

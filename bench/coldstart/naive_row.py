@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.coldstart.models import MODELS_DIR, BenchModel
+from bench.coldstart.naive import MODEL
 from bench.coldstart.sample import Sample
 from bench.coldstart.sampling import Sampler
 from bench.lab import Lab
@@ -24,11 +25,13 @@ KEY = "bench"
 SHIM = ROOT / "bench/coldstart/shim"
 FETCHED = MODELS_DIR.parent / "bench/naive"
 """Where the script puts the model: on the disk, from whose page cache the server then reads it."""
+VLLM_PYTHON = ROOT / ".venv-vllm/bin/python"
+"""vLLM's CPU build, for an outside reference: bench/coldstart/install-vllm.sh makes it."""
 ENDS_WITHIN_S = 20.0
 
 
 def run(lab: Lab, model: BenchModel, node: str, row: str, number: int, body: dict[str, Any]) -> Sample:
-    """One cold start by the script, `row` "naive" or "prefetch". Raises LabError."""
+    """One cold start by the script, `row` "naive", "prefetch" or "vllm". Raises LabError."""
     shutil.rmtree(FETCHED, ignore_errors=True)
     home = lab.network.home(node)
     events, log = home / "naive.events", home / "naive.log"
@@ -40,7 +43,8 @@ def run(lab: Lab, model: BenchModel, node: str, row: str, number: int, body: dic
     if not lab.network.shaped:
         argv += ["--rate-bps", str(lab.network.payload_mbit * 1e6 / 8)]
     port = lab.nodes[node].settings.ports[1]
-    argv += ["--", *_server_arguments(lab.addresses[node], port, model)]
+    command = _vllm if row == "vllm" else _sglang
+    argv += ["--", *command(lab.addresses[node], port, model)]
     url = f"http://{lab.addresses[node]}:{port}/v1/completions"
     before = lab.network.counters()[node]
     with Sampler() as sampler:
@@ -75,8 +79,8 @@ def run(lab: Lab, model: BenchModel, node: str, row: str, number: int, body: dic
     )
 
 
-def _server_arguments(address: str, port: int, model: BenchModel) -> list[str]:
-    """What noded gives a whole worker of the same model."""
+def _sglang(address: str, port: int, model: BenchModel) -> list[str | Path]:
+    """The stock server with what noded gives a whole worker of the same model."""
     settings = flags.Settings.from_json({"dtype": "float32", "context_length": 2048})
     shape = flags.StageShape(
         rank=0,
@@ -89,12 +93,21 @@ def _server_arguments(address: str, port: int, model: BenchModel) -> list[str]:
         memory_bytes=0,
         settings=settings,
     )
-    return flags.arguments(shape, flags.StagePlace("cpu", None, 0, (), address, None))
+    arguments = flags.arguments(shape, flags.StagePlace("cpu", None, 0, (), address, None))
+    return [ENGINE_PYTHON, "-m", "sglang.launch_server", "--model-path", MODEL, *arguments]
+
+
+def _vllm(address: str, port: int, model: BenchModel) -> list[str | Path]:
+    """vLLM's own server, without the compilation that would only lengthen its start."""
+    where = ["--host", address, "--port", str(port), "--api-key", KEY, "--served-model-name", model.name]
+    what = ["--dtype", "float32", "--max-model-len", "2048", "--enforce-eager"]
+    return [VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, *where, *what]
 
 
 def _environment() -> dict[str, str]:
     """As Hydrant's engines have it, but with both cores to compute on, and compiled bytecode."""
     environ = os.environ | node_environment("cpu") | {"PYTHONPATH": str(SHIM)}
+    environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     for name in ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"):
         environ.pop(name, None)
     return environ

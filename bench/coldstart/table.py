@@ -9,6 +9,7 @@ from bench.coldstart.summary import Floors, RowSummary, Target
 from cli.console import table
 
 LABELS = {
+    "vllm": "vLLM 0.32.0 for CPUs: fetch all, then serve",
     "naive": "naive: fetch all, then launch_server",
     "prefetch": "+ prefetch: fetch beside the imports",
     "stream": "+ stream: tensors loaded as they land",
