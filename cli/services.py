@@ -93,11 +93,17 @@ def taken(port: int, needs: str, remedy: str) -> CannotStart:
 
 def _home_of_listener(port: int) -> str | None:
     """HYDRANT_HOME of the `up` or `demo` that started what listens at the port; None when it is something else."""
-    for socket_ in psutil.net_connections("tcp"):
-        if socket_.status == psutil.CONN_LISTEN and socket_.laddr and socket_.laddr[1] == port and socket_.pid:
-            with suppress(psutil.Error):
-                return psutil.Process(socket_.pid).environ().get(MARK)
+    pid = _listeners().get(port)
+    if pid is not None:
+        with suppress(psutil.Error):
+            return psutil.Process(pid).environ().get(MARK)
     return None
+
+
+def _listeners() -> dict[int, int | None]:
+    """Each TCP port that something listens at, with the id of the process if that may be seen."""
+    sockets = psutil.net_connections("tcp")
+    return {one.laddr[1]: one.pid for one in sockets if one.status == psutil.CONN_LISTEN and one.laddr}
 
 
 class Services:
@@ -159,8 +165,7 @@ class Services:
             )
 
     def _check_engine_ports(self) -> None:
-        sockets = psutil.net_connections("tcp")
-        listening = {one.laddr[1] for one in sockets if one.status == psutil.CONN_LISTEN and one.laddr}
+        listening = _listeners()
         for node in self.nodes:
             first, last = node.ports
             for port in sorted(port for port in listening if first <= port <= last):

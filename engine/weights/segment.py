@@ -149,8 +149,8 @@ class Segment:
         again then.
 
         Memory is taken as bytes are written, by pwrite(2), which says so when there is none; nobody touches through a
-        mapping what has not been written, for that would be SIGBUS. Taking it all ahead costs a second of CPU time for
-        each 2 GB just when a start's processes are forked.
+        mapping what has not been written, for that would be SIGBUS. Taking it all ahead kept the cores busy just when a
+        start's processes were forked: four engines were up after 5.6 instead of 4.4 s.
         """
         if not self.made:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

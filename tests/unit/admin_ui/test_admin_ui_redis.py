@@ -56,9 +56,10 @@ def test_a_top_up_publishes_the_balance(admin_with_redis: AdminApp, redis_server
 
 def test_a_new_tenants_balance_is_known_at_once(admin_with_redis: AdminApp, redis_server: RedisServer) -> None:
     fields = {"name": "Acme", "rpm": "", "tpm": "", "parallel": ""}
-    assert send(admin_with_redis.signed_in("owner"), "/tenants/new", fields).status_code == 302
+    made = send(admin_with_redis.signed_in("owner"), "/tenants/new", fields)
+    assert made.status_code == 302
     with redis_server.client() as client:
-        assert list(client.hgetall(BALANCE_KEY).values()) == ["0"]  # type: ignore[union-attr]
+        assert client.hgetall(BALANCE_KEY) == {made.location.rsplit("/", 1)[1]: "0"}
 
 
 @pytest.mark.parametrize(
