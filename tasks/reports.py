@@ -89,7 +89,8 @@ def _update(session: Session, row: Stage, said: Mapping[str, Any]) -> bool:
         row.bytes_to_fetch = said.get("bytes_to_fetch", said["bytes_total"])
     row.bytes_fetched = said["bytes_fetched"]
     row.verified = bool(said["verified"])
-    if said.get("probe") is not None and row.group.probe is None:
+    # One without "ok" was asked for, and not answered, when controllers still asked.
+    if said.get("probe") is not None and "ok" not in (row.group.probe or {}):
         row.group.probe = {"ok": bool(said["probe"]["ok"]), "error": said["probe"].get("error")}
     if row.group.cold_start_id is not None:
         _record_marks(session, row, row.group, said["marks"])

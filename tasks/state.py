@@ -211,7 +211,7 @@ def _group(group: Group, plan: Plan, cause: Cause, demand: Demand) -> GroupView:
         created_ms=group.created_at_ms,
         ready_ms=group.ready_at_ms,
         parent_id=group.parent_id,
-        probe=ProbeView(probe["ok"], probe.get("error")) if probe else None,
+        probe=ProbeView(probe["ok"], probe.get("error")) if probe and "ok" in probe else None,
         running=demand.running[group.id],
         last_used_ms=group.last_used_at_ms,
         reason=group.reason,

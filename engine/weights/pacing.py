@@ -116,9 +116,9 @@ def reads_at_once(*rates_bps: int | None, background: bool = False) -> int:
 
     More only cost: over a link of 50 MB/s, 16 reads take twice the CPU time of 4 and are no faster.
     """
-    limits = [rate for rate in rates_bps if rate is not None]
     if background:
         return 1
+    limits = [rate for rate in rates_bps if rate is not None]
     if not limits:
         return _READS_MOST
     return max(_READS_LEAST, min(_READS_MOST, -(-int(min(limits) * _IN_FLIGHT_S) // piece_bytes(*rates_bps))))

@@ -43,6 +43,16 @@ def test_demand_starts_a_worker_and_publishes_its_route_only_when_it_has_answere
     assert bench.gateway.cold_start("m") is None
 
 
+def test_a_start_whose_probe_an_earlier_version_asked_for_goes_on(bench):
+    bench.add_model()
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    with session_scope(bench.here.sessions) as session:
+        session.scalars(select(Group)).one().probe = {"sent_at_ms": 1}
+    bench.settle()
+    assert bench.states() == ["standalone"]
+
+
 def test_both_effects_of_every_stage_leave_at_once(bench):
     bench.add_model(split=True)
     bench.gateway.activity("m", waiting=1)
