@@ -157,9 +157,12 @@ class Supervisor:
         self._changed()
 
     def _weights_failed(self, stage: Stage, error: str) -> None:
-        """An engine that has loaded has copied verified bytes: it needs neither the store nor the source any more."""
+        """An engine that has loaded verified bytes needs neither the store nor the source any more.
+
+        That it has loaded does not say that they were verified: such a stage would never be ready, and never end.
+        """
         stage.read_events()
-        if "load_end" in stage.engine_marks:
+        if "load_end" in stage.engine_marks and stage.verified:
             log.warning("a loaded stage's weights are gone; it serves on", stage=stage.stage_id, reason=error)
         else:
             self.end(stage, "failed", f"weights: {error}", 0)

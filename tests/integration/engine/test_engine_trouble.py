@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.engine_node import CONTROL_PYTHON, ROOT, EngineNode
 from support.manifest import stop_effect
+from support.range_server import RangeServer
 from support.stand_in_node import FAKE_STAGE, launch, prefetch, stand_in_warm
 
 from engine.noded import processes
@@ -26,6 +27,21 @@ SLEEP = ["sleep", "600"]
 def test_readiness_is_found_without_a_wake_up(node: EngineNode, model: Path) -> None:
     node.apply(prefetch(model, "stg"), launch("stg", name="quiet"))
     node.wait_state("stg", "ready")
+
+
+def test_an_engine_that_says_it_has_loaded_bytes_that_prove_wrong_is_ended(node: EngineNode, model: Path) -> None:
+    store = RangeServer(model)
+    file = max(model.glob("*.safetensors"))
+    store.flips = {(file.name, file.stat().st_size - 1)}
+    store.hold_after = {file.name: 0}
+    try:
+        node.apply(prefetch(model, "stg", source=store.url), launch("stg"))
+        node.wait(lambda: {"load_end", "up"} <= node.stage("stg")["marks"].keys(), "the engine")
+        store.released.set()
+        assert "SHA-256 differs" in node.wait_state("stg", "failed")["reason"]
+    finally:
+        store.close()
+    assert processes.under(node.config.stages_dir) == {}
 
 
 # --- a warm runtime that dies -----------------------------------------------------------------------------------------
