@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from orchestrator.groups import Groups
 from orchestrator.lifecycle import GroupState
 from orchestrator.types import ClusterState, ModelSpec, NodeState, NoPlan, Plan
 
@@ -143,7 +144,7 @@ class ControlState:
     now_ms: int
     nodes: tuple[NodeState, ...]
     models: Mapping[str, ModelView]
-    groups: tuple[GroupView, ...]
+    groups: Groups
     routes_version: int | None
     lost: frozenset[str] = frozenset()
     draining: Mapping[str, int] = field(default_factory=dict)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from orchestrator.consolidation import kept
 from orchestrator.control import ControlState, GroupView, ModelView
 from orchestrator.lifecycle import OVER, GroupState
-from orchestrator.plan import plan
+from orchestrator.policies.policy import Policy
 from orchestrator.scaling import idle_since, may_evict
 from orchestrator.types import Plan, PlanRequest
 
 
 def choose_victim(
-    state: ControlState, model: ModelView, spare: Iterable[GroupView], ending: Iterable[GroupView]
+    state: ControlState, policy: Policy, model: ModelView, spare: Iterable[GroupView], ending: Iterable[GroupView]
 ) -> GroupView | None:
     """The group to drain so that `model` fits; None when room is coming already or no idle group would give enough.
 
@@ -22,16 +22,16 @@ def choose_victim(
     """
     leaving = [group for group in state.groups if group.state is GroupState.DRAINING or group.state in OVER]
     leaving += [group for group in ending if group not in leaving]
-    if _fits(state, model, leaving):
+    if _fits(state, policy, model, leaving):
         return None
     idle = sorted(
         (group for group in spare if group not in leaving and _idle(state, model, group)),
         key=lambda group: (idle_since(group.ready_ms or 0, group.last_used_ms), group.group_id),
     )
     for group in idle:
-        if _fits(state, model, [*leaving, group]):
+        if _fits(state, policy, model, [*leaving, group]):
             return group
-    return idle[0] if idle and _fits(state, model, [*leaving, *idle]) else None
+    return idle[0] if idle and _fits(state, policy, model, [*leaving, *idle]) else None
 
 
 def _idle(state: ControlState, model: ModelView, group: GroupView) -> bool:
@@ -41,7 +41,7 @@ def _idle(state: ControlState, model: ModelView, group: GroupView) -> bool:
     return may_evict(group.state, running=group.running)
 
 
-def _fits(state: ControlState, model: ModelView, gone: Iterable[GroupView]) -> bool:
+def _fits(state: ControlState, policy: Policy, model: ModelView, gone: Iterable[GroupView]) -> bool:
     """Whether the model could be placed if the groups `gone` had given their memory back."""
     freed: Counter[tuple[str, int]] = Counter()
     for group in gone:
@@ -67,4 +67,4 @@ def _fits(state: ControlState, model: ModelView, gone: Iterable[GroupView]) -> b
         for node in state.nodes
     )
     then = replace(state, nodes=nodes)
-    return isinstance(plan(PlanRequest(model=model.spec), then.cluster_for(model)), Plan)
+    return isinstance(policy.plan(PlanRequest(model=model.spec), then.cluster_for(model)), Plan)
