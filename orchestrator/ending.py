@@ -99,9 +99,9 @@ def is_idle(state: ControlState, group: GroupView) -> bool:
     model = state.models[group.model]
     if not state.gateways_known or group.ready_ms is None:
         return False
-    if state.now_ms - idle_since(group.ready_ms, group.last_used_ms) < model.keep_alive_ms:
+    if state.now_ms - idle_since(group.ready_ms, group.last_used_ms) < model.kept_ms:
         return False
-    unused = state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= model.keep_alive_ms
+    unused = state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= model.kept_ms
     return group in spare(state, model, at_least=0 if unused else 1)
 
 

@@ -32,10 +32,10 @@ from orchestrator.control import (
     Wait,
 )
 from orchestrator.ending import broken, is_idle, on_draining_node, spare, unwanted
-from orchestrator.eviction import choose_victim
+from orchestrator.eviction import Room, find_room
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, SERVING, GroupState
-from orchestrator.policies.policy import HYDRANT, Policy
+from orchestrator.policies.policy import HYDRANT, MakesRoom, Policy
 from orchestrator.scaling import instances_needed, retry_at
 from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
 
@@ -172,15 +172,19 @@ def _start_one(
             yield Wait(model.spec.name, None, again)
             continue
         outcome = _plan(state, policy, model, instances)
-        if isinstance(outcome, Plan):
+        room = _find_room(state, policy, model, instances, outcome, ending)
+        if isinstance(outcome, Plan) and room is None:
             yield Start(model.spec.name, outcome, cause, version=model.version)
             return
-        room = _make_room(state, policy, model, outcome, ending)
-        if room is not None:
-            yield room
-            ending = [*ending, *_ending(state, [room])]
-        retry_ms = None if outcome.retry_after_ms is None else state.now_ms + outcome.retry_after_ms
-        yield Wait(model.spec.name, outcome, retry_ms, cause, _waited_ms(state, model))
+        if room is not None and room.victim is not None:
+            move = Move(
+                room.victim.group_id, room.victim.version, GroupState.DRAINING, f"makes room for {model.spec.name}"
+            )
+            yield move
+            ending = [*ending, *_ending(state, [move])]
+        why = outcome if isinstance(outcome, NoPlan) else None
+        retry_ms = None if why is None or why.retry_after_ms is None else state.now_ms + why.retry_after_ms
+        yield Wait(model.spec.name, why, retry_ms, cause, _waited_ms(state, model))
 
 
 def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
@@ -228,15 +232,22 @@ def _waited_ms(state: ControlState, model: ModelView) -> int:
     return 0 if model.oldest_waiting_ms is None else max(0, state.now_ms - model.oldest_waiting_ms)
 
 
-def _make_room(
-    state: ControlState, policy: Policy, model: ModelView, outcome: NoPlan, ending: Iterable[GroupView]
-) -> Move | None:
-    """Drain the longest idle worker of another model, when memory is what is missing."""
-    if not policy.makes_room or outcome.reason is not NoPlanReason.NO_MEMORY or not state.gateways_known:
+def _find_room(
+    state: ControlState,
+    policy: Policy,
+    model: ModelView,
+    instances: int,
+    outcome: Plan | NoPlan,
+    ending: Iterable[GroupView],
+) -> Room | None:
+    """How to have memory for a start, or for one within the service level; None when there is no way, or no need."""
+    if policy.makes_room is MakesRoom.NEVER or not state.gateways_known:
+        return None
+    if isinstance(outcome, NoPlan) and outcome.reason is not NoPlanReason.NO_MEMORY:
+        return None
+    if isinstance(outcome, Plan) and not (outcome.degraded and policy.makes_room is MakesRoom.TO_MEET_SLO):
         return None
     others = (state.models[name] for name in state.groups.models() if name in state.models)
     may_go = [group for other in others for group in spare(state, other)]
-    victim = choose_victim(state, policy, model, may_go, ending)
-    if victim is None:
-        return None
-    return Move(victim.group_id, victim.version, GroupState.DRAINING, f"makes room for {model.spec.name}")
+    request = PlanRequest(model=model.spec, instances=instances, waited_ms=_waited_ms(state, model))
+    return find_room(state, policy, model, request, outcome, may_go, ending)

@@ -2,9 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from orchestrator.plan import plan
 from orchestrator.types import ClusterState, NoPlan, Plan, PlanRequest
+
+
+class MakesRoom(StrEnum):
+    """When an idle worker of one model ends early because another needs its memory."""
+
+    NEVER = "never"
+    TO_START = "to_start"
+    TO_MEET_SLO = "to_meet_slo"
+    """Also where a start is possible, but late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,12 +22,13 @@ class Policy:
     """A way of deciding.
 
     plan        how a cold start is laid out; a pure function.
-    makes_room  whether an idle worker of one model ends early when another needs its memory.
+    learns      whether a worker is kept for as long as its model's own pauses make it worth.
     """
 
     name: str
     plan: Callable[[PlanRequest, ClusterState], Plan | NoPlan]
-    makes_room: bool = True
+    makes_room: MakesRoom = MakesRoom.TO_MEET_SLO
+    learns: bool = True
 
 
 HYDRANT = Policy("hydrant", plan)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.consolidation import FIRST_TOKENS_MS
 from orchestrator.control import Cause, Decision, GroupView, ModelView, Move, Start, Stop, Wait
+from orchestrator.keep_alive import REMEMBERED
 from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.partition import split
 from orchestrator.policies import Policy
@@ -18,6 +19,8 @@ from orchestrator.simulator.workload import Request
 from orchestrator.simulator.world import World
 from orchestrator.types import ModelSpec
 
+STOP_MS = 1_000
+"""From the decision to stop a worker until its memory is free."""
 PASSES = 20
 """How often decisions for one model may follow each other at one moment."""
 
@@ -100,6 +103,7 @@ class Simulation:
 
     def _arrive(self, one: Served) -> None:
         name = one.request.model
+        self._note_pause(name)
         self._queues[name].waiting.append(one)
         self._dispatch(name)
         self._touch(name)
@@ -122,6 +126,13 @@ class Simulation:
             self._at(self.world.now_ms + last, lambda one=one, group=group: self._finish(one, group.group_id))  # type: ignore[misc]
         self._note_demand(name)
 
+    def _note_pause(self, name: str) -> None:
+        """A request has come; if the model was unused, for how long it was."""
+        model = self.world.models[name]
+        if self._policy.learns and not model.waiting and not model.running and model.last_request_ms is not None:
+            pause = self.world.now_ms - model.last_request_ms
+            self.world.change_model(name, pauses_ms=(*model.pauses_ms, pause)[-REMEMBERED:])
+
     def _note_demand(self, name: str) -> None:
         queue = self._queues[name]
         running = sum(group.running for group in self.world.groups.of(name))
@@ -140,7 +151,7 @@ class Simulation:
         self._look_when_idle(name)
 
     def _look_when_idle(self, name: str) -> None:
-        self._at(self.world.now_ms + self._models[name].keep_alive_ms, lambda: self._touch(name))
+        self._at(self.world.now_ms + self.world.models[name].kept_ms, lambda: self._touch(name))
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
@@ -276,6 +287,10 @@ class Simulation:
             if self._arrivals.pop(stage.stage_id, None) is not None:
                 host.link.drop(self.world.now_ms, stage.stage_id)
                 self._watch(stage.node)
+        self.world.change(group_id, stopping=True)
+        self._at(self.world.now_ms + STOP_MS, lambda: self._gone(group_id))
+
+    def _gone(self, group_id: str) -> None:
         group = self.world.stages_gone(group_id)
         self.world.drop_over(group_id)
         self._room_changed()
