@@ -74,7 +74,6 @@ def run(system: str, cell: Cell, traces: Path | None) -> Outcome:
     models = the_models(engine.style)
     simulation = Simulation(the_cluster(), models, engine, policy, workload(models, cell, traces))
     simulation.run()
-    simulation.world.check()
     slo = {model.spec.name: (model.label, model.spec.slo_ttft_ms) for model in models}
     met: dict[str, list[bool]] = {app.name: [] for app in paper.APPS}
     for one in simulation.served:

@@ -5,8 +5,9 @@ Mended: the prefill counts, a fetch hides behind the runtime but does not underc
 holds whole starts there, and nothing else that it holds counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from orchestrator import bandwidth, memory, predict
 from orchestrator.partition import Part, split
@@ -15,7 +16,6 @@ from orchestrator.types import (
     MAX_STAGES,
     Candidate,
     ClusterState,
-    ConsolidationMode,
     ConsolidationPlan,
     ConsolidationTarget,
     DeviceState,
@@ -61,7 +61,7 @@ def plan(request: PlanRequest, cluster: ClusterState) -> Plan | NoPlan:
     for s in range(1, limit + 1):
         if best is not None and len(best) >= r:
             break
-        low = _sites(nodes, free, lambda device, s=s: -(-memory.full_bytes(model, device.kind) // s))
+        low = _sites(nodes, free, partial(_need, model, s))
         if len(low) < s:
             judged.append(Candidate(s, min(s, r), Verdict.NO_ROOM))
             continue
@@ -95,11 +95,11 @@ def available_bps(node: NodeState, now_ms: int) -> int:
     return share
 
 
-def _sites(nodes: Sequence[NodeState], free: dict[str, int], need: object) -> list[_Site]:
+def _sites(nodes: Sequence[NodeState], free: dict[str, int], need: Callable[[DeviceState], int]) -> list[_Site]:
     """Nodes with bandwidth and room, most bandwidth first, then by name; each with the device that it fits best."""
     found = []
     for node in nodes:
-        fitting = [device for device in node.devices if device.free_bytes >= need(device)]  # type: ignore[operator]
+        fitting = [device for device in node.devices if device.free_bytes >= need(device)]
         if free[node.name] > 0 and fitting:
             device = min(fitting, key=lambda device: (device.free_bytes, device.index))
             found.append(_Site(node, device, free[node.name]))
@@ -154,9 +154,10 @@ def _compose(
     parts = split(model, s)
     stages, targets = [], []
     for rank, (site, part) in enumerate(zip(chosen, parts, strict=True)):
-        stages.append(_stage(request, cluster, rank, site, part, s, full=rank < w))
-        if s > 1 and rank < w:
-            targets.append(_target(model, rank, site, part))
+        seat = _seat(model, site, s) if s > 1 and rank < w else None
+        stages.append(_stage(request, cluster, rank, site, part, s, seat))
+        if seat is not None:
+            targets.append(_target(model, rank, site, part, seat))
     return Plan(
         model=model.name,
         s=s,
@@ -172,34 +173,52 @@ def _compose(
 
 
 def _stage(
-    request: PlanRequest, cluster: ClusterState, rank: int, site: _Site, part: Part, s: int, *, full: bool
+    request: PlanRequest, cluster: ClusterState, rank: int, site: _Site, part: Part, s: int, seat: memory.Seat | None
 ) -> StagePlan:
     model = request.model
-    need = memory.full_bytes(model, site.device.kind)
-    whole = s == 1
-    tail = model.on(site.device.kind).profile.tail_ms
+    profile = model.on(site.device.kind).profile
+    if seat is None:
+        device, reserved = site.device.index, _need(model, s, site.device)
+    else:
+        device, reserved = seat.device, seat.stage_bytes
     return StagePlan(
         rank=rank,
         node=site.node.name,
-        device=site.device.index,
+        device=device,
         first_layer=part.first,
         layer_count=part.count,
-        reserved_bytes=need if whole else 0 if full else -(-need // s),
-        full=full,
-        fetch_bytes=part.missing_bytes(model, site.node.held) if whole else part.size_bytes,
-        deadline_ms=max(cluster.now_ms, cluster.now_ms + model.slo_ttft_ms - request.waited_ms - tail),
+        reserved_bytes=reserved,
+        full=seat is not None or s == 1,
+        fetch_bytes=part.missing_bytes(model, site.node.held) if s == 1 else part.size_bytes,
+        deadline_ms=max(cluster.now_ms, cluster.now_ms + model.slo_ttft_ms - request.waited_ms - profile.tail_ms),
         rate_bps=site.bps,
     )
 
 
-def _target(model: ModelSpec, rank: int, site: _Site, part: Part) -> ConsolidationTarget:
-    need = memory.full_bytes(model, site.device.kind)
+def _need(model: ModelSpec, s: int, device: DeviceState) -> int:
+    """Memory of one of `s` stages: the paper's (M + K) / s, and a context of its own for each process."""
+    context = memory.context_bytes(model, device.kind)
+    return -(-(memory.full_bytes(model, device.kind) - context) // s) + context
+
+
+def _seat(model: ModelSpec, site: _Site, s: int) -> memory.Seat | None:
+    """Where a stage and the whole worker that follows it lie on that node; there is a device for a whole worker."""
+    full = memory.full_bytes(model, site.device.kind)
+    if model.in_place:
+        return memory.seat_in_place([site.device], full)
+    devices = [device for device in site.node.devices if device.kind == site.device.kind]
+    return memory.seat_full_stage(devices, _need(model, s, site.device), full, drain_first=True)
+
+
+def _target(model: ModelSpec, rank: int, site: _Site, part: Part, seat: memory.Seat) -> ConsolidationTarget:
+    if seat.mode is None:
+        raise ValueError(f"{model.name}: the seat of a whole stage says how its worker follows")
     return ConsolidationTarget(
         rank=rank,
         node=site.node.name,
-        device=site.device.index,
-        mode=ConsolidationMode.IN_PLACE,
-        memory_bytes=need,
-        reserved_bytes=need,
+        device=seat.standalone_device,
+        mode=seat.mode,
+        memory_bytes=memory.full_bytes(model, site.device.kind),
+        reserved_bytes=seat.standalone_bytes,
         fetch_bytes=model.weights_bytes - part.size_bytes,
     )

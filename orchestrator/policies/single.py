@@ -44,7 +44,7 @@ def storage_aware(request: PlanRequest, cluster: ClusterState) -> Plan | NoPlan:
             if best is None or ready < best[0]:
                 best = (ready, node, device)
     if best is None:
-        return refuse(request.model, [node for node in cluster.nodes if not node.cordoned])
+        return refuse(request.model, [node for node in cluster.nodes if not node.cordoned], whole_device=True)
     _, node, device = best
     return _whole_worker(request, cluster, node, device, device.memory_bytes)
 

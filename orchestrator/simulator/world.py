@@ -53,7 +53,7 @@ class Host:
 
 
 class World:
-    """Groups, models and hosts at `now_ms`. Memory never goes below zero: a ValueError says where it would."""
+    """Groups, models and hosts at `now_ms`. A ValueError says where memory would be promised twice."""
 
     def __init__(self, cluster: Cluster, models: Mapping[str, ModelView]) -> None:
         self.now_ms = 0
@@ -162,6 +162,7 @@ class World:
         self._reclaim(group.group_id)
         if group.parent_id is not None:
             self._reclaim(group.parent_id)
+        self.check({node for node, _, _ in self._claims.get(group.group_id, [])})
         return group
 
     def _reclaim(self, group_id: str) -> None:
@@ -189,9 +190,9 @@ class World:
         if not claims:
             del self._claims[group_id]
 
-    def check(self) -> None:
-        """Raises ValueError where a device has been promised more than it has."""
-        for host in self.hosts.values():
+    def check(self, names: Iterable[str]) -> None:
+        """Raises ValueError where a device of one of these hosts has been promised more than it has."""
+        for host in (self.hosts[name] for name in names):
             for device, taken in enumerate(host.taken):
                 if not 0 <= taken <= host.server.memory_bytes:
                     raise ValueError(f"{host.name}, device {device}: {taken} of {host.server.memory_bytes} bytes")
