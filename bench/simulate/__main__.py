@@ -41,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = DEVELOPMENT_SEEDS if options.development else SEEDS
     found = list(_simulate(systems, seeds, options.traces, began))
     outcomes = [outcome for outcome, _ in found]
+    without = []
+    if "hydrant" in systems:
+        print("\nhydrant without one of its ideas each, first seed", flush=True)
+        without = [outcome for outcome, _ in _simulate(list(cells.ABLATIONS), seeds[:1], options.traces, began)]
+        whole = [one for one in outcomes if one.system == "hydrant" and one.cell.seed == seeds[0]]
+        without = [*whole, *without]
     promised = report.targets(fitted, outcomes, max(seconds for _, seconds in found))
     attained, used = report.attainment(outcomes), report.memory(outcomes)
     print(f"\nFirst tokens within the service level, percent, simulated / published; mean of seeds {seeds}")
@@ -48,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report.NO_TRACE)
     print("\nGPU memory times time, GB hours")
     print("\n".join(report.cells_table(used, published=False)))
+    if without:
+        print(f"\nWhat each idea brings, seed {seeds[0]}")
+        print("\n".join(report.ablation_table(without)))
     print("\n" + "\n".join(targets.lines(promised)))
     if not options.development:
         document = {
@@ -59,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "constants": {kind: asdict(one) for kind, one in constants.items()},
             "cold_starts": {"mean_error": fitted.mean_error, "left_out_error": fitted.left_out_error},
             "targets": [target.as_json() for target in promised],
+            "ablations": [asdict(outcome) for outcome in without],
             "outcomes": [{**asdict(outcome), "seconds": round(seconds, 2)} for outcome, seconds in found],
         }
         OUT.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean
 
 from bench.simulate import paper
-from bench.simulate.cells import SYSTEMS, Outcome
+from bench.simulate.cells import ABLATIONS, SYSTEMS, Outcome
 from bench.simulate.fit import Constants, Quality, predicted
 from bench.targets import Target, at_least, at_most
 from cli.console import table
@@ -62,6 +62,20 @@ def _cell(system: str, key: CellKey, value: float | None, published: bool) -> st
         return "-"
     said = publish(system, key) if published else None
     return f"{value:.1f}" if said is None else f"{value:.1f} / {said:.1f}"
+
+
+def ablation_table(outcomes: Sequence[Outcome]) -> list[str]:
+    """What becomes of hydrant without one of its ideas each, over the cells that all rows have."""
+    found, used = attainment(outcomes), memory(outcomes)
+    rows = []
+    for name in ("hydrant", *ABLATIONS):
+        if name not in found:
+            continue
+        pairs, spent = _shared(found, "hydrant", name), _shared(used, "hydrant", name)
+        lost = mean(theirs - ours for ours, theirs in pairs)
+        ratio = sum(theirs for _, theirs in spent) / sum(ours for ours, _ in spent)
+        rows.append([name, f"{mean(found[name].values()):.1f}", f"{lost:+.1f}", f"{ratio:.2f}"])
+    return table(["hydrant with", "attainment %", "points", "GPU memory x time"], rows, right="0111")
 
 
 def publish(system: str, key: CellKey) -> float | None:

@@ -61,8 +61,10 @@ class World:
         self.models = dict(models)
         self.groups = Groups()
         self.memory_byte_ms = 0
+        self.device_ms = 0.0
         self._claims: dict[str, list[Claim]] = {}
         self._taken = 0
+        self._shares = 0.0
         self._counted_ms = 0
         self._made = 0
 
@@ -186,6 +188,7 @@ class World:
             for node, device, size in some:
                 self.hosts[node].taken[device] += sign * size
                 self._taken += sign * size
+                self._shares += sign * size / self.hosts[node].server.memory_bytes
         self._claims[group_id] = claims
         if not claims:
             del self._claims[group_id]
@@ -198,6 +201,7 @@ class World:
                     raise ValueError(f"{host.name}, device {device}: {taken} of {host.server.memory_bytes} bytes")
 
     def count_memory(self) -> None:
-        """Add what has been reserved since the last change to `memory_byte_ms`."""
+        """Add what has been reserved since the last change to `memory_byte_ms`, and in devices to `device_ms`."""
         self.memory_byte_ms += self._taken * (self.now_ms - self._counted_ms)
+        self.device_ms += self._shares * (self.now_ms - self._counted_ms)
         self._counted_ms = self.now_ms

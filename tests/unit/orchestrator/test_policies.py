@@ -1,11 +1,14 @@
 """The published algorithm and the baselines, by the paper's own examples."""
 
+from typing import get_args
+
 import pytest
 from support.clusters import GB, GBIT, NOW, a_cluster, a_model, a_node
 
 from orchestrator.policies import POLICIES
 from orchestrator.policies.hydraserve import available_bps
 from orchestrator.types import ClusterState, Fetch, NoPlan, NoPlanReason, PlanRequest, layer_group
+from registry.settings import Settings
 
 WHOLE = frozenset({"embed", "head", *(layer_group(i) for i in range(12))})
 
@@ -86,3 +89,8 @@ def test_every_policy_says_why_it_cannot(policy):
     assert refused(a_node("n0", free_gb=(1,))) is NoPlanReason.NO_MEMORY
     assert refused(a_node("n0", gbps=0)) is NoPlanReason.LINKS_DOWN
     assert refused(a_node("n0", cordoned=True)) is NoPlanReason.NO_NODES
+
+
+def test_the_setting_knows_every_policy():
+    known = Settings.model_fields["policy"].annotation
+    assert set(get_args(known)) == set(POLICIES)
