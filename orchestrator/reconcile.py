@@ -143,10 +143,13 @@ def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Dec
         if all(heir.state is GroupState.STANDALONE for heir in grown):
             yield Move(group.group_id, group.version, GroupState.DRAINING, "replaced by its standalone worker")
         return
+    if is_idle(state, group):
+        # Its last worker to come decides when it ends; no more are started for a model that nobody uses.
+        if not grown:
+            yield _end_idle(group)
+        return
     start = next_heir(state, group)
-    if not grown and is_idle(state, group):
-        yield _end_idle(group)
-    elif start is not None:
+    if start is not None:
         yield start
 
 

@@ -19,6 +19,8 @@ from orchestrator.simulator.workload import Request
 from orchestrator.simulator.world import World
 from orchestrator.types import ModelSpec
 
+PATIENCE_MS = 24 * 3_600_000
+"""A day after the last request everything has long been answered and ended, or never will be."""
 STOP_MS = 1_000
 """From the decision to stop a worker until its memory is free."""
 PASSES = 20
@@ -76,11 +78,15 @@ class Simulation:
         self._unplaced: dict[str, None] = {}
 
     def run(self) -> None:
-        """To the last event: every request is answered, every worker has ended."""
+        """To the last event: every request is answered, every worker has ended. RuntimeError when they never do."""
         for one in self.served:
             self._at(one.request.at_ms, lambda one=one: self._arrive(one))  # type: ignore[misc]
+        last_ms = max((one.request.at_ms for one in self.served), default=0)
         while self._events:
             at, _, event = heapq.heappop(self._events)
+            if at > last_ms + PATIENCE_MS:
+                left = ", ".join(f"{group.group_id} of {group.model} is {group.state}" for group in self.world.groups)
+                raise RuntimeError(f"nothing comes to an end hours after the last request: {left or 'requests wait'}")
             self.world.now_ms = at
             event()
             if not self._events or self._events[0][0] > at:

@@ -32,8 +32,10 @@ def servers(count: int = 4, **changes: Any) -> Cluster:
     return Cluster((Server(**(values | changes)),))
 
 
-def sim_model(name: str = "m", size_gb: int = 16, style: Style = Style.OVERLAPPED, **changes: Any) -> SimModel:
-    """A model of eight equal layers, a service level of 15 s, kept alive for 30 s."""
+def sim_model(
+    name: str = "m", size_gb: int = 16, style: Style = Style.OVERLAPPED, keep_alive_ms: int = 30_000, **changes: Any
+) -> SimModel:
+    """A model of eight equal layers with a service level of 15 s."""
     size = size_gb * GB
     known = profile(style, TIMES, size, 50, 100)
     values: dict[str, Any] = {
@@ -50,7 +52,7 @@ def sim_model(name: str = "m", size_gb: int = 16, style: Style = Style.OVERLAPPE
         "profiles": (KindProfile("gpu", known),),
         "in_place": True,
     }
-    return SimModel(ModelSpec(**(values | changes)), name, 30_000, 1_000)
+    return SimModel(ModelSpec(**(values | changes)), name, keep_alive_ms, 1_000)
 
 
 def simulate(

@@ -94,7 +94,7 @@ def test_memory_is_counted_from_start_to_stop():
     assert done.world.memory_byte_ms == 20 * GB * (served_ms + 30_000 + 1_000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     clusters,
     request_lists,
@@ -102,12 +102,15 @@ def test_memory_is_counted_from_start_to_stop():
     st.integers(4, 18),
     st.integers(2_000, 60_000),
     st.booleans(),
+    st.sampled_from([0, 1_000, 30_000]),
 )
 def test_whatever_is_asked_memory_is_never_promised_twice_and_everybody_is_answered(
-    cluster, requests, policy, size_gb, slo_ms, in_place
+    cluster, requests, policy, size_gb, slo_ms, in_place, keep_alive_ms
 ):
     engine = ENGINES[policy]
-    models = [sim_model(name, size_gb, engine.style, slo_ttft_ms=slo_ms, in_place=in_place) for name in "abc"]
+    models = [
+        sim_model(name, size_gb, engine.style, keep_alive_ms, slo_ttft_ms=slo_ms, in_place=in_place) for name in "abc"
+    ]
     done = simulate(requests, models, cluster, engine, POLICIES[policy])
     assert all(one.done_ms is not None for one in done.served)
     assert len(done.world.groups) == 0
