@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit check setup bench-coldstart
+.PHONY: help demo up test unit check setup bench-coldstart simulate
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -31,6 +31,10 @@ bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant
 	@deploy/setup.sh engine
 	@deploy/install-iproute2.sh
 	.venv/bin/python -m bench.coldstart
+
+simulate:       ## the paper's end-to-end test, simulated with the controller's own decisions (7 min)
+	@deploy/setup.sh dev
+	.venv/bin/python -m bench.simulate
 
 check:          ## ruff, mypy --strict, the arrows between the parts, and that the docs name what exists
 	@deploy/setup.sh dev

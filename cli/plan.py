@@ -49,7 +49,7 @@ def plan(
     from cli.what_if import suppose
     from cli.workspace import Workspace
     from orchestrator.explain import explain
-    from orchestrator.plan import plan as decide
+    from orchestrator.policies import POLICIES
     from orchestrator.types import Plan, PlanRequest
     from registry.ops import models
 
@@ -58,6 +58,7 @@ def plan(
             row = models.resolve_name(session, model)
             name, enabled = row.name, row.enabled
         state = _state(console, here)
+        decide = POLICIES[here.settings.policy].plan
     view = state.models[name]
     cluster = state.cluster_for(view)
     if view.failures and view.avoid:

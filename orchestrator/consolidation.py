@@ -1,10 +1,11 @@
 """Turning a pipeline into standalone workers while it serves: which are missing, which may start, what is to come."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator import bandwidth
 from orchestrator.control import Cause, ControlState, GroupView, Start
+from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.scaling import idle_since, retry_at
 from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, Plan, StagePlan
@@ -30,7 +31,7 @@ def targets(group: GroupView) -> list[ConsolidationTarget]:
 
 def heirs(state: ControlState, group: GroupView) -> list[GroupView]:
     """The standalone workers that grow, serve or drain in place of this pipeline."""
-    return [other for other in state.groups if other.parent_id == group.group_id and other.state not in OVER]
+    return [other for other in state.groups.replacing(group.group_id) if other.state not in OVER]
 
 
 def missing(state: ControlState, group: GroupView) -> list[ConsolidationTarget]:
@@ -39,18 +40,17 @@ def missing(state: ControlState, group: GroupView) -> list[ConsolidationTarget]:
     return [target for target in targets(group) if target.node not in taken]
 
 
-def kept(groups: Iterable[GroupView], group: GroupView) -> Iterator[tuple[str, int, int]]:
+def kept(groups: Groups, group: GroupView) -> Iterator[tuple[str, int, int]]:
     """Node, device and bytes that a pipeline's plan keeps for each standalone worker that does not exist yet."""
-    if group.plan.consolidate is None or group.state in OVER:
+    if group.plan.consolidate is None:
         return
-    if group.state is GroupState.DRAINING and group.reason != DRAINS_FIRST:
-        return
-    grown = {
-        stage.node for other in groups if other.parent_id == group.group_id for stage in other.stages if stage.alive
-    }
+    ends = group.state in OVER or (group.state is GroupState.DRAINING and group.reason != DRAINS_FIRST)
+    grown = {stage.node for other in groups.replacing(group.group_id) for stage in other.stages if stage.alive}
     there = {stage.node for stage in group.stages if stage.alive}
     for target in group.plan.consolidate.targets:
-        if target.node not in grown:
+        # A stage that would have grown in place lies in that place, until it has stopped.
+        in_place = target.mode is ConsolidationMode.IN_PLACE and target.node in there
+        if target.node not in grown and (in_place or not ends):
             # A stage that is gone has given its own share back, and the worker that follows needs that too.
             yield target.node, target.device, target.reserved_bytes if target.node in there else target.memory_bytes
 
@@ -101,7 +101,7 @@ def workers_to_come(state: ControlState, model: str) -> int:
 
     That includes those that replace a pipeline: what runs on it ends there, and takes none of their slots.
     """
-    mine = [group for group in state.groups if group.model == model]
+    mine = state.groups.of(model)
     starting = [group for group in mine if group.state in _STARTING]
     pipelines = [group for group in mine if group.state in _PIPELINES]
     return (
@@ -113,7 +113,7 @@ def workers_to_come(state: ControlState, model: str) -> int:
 
 def workers_in_the_end(state: ControlState, model: str) -> int:
     """How many workers there will be when everything that has begun is complete and every pipeline is replaced."""
-    mine = [group for group in state.groups if group.model == model]
+    mine = state.groups.of(model)
     pipelines = {group.group_id: group for group in mine if group.state in _PIPELINES}
     count = 0
     for group in mine:
@@ -149,8 +149,8 @@ def _admitted(state: ControlState, group: GroupView, target: ConsolidationTarget
         return None
     leaving = (
         stage.alive and stage.node == target.node
-        for other in state.groups
-        if other.parent_id == group.group_id and other.state in OVER
+        for other in state.groups.replacing(group.group_id)
+        if other.state in OVER
         for stage in other.stages
     )
     if any(leaving):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from orchestrator.groups import Groups
+from orchestrator.keep_alive import keep_alive_ms
 from orchestrator.lifecycle import GroupState
 from orchestrator.types import ClusterState, ModelSpec, NodeState, NoPlan, Plan
 
@@ -110,6 +112,7 @@ class ModelView:
                      that were to replace a pipeline (see GroupView).
     avoid            nodes on which any of those failed starts broke.
     held             tensor groups of this model that each node's host memory holds, verified.
+    pauses_ms        the newest times from a last request to the next one, if keep-alive is to be learned from them.
     """
 
     spec: ModelSpec
@@ -127,6 +130,12 @@ class ModelView:
     avoid: frozenset[str] = frozenset()
     held: Mapping[str, frozenset[str]] = field(default_factory=dict)
     version: int = 1
+    pauses_ms: tuple[int, ...] = ()
+
+    @property
+    def kept_ms(self) -> int:
+        """How long an unused worker is kept: as people have set it, or as the model's own pauses teach."""
+        return keep_alive_ms(self.pauses_ms, self.keep_alive_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +152,7 @@ class ControlState:
     now_ms: int
     nodes: tuple[NodeState, ...]
     models: Mapping[str, ModelView]
-    groups: tuple[GroupView, ...]
+    groups: Groups
     routes_version: int | None
     lost: frozenset[str] = frozenset()
     draining: Mapping[str, int] = field(default_factory=dict)

@@ -78,11 +78,8 @@ def _needed_here(state: ControlState, group: GroupView) -> bool:
         return False
     elsewhere = [
         other
-        for other in state.groups
-        if other.model == group.model
-        and other.state in SERVING
-        and not on_draining_node(state, other)
-        and broken(state, other) is None
+        for other in state.groups.of(group.model)
+        if other.state in SERVING and not on_draining_node(state, other) and broken(state, other) is None
     ]
     return len(elsewhere) < max(_kept(state, model), 1 if model.waiting or model.running else 0)
 
@@ -102,9 +99,9 @@ def is_idle(state: ControlState, group: GroupView) -> bool:
     model = state.models[group.model]
     if not state.gateways_known or group.ready_ms is None:
         return False
-    if state.now_ms - idle_since(group.ready_ms, group.last_used_ms) < model.keep_alive_ms:
+    if state.now_ms - idle_since(group.ready_ms, group.last_used_ms) < model.kept_ms:
         return False
-    unused = state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= model.keep_alive_ms
+    unused = state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= model.kept_ms
     return group in spare(state, model, at_least=0 if unused else 1)
 
 
@@ -116,9 +113,8 @@ def spare(state: ControlState, model: ModelView, *, at_least: int = 0) -> list[G
     """
     serving = [
         group
-        for group in state.groups
-        if group.model == model.spec.name
-        and group.state in SERVING
+        for group in state.groups.of(model.spec.name)
+        if group.state in SERVING
         and broken(state, group) is None
         and not state.is_dismissed(group)
         and not on_draining_node(state, group)

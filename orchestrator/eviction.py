@@ -1,37 +1,68 @@
-"""Ending an idle worker of one model to make room for another: only when it helps, and only the longest idle."""
+"""Ending an idle worker of one model to make room for another: only when it helps, and the one that is missed least."""
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from orchestrator.consolidation import kept
 from orchestrator.control import ControlState, GroupView, ModelView
+from orchestrator.keep_alive import missed
 from orchestrator.lifecycle import OVER, GroupState
-from orchestrator.plan import plan
+from orchestrator.policies.policy import Policy
 from orchestrator.scaling import idle_since, may_evict
-from orchestrator.types import Plan, PlanRequest
+from orchestrator.types import NoPlan, Plan, PlanRequest
+
+SOON_MS = 30_000
+"""A worker that is likely to be asked for within this time is the last to go."""
 
 
-def choose_victim(
-    state: ControlState, model: ModelView, spare: Iterable[GroupView], ending: Iterable[GroupView]
-) -> GroupView | None:
-    """The group to drain so that `model` fits; None when room is coming already or no idle group would give enough.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How a better start can be had: a group to drain for it, or, with None, what is leaving already."""
+
+    victim: GroupView | None
+
+
+def find_room(
+    state: ControlState,
+    policy: Policy,
+    model: ModelView,
+    request: PlanRequest,
+    outcome: Plan | NoPlan,
+    spare: Iterable[GroupView],
+    ending: Iterable[GroupView],
+) -> Room | None:
+    """What to do so that the model, for which there is `outcome` now, starts at all, or within its service level.
+
+    None when neither what is leaving nor any idle group would give enough.
 
     spare   groups that their models can do without.
     ending  groups that this pass has told to drain.
     """
+    degraded = isinstance(outcome, Plan)
     leaving = [group for group in state.groups if group.state is GroupState.DRAINING or group.state in OVER]
+    # What still runs may take long to leave: worth waiting for to start at all, not to start sooner.
+    leaving = [group for group in leaving if not (degraded and group.running)]
     leaving += [group for group in ending if group not in leaving]
-    if _fits(state, model, leaving):
-        return None
+    if leaving and _helps(state, policy, model, request, leaving, degraded=degraded):
+        return Room(None)
     idle = sorted(
         (group for group in spare if group not in leaving and _idle(state, model, group)),
-        key=lambda group: (idle_since(group.ready_ms or 0, group.last_used_ms), group.group_id),
+        key=lambda group: _order(state, group),
     )
+    if not idle or not _helps(state, policy, model, request, [*leaving, *idle], degraded=degraded):
+        return None
     for group in idle:
-        if _fits(state, model, [*leaving, group]):
-            return group
-    return idle[0] if idle and _fits(state, model, [*leaving, *idle]) else None
+        if _helps(state, policy, model, request, [*leaving, group], degraded=degraded):
+            return Room(group)
+    return Room(idle[0])
+
+
+def _order(state: ControlState, group: GroupView) -> tuple[float, int, str]:
+    """The order in which idle groups go: least likely to be asked for soon, then longest unused."""
+    since = idle_since(group.ready_ms or 0, group.last_used_ms)
+    pauses = state.models[group.model].pauses_ms
+    return missed(pauses, state.now_ms - since, SOON_MS), since, group.group_id
 
 
 def _idle(state: ControlState, model: ModelView, group: GroupView) -> bool:
@@ -41,8 +72,16 @@ def _idle(state: ControlState, model: ModelView, group: GroupView) -> bool:
     return may_evict(group.state, running=group.running)
 
 
-def _fits(state: ControlState, model: ModelView, gone: Iterable[GroupView]) -> bool:
-    """Whether the model could be placed if the groups `gone` had given their memory back."""
+def _helps(
+    state: ControlState,
+    policy: Policy,
+    model: ModelView,
+    request: PlanRequest,
+    gone: Iterable[GroupView],
+    *,
+    degraded: bool,
+) -> bool:
+    """Whether there would be a plan (one that is not degraded, if there is such a one already) without `gone`."""
     freed: Counter[tuple[str, int]] = Counter()
     for group in gone:
         claims = {(name, device): size for name, device, size in kept(state.groups, group)}
@@ -67,4 +106,5 @@ def _fits(state: ControlState, model: ModelView, gone: Iterable[GroupView]) -> b
         for node in state.nodes
     )
     then = replace(state, nodes=nodes)
-    return isinstance(plan(PlanRequest(model=model.spec), then.cluster_for(model)), Plan)
+    outcome = policy.plan(request, then.cluster_for(model))
+    return isinstance(outcome, Plan) and not (degraded and outcome.degraded)

@@ -24,6 +24,7 @@ _REASONS: Mapping[ReasonCode, str] = {
     " {rank}'s own device cannot hold both.",
     ReasonCode.DRAIN_FIRST: "Consolidation: {node} cannot hold stage {rank} and a whole worker at once, so when no"
     " request has come for a while the pipeline drains, and then the standalone worker starts on device {device}.",
+    ReasonCode.IN_PLACE: "Consolidation: stage {rank} on {node}, device {device}, grows into the standalone worker.",
 }
 
 _REFUSALS: Mapping[NoPlanReason, str] = {
@@ -54,6 +55,7 @@ _MODES: Mapping[ConsolidationMode, str] = {
     ConsolidationMode.BESIDE_STAGE: "beside the stage",
     ConsolidationMode.OTHER_DEVICE: "on another device of the node",
     ConsolidationMode.DRAIN_FIRST: "after the pipeline has drained",
+    ConsolidationMode.IN_PLACE: "in the stage's place",
 }
 
 

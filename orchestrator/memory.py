@@ -65,6 +65,14 @@ def seat_stage(devices: Sequence[DeviceState], stage: int) -> Seat | None:
     return Seat(device.index, stage, None, device.index, 0, device.free_bytes - stage)
 
 
+def seat_in_place(devices: Sequence[DeviceState], full: int) -> Seat | None:
+    """A seat for a stage that grows into its whole worker of `full` bytes: the device it fits best, or None."""
+    device = _best_fit(devices, full)
+    if device is None:
+        return None
+    return Seat(device.index, 0, ConsolidationMode.IN_PLACE, device.index, full, device.free_bytes - full)
+
+
 def seat_full_stage(devices: Sequence[DeviceState], stage: int, full: int, *, drain_first: bool) -> Seat | None:
     """A seat for a stage of `stage` bytes whose node will also run a whole worker of `full` bytes, or None.
 

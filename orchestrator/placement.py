@@ -126,6 +126,8 @@ def _offer(need: _Need, site: Site, now_ms: int) -> Offer | None:
     node = site.node
     if need.alone:
         seat = memory.seat_stage(site.devices, need.own_bytes)
+    elif need.model.in_place:
+        seat = memory.seat_in_place(site.devices, need.whole_bytes)
     else:
         seat = memory.seat_full_stage(site.devices, need.own_bytes, need.whole_bytes, drain_first=need.drain_first)
     if seat is None:

@@ -79,7 +79,8 @@ def _unless_nodes_return(refusal: NoPlan, cluster: ClusterState) -> NoPlan:
 def _plan_on_kind(
     request: PlanRequest, kind: str, nodes: Iterable[NodeState], now_ms: int, max_stages: int
 ) -> Plan | NoPlan:
-    model = request.model
+    model = request.model.on(kind)
+    request = replace(request, model=model)
     sites = []
     for node in nodes:
         devices = tuple(device for device in node.devices if device.kind == kind)

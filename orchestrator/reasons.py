@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from orchestrator.placement import Offer
-from orchestrator.types import Candidate, PlanRequest, Reason, ReasonCode
+from orchestrator.types import Candidate, ConsolidationMode, PlanRequest, Reason, ReasonCode
 
-_MODES = {code.value: code for code in (ReasonCode.BESIDE_STAGE, ReasonCode.OTHER_DEVICE, ReasonCode.DRAIN_FIRST)}
+_MODES = {mode: ReasonCode(mode.value) for mode in ConsolidationMode}
 
 
 def explain_choice(
@@ -53,4 +53,4 @@ def _placement(offers: Sequence[Offer]) -> Iterator[Reason]:
         if not offer.node.warm:
             yield Reason(ReasonCode.PLAIN_START, where)
         if offer.seat.mode is not None:
-            yield Reason(_MODES[offer.seat.mode.value], {**where, "device": offer.seat.standalone_device})
+            yield Reason(_MODES[offer.seat.mode], {**where, "device": offer.seat.standalone_device})

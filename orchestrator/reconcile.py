@@ -5,7 +5,7 @@ a doubled one changes nothing. The controller applies what it returns and asks a
 one group is started in a pass, so that each plan sees the memory and links that the one before it took.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from orchestrator.consolidation import (
@@ -32,22 +32,27 @@ from orchestrator.control import (
     Wait,
 )
 from orchestrator.ending import broken, is_idle, on_draining_node, spare, unwanted
-from orchestrator.eviction import choose_victim
+from orchestrator.eviction import Room, find_room
+from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, SERVING, GroupState
-from orchestrator.plan import plan
+from orchestrator.policies.policy import HYDRANT, MakesRoom, Policy
 from orchestrator.scaling import instances_needed, retry_at
 from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
 
 
-def reconcile(state: ControlState) -> list[Decision]:
-    """The decisions for now; an empty list means that nothing needs to change."""
+def reconcile(state: ControlState, policy: Policy = HYDRANT, models: Collection[str] | None = None) -> list[Decision]:
+    """The decisions for now; an empty list means that nothing needs to change.
+
+    With `models` only these and their groups are looked at, in the same way: for whoever knows what has changed.
+    """
     decisions: list[Decision] = []
-    for group in state.groups:
+    groups = state.groups if models is None else [group for name in models for group in state.groups.of(name)]
+    for group in groups:
         for decision in _follow(state, group):
             if not (isinstance(decision, Start) and _starts(decisions)):
                 decisions.append(decision)
     if not _starts(decisions):
-        decisions += _start_one(state, _ending(state, decisions))
+        decisions += _start_one(state, policy, models, _ending(state, decisions))
     return decisions
 
 
@@ -138,20 +143,26 @@ def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Dec
         if all(heir.state is GroupState.STANDALONE for heir in grown):
             yield Move(group.group_id, group.version, GroupState.DRAINING, "replaced by its standalone worker")
         return
+    if is_idle(state, group):
+        # Its last worker to come decides when it ends; no more are started for a model that nobody uses.
+        if not grown:
+            yield _end_idle(group)
+        return
     start = next_heir(state, group)
-    if not grown and is_idle(state, group):
-        yield _end_idle(group)
-    elif start is not None:
+    if start is not None:
         yield start
 
 
 # --- groups that are wanted -------------------------------------------------------------------------------------------
 
 
-def _start_one(state: ControlState, ending: list[GroupView]) -> Iterator[Decision]:
+def _start_one(
+    state: ControlState, policy: Policy, models: Collection[str] | None, ending: list[GroupView]
+) -> Iterator[Decision]:
     """At most one Start, for the model whose request has waited longest; models that cannot start get a Wait."""
+    asked = state.models.values() if models is None else [state.models[name] for name in models if name in state.models]
     wanting = sorted(
-        (model for model in state.models.values() if model.enabled),
+        (model for model in asked if model.enabled),
         key=lambda model: (model.oldest_waiting_ms is None, model.oldest_waiting_ms or 0, model.spec.name),
     )
     for model in wanting:
@@ -163,21 +174,25 @@ def _start_one(state: ControlState, ending: list[GroupView]) -> Iterator[Decisio
         if again is not None and state.now_ms < again:
             yield Wait(model.spec.name, None, again)
             continue
-        outcome = _plan(state, model, instances)
-        if isinstance(outcome, Plan):
+        outcome = _plan(state, policy, model, instances)
+        room = _find_room(state, policy, model, instances, outcome, ending)
+        if isinstance(outcome, Plan) and room is None:
             yield Start(model.spec.name, outcome, cause, version=model.version)
             return
-        room = _make_room(state, model, outcome, ending)
-        if room is not None:
-            yield room
-            ending = [*ending, *_ending(state, [room])]
-        retry_ms = None if outcome.retry_after_ms is None else state.now_ms + outcome.retry_after_ms
-        yield Wait(model.spec.name, outcome, retry_ms, cause, _waited_ms(state, model))
+        if room is not None and room.victim is not None:
+            move = Move(
+                room.victim.group_id, room.victim.version, GroupState.DRAINING, f"makes room for {model.spec.name}"
+            )
+            yield move
+            ending = [*ending, *_ending(state, [move])]
+        why = outcome if isinstance(outcome, NoPlan) else None
+        retry_ms = None if why is None or why.retry_after_ms is None else state.now_ms + why.retry_after_ms
+        yield Wait(model.spec.name, why, retry_ms, cause, _waited_ms(state, model))
 
 
 def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
     """Why and how many more workers of this model are wanted; None when none is."""
-    serving = [group for group in state.groups if group.model == model.spec.name and group.state in SERVING]
+    serving = [group for group in state.groups.of(model.spec.name) if group.state in SERVING]
     needed = instances_needed(
         waiting=model.waiting,
         running=sum(group.running for group in serving),
@@ -188,8 +203,7 @@ def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
     if needed:
         return Cause.DEMAND, needed
     # What serves on a node that is being emptied must be replaced, and serves on until it is.
-    staying = tuple(group for group in state.groups if not on_draining_node(state, group))
-    there = workers_in_the_end(replace(state, groups=staying), model.spec.name)
+    there = workers_in_the_end(_staying(state, model.spec.name), model.spec.name)
     if there < model.min_replicas:
         return Cause.MIN_REPLICAS, model.min_replicas - there
     if model.warm_until_ms is not None and state.now_ms < model.warm_until_ms and not there:
@@ -200,25 +214,43 @@ def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
     return None
 
 
-def _plan(state: ControlState, model: ModelView, instances: int) -> Plan | NoPlan:
+def _staying(state: ControlState, model: str) -> ControlState:
+    """The state without those groups of the model that are on a node that is being emptied."""
+    if not state.draining:
+        return state
+    groups = (group for group in state.groups.of(model) if not on_draining_node(state, group))
+    return replace(state, groups=Groups(groups))
+
+
+def _plan(state: ControlState, policy: Policy, model: ModelView, instances: int) -> Plan | NoPlan:
     request = PlanRequest(model=model.spec, instances=instances, waited_ms=_waited_ms(state, model))
     if model.failures and model.avoid:
-        elsewhere = plan(request, state.cluster_for(model, without=model.avoid))
+        elsewhere = policy.plan(request, state.cluster_for(model, without=model.avoid))
         if isinstance(elsewhere, Plan):
             return elsewhere
-    return plan(request, state.cluster_for(model))
+    return policy.plan(request, state.cluster_for(model))
 
 
 def _waited_ms(state: ControlState, model: ModelView) -> int:
     return 0 if model.oldest_waiting_ms is None else max(0, state.now_ms - model.oldest_waiting_ms)
 
 
-def _make_room(state: ControlState, model: ModelView, outcome: NoPlan, ending: Iterable[GroupView]) -> Move | None:
-    """Drain the longest idle worker of another model, when memory is what is missing."""
-    if outcome.reason is not NoPlanReason.NO_MEMORY or not state.gateways_known:
+def _find_room(
+    state: ControlState,
+    policy: Policy,
+    model: ModelView,
+    instances: int,
+    outcome: Plan | NoPlan,
+    ending: Iterable[GroupView],
+) -> Room | None:
+    """How to have memory for a start, or for one within the service level; None when there is no way, or no need."""
+    if policy.makes_room is MakesRoom.NEVER or not state.gateways_known:
         return None
-    may_go = [group for other in state.models.values() for group in spare(state, other)]
-    victim = choose_victim(state, model, may_go, ending)
-    if victim is None:
+    if isinstance(outcome, NoPlan) and outcome.reason is not NoPlanReason.NO_MEMORY:
         return None
-    return Move(victim.group_id, victim.version, GroupState.DRAINING, f"makes room for {model.spec.name}")
+    if isinstance(outcome, Plan) and not (outcome.degraded and policy.makes_room is MakesRoom.TO_MEET_SLO):
+        return None
+    others = (state.models[name] for name in state.groups.models() if name in state.models)
+    may_go = [group for other in others for group in spare(state, other)]
+    request = PlanRequest(model=model.spec, instances=instances, waited_ms=_waited_ms(state, model))
+    return find_room(state, policy, model, request, outcome, may_go, ending)

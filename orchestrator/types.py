@@ -5,7 +5,7 @@ milliseconds (instants since the epoch, UTC). The inputs check their numbers: a 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orchestrator.codec import Record
@@ -51,6 +51,14 @@ class Profile(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class KindProfile(Record):
+    """What has been measured on one kind of device."""
+
+    kind: str
+    profile: Profile
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec(Record):
     """A model as the planner sees it.
 
@@ -62,6 +70,9 @@ class ModelSpec(Record):
     context_bytes     device memory one engine process takes besides weights and KV cache, on any kind of device.
     gpu_context_bytes what it takes besides that on an accelerator; see `memory.GPU_CONTEXT_BYTES`.
     file_dtype_bytes, dtype_bytes  bytes of one weight in the files (as all sizes above count it) and in device memory.
+    profile           what holds on every kind of device that is not among `profiles`.
+    in_place          a stage of the engine can grow into a whole worker, in its process and its memory, as the paper's
+                      can; SGLang's cannot, and a second process takes over.
     slo_tpot_ms       None: time per output token is not limited.
     max_stages        the largest pipeline that helps this model.
     capacity          requests one worker serves at the same time.
@@ -83,6 +94,8 @@ class ModelSpec(Record):
     dtype_bytes: int = 1
     max_stages: int = MAX_STAGES
     capacity: int = 8
+    profiles: tuple[KindProfile, ...] = ()
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         _check_name("model.name", self.name)
@@ -97,6 +110,11 @@ class ModelSpec(Record):
         for name in ("slo_ttft_ms", "max_stages", "capacity", "file_dtype_bytes", "dtype_bytes"):
             _check(f"model.{name}", getattr(self, name), at_least=1)
         _check_optional("model.slo_tpot_ms", self.slo_tpot_ms, at_least=1)
+
+    def on(self, kind: str) -> "ModelSpec":
+        """The model as it is on that kind of device: with what was measured there, where something was."""
+        found = next((one.profile for one in self.profiles if one.kind == kind), None)
+        return self if found is None else replace(self, profile=found, profiles=())
 
     @property
     def layers(self) -> int:
@@ -208,7 +226,8 @@ class PlanRequest(Record):
 class StagePlan(Record):
     """One stage: where it runs, which layers it has, what it reserves and what it fetches.
 
-    reserved_bytes  device memory of this stage's own process (a standalone worker's place is in ConsolidationTarget).
+    reserved_bytes  device memory of this stage's own process (a standalone worker's place is in ConsolidationTarget); 0
+                    of one that grows in place, since its worker's place holds it.
     full            this stage's node has room for a whole worker, so a standalone worker will grow there.
     fetch_bytes     what the node does not hold yet.
     deadline_ms     when the fetch must be complete.
@@ -236,6 +255,8 @@ class ConsolidationMode(StrEnum):
     """On another device of the same node, sharing the bytes in host memory."""
     DRAIN_FIRST = "drain_first"
     """On the stage's device, after the pipeline has drained and its stage has stopped."""
+    IN_PLACE = "in_place"
+    """In the stage's own process, which has a whole worker's memory from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +330,7 @@ class ReasonCode(StrEnum):
     BESIDE_STAGE = "beside_stage"
     OTHER_DEVICE = "other_device"
     DRAIN_FIRST = "drain_first"
+    IN_PLACE = "in_place"
 
 
 @dataclass(frozen=True, slots=True)

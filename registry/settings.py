@@ -9,6 +9,7 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
     admin_port: int = Field(default=8401, ge=1, le=65535, validation_alias="HYDRANT_ADMIN_PORT")
     hosted_port: int = Field(default=8402, ge=1, le=65535, validation_alias="HYDRANT_HOSTED_PORT")
     engine_ports: int = Field(default=31000, ge=1024, le=65336, validation_alias="HYDRANT_ENGINE_PORTS")
+    policy: Literal["hydrant", "hydraserve", "serverlessllm", "serverless-vllm"] = Field(
+        default="hydrant", validation_alias="HYDRANT_POLICY"
+    )
     hold_max_requests: int = Field(default=512, ge=0, validation_alias="HYDRANT_HOLD_MAX_REQUESTS")
     hold_max_bytes: int = Field(default=64_000_000, ge=0, validation_alias="HYDRANT_HOLD_MAX_BYTES")
     hold_deadline_s: int = Field(default=120, ge=1, validation_alias="HYDRANT_HOLD_DEADLINE_S")

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator.control import ControlState, Decision
 from orchestrator.lifecycle import OVER
+from orchestrator.policies import POLICIES
 from orchestrator.reconcile import reconcile
 from registry.db import session_scope
 from registry.ids import now_ms
@@ -88,7 +89,7 @@ def run(here: Runtime) -> None:
             watching = look(here.redis, CONTROLLER, now)
             demand.known = is_known(watching, now)
             state = load_state(session, demand, now, watching, here.facts)
-            decisions = reconcile(state)
+            decisions = reconcile(state, POLICIES[here.settings.policy])
             changed = apply(session, decisions, now)
         reach("control.decided")
         _tell(here, state, decisions)

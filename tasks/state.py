@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, defer, selectinload
 
 from orchestrator.consolidation import kept
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
+from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
@@ -54,7 +55,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
     deaf = unheard(session, [group.id for group in groups if group.state == GroupState.STARTING.value])
     heir_failures = _heir_failures(session, groups)
     used = _note_use(groups, demand, now_ms)
-    views = tuple(
+    views = Groups(
         replace(
             _group(g, plans[g.id], causes[g.id], demand),
             stopping=g.id in stopping,

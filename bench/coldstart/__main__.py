@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import targets
 from bench.coldstart import floor, naive_row, plot, smoothness, summary, table
 from bench.coldstart.hydrant_row import HydrantRows
 from bench.coldstart.models import MODELS, MODELS_DIR, BenchModel
@@ -187,14 +188,14 @@ def main() -> int:
 def report(run: Run, out: Path) -> None:
     """Print and write what was measured."""
     rows = summary.summarize(run.samples, run.floors, LINK_BPS)
-    targets = summary.targets(rows, run.samples, run.floors, run.gaps.ratio())
+    promised = summary.targets(rows, run.samples, run.floors, run.gaps.ratio())
     for model in dict.fromkeys(row.model for row in rows):
         print(f"\n{model}, medians of {rows[0].rounds} rounds, {run.links}")
         print("\n".join(table.results(row for row in rows if row.model == model)))
     print("\nfork to first token, weights in memory, all hosts on the same two cores")
     print("\n".join(table.floors(run.floors)))
     print(f"\na warm runtime takes {median(run.warm_bytes) / 1e9:.2f} GB of a node's memory while nothing is forked")
-    print("\n" + "\n".join(table.targets(targets)))
+    print("\n" + "\n".join(targets.lines(promised)))
     out.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": {
@@ -204,7 +205,7 @@ def report(run: Run, out: Path) -> None:
             "links": run.links,
         },
         "warm_runtime_bytes": run.warm_bytes,
-        "targets": [target.as_json() for target in targets],
+        "targets": [target.as_json() for target in promised],
         "rows": [row.as_json() for row in rows],
         "between_tokens_s": {"before": sorted(run.gaps.before), "during": sorted(run.gaps.during)},
         "floors": [{"model": m, "stages": s, "seconds": seconds} for (m, s), seconds in run.floors.items()],

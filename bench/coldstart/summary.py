@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from bench.coldstart.sample import Sample
+from bench.targets import Target, at_least, at_most
 
 Floors = Mapping[tuple[str, int], Sequence[float]]
 """(model, stages) -> seconds from the fork to the first token with weights in memory, a measurement each."""
@@ -33,20 +34,6 @@ class RowSummary:
     peak_bytes: int
     engine_s: float
     orchestration_s: float | None
-
-    def as_json(self) -> dict[str, Any]:
-        """For the results file."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A promise and what was measured. `value` None: it was not measured, and the promise is not kept."""
-
-    name: str
-    target: str
-    value: float | None
-    met: bool
 
     def as_json(self) -> dict[str, Any]:
         """For the results file."""
@@ -110,28 +97,20 @@ def targets(
     moved = [s.detail["consolidation"] for s in samples if s.detail.get("consolidation")]
     moves = [move["received_bytes"] / move["model_bytes"] for move in moved]
     return [
-        _at_least("Hydrant vs naive, 1.4 GB model, 4 nodes", 6, speedup(big, "hydrant"), "x"),
-        _at_least("Hydrant vs naive, SmolLM2", 5, speedup(small, "hydrant"), "x"),
-        _at_most(
+        at_least("Hydrant vs naive, 1.4 GB model, 4 nodes", 6, speedup(big, "hydrant"), "x"),
+        at_least("Hydrant vs naive, SmolLM2", 5, speedup(small, "hydrant"), "x"),
+        at_most(
             "Hydrant's TTFT / bound, 1.4 GB, 4 nodes", 1.35, None if found_big is None else found_big.over_bound, ""
         ),
-        _at_most("runtime floor vs plain launch_server", 1 / 6, _floor_ratio(row, floors, small), ""),
-        _at_least("in host memory vs naive, 1.4 GB", 8, speedup(big, "memory"), "x"),
-        _at_least("in host memory vs naive, SmolLM2", 8, speedup(small, "memory"), "x"),
-        _at_most("orchestration latency, median", 0.150, latency, " s"),
-        _at_most("received by the consolidated node / the model's bytes", 1.02, max(moves, default=None), ""),
-        _at_most("time between tokens, p99: during a consolidation vs before", 2, smoothness, "x"),
+        at_most("runtime floor vs plain launch_server", 1 / 6, _floor_ratio(row, floors, small), ""),
+        at_least("in host memory vs naive, 1.4 GB", 8, speedup(big, "memory"), "x"),
+        at_least("in host memory vs naive, SmolLM2", 8, speedup(small, "memory"), "x"),
+        at_most("orchestration latency, median", 0.150, latency, " s"),
+        at_most("received by the consolidated node / the model's bytes", 1.02, max(moves, default=None), ""),
+        at_most("time between tokens, p99: during a consolidation vs before", 2, smoothness, "x"),
     ]
 
 
 def _floor_ratio(row: Mapping[tuple[str, str], RowSummary], floors: Floors, model: str) -> float | None:
     plain, floor = row.get((model, "naive")), floors.get((model, 1))
     return None if plain is None or not floor else median(floor) / plain.engine_s
-
-
-def _at_least(name: str, target: float, value: float | None, unit: str) -> Target:
-    return Target(name, f">= {target:g}{unit}", value, value is not None and value >= target)
-
-
-def _at_most(name: str, target: float, value: float | None, unit: str) -> Target:
-    return Target(name, f"<= {target:.3g}{unit}", value, value is not None and value <= target)

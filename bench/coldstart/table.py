@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import median
 
-from bench.coldstart.summary import Floors, RowSummary, Target
+from bench.coldstart.summary import Floors, RowSummary
 from cli.console import table
 
 LABELS = {
@@ -53,18 +53,6 @@ def floors(measured: Floors) -> list[str]:
         for (model, stages), seconds in measured.items()
     ]
     return table(["", "stages", "floor s", "min..max"], rows, right="0111")
-
-
-def targets(found: Sequence[Target]) -> list[str]:
-    """A line for each promise."""
-    rows = [[target.name, target.target, _number(target.value, "{:.3g}"), _judged(target)] for target in found]
-    return table(["target", "", "measured", ""], rows, right="0110")
-
-
-def _judged(target: Target) -> str:
-    if target.value is None:
-        return "not measured"
-    return "met" if target.met else "MISSED"
 
 
 def parts(stages: Mapping[str, Mapping[str, float]]) -> list[str]:

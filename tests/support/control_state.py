@@ -7,6 +7,7 @@ from typing import Any
 from support.clusters import GB, NOW, a_model, a_node
 
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
+from orchestrator.groups import Groups
 from orchestrator.lifecycle import GroupState
 from orchestrator.types import (
     ConsolidationMode,
@@ -107,6 +108,6 @@ def state(
     return ControlState(
         nodes=tuple(a_node(f"n{i}") for i in range(3)) if nodes is None else tuple(nodes),
         models=known if "m" in known else {"m": model(), **known},
-        groups=groups,
+        groups=Groups(groups),
         **(values | changes),
     )

@@ -8,7 +8,6 @@ transition is made, and that one model is never started beyond its need.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from support.clusters import NOW
@@ -26,6 +25,7 @@ from orchestrator.control import (
     Stop,
     Wait,
 )
+from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, SERVING, GroupState, move
 from orchestrator.reconcile import reconcile
 from orchestrator.scaling import EARLY_DEATH_MS
@@ -81,7 +81,7 @@ class World:
 
     def state(self) -> ControlState:
         """The state as tasks/state.py would load it."""
-        live = tuple(g for g in self.groups.values() if g.state not in OVER or any(stage.alive for stage in g.stages))
+        live = Groups(g for g in self.groups.values() if g.state not in OVER or any(stage.alive for stage in g.stages))
         running = Counter(dict.fromkeys(self.models, 0))
         for group in live:
             running[group.model] += group.running
@@ -99,7 +99,7 @@ class World:
                 )
                 for name, model in self.models.items()
             },
-            groups=tuple(self._with_heir_failures(group) for group in live),
+            groups=Groups(self._with_heir_failures(group) for group in live),
             routes_version=self.seen_version,
             lost=frozenset(node.name for node in self.nodes.values() if node.silent),
             draining=self._draining(),
@@ -114,7 +114,7 @@ class World:
                 self.drain_began_ms.pop(node.name, None)
         return dict(self.drain_began_ms)
 
-    def _node(self, node: Node, live: Sequence[GroupView]) -> NodeState:
+    def _node(self, node: Node, live: Groups) -> NodeState:
         taken = 0
         fetches = []
         for group in live:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import targets
 from bench.coldstart import plot, summary, table
 from bench.coldstart.sample import Sample
 
@@ -89,7 +90,7 @@ def test_the_results_are_told_and_drawn(tmp_path: Path) -> None:
     lines = table.results(rows)
     assert "naive: fetch all, then launch_server" in lines[1]
     assert "4.40x" in lines[2]
-    judged = "\n".join(table.targets(summary.targets(rows, samples, FLOORS, None)))
+    judged = "\n".join(targets.lines(summary.targets(rows, samples, FLOORS, None)))
     assert "MISSED" in judged
     assert "not measured" in judged
     assert "2.00" in table.floors(FLOORS)[1]

@@ -8,6 +8,7 @@ import pytest
 import orchestrator
 
 ALLOWED = {
+    "__future__",
     "collections",
     "dataclasses",
     "enum",

@@ -367,6 +367,17 @@ def test_an_idle_pipeline_that_cannot_become_standalone_ends():
         assert moves(reconcile(state(there))) == [("grp_1", G.DRAINING)]
 
 
+def test_a_pipeline_that_nobody_uses_is_given_no_more_workers():
+    """Else a worker that was ready first, and went unused, would be started anew for as long as another one starts."""
+    pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n0", "n1"], ready_ms=0)
+    growing = heir(G.STARTING, stage(0, "n1", S.LOADING))
+    assert [d for d in reconcile(state(pipeline, growing)) if isinstance(d, Start)] == []
+    (start,) = [
+        d for d in reconcile(state(pipeline, growing, models=[model(last_request_ms=NOW)])) if isinstance(d, Start)
+    ]
+    assert start.plan.stages[0].node == "n0"
+
+
 def test_a_worker_and_the_pipeline_that_it_replaces_are_not_both_ended():
     pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n1"], ready_ms=0)
     served = heir(G.STANDALONE, stage(0, "n1"), ready_ms=NOW)

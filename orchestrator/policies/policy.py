@@ -1,0 +1,35 @@
+"""What may differ between ways of deciding: everything else in `reconcile` is the same for all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.plan import plan
+from orchestrator.types import ClusterState, NoPlan, Plan, PlanRequest
+
+
+class MakesRoom(StrEnum):
+    """When an idle worker of one model ends early because another needs its memory."""
+
+    NEVER = "never"
+    TO_START = "to_start"
+    TO_MEET_SLO = "to_meet_slo"
+    """Also where a start is possible, but late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A way of deciding.
+
+    plan        how a cold start is laid out; a pure function.
+    learns      whether a worker is kept for as long as its model's own pauses make it worth.
+    """
+
+    name: str
+    plan: Callable[[PlanRequest, ClusterState], Plan | NoPlan]
+    makes_room: MakesRoom = MakesRoom.TO_MEET_SLO
+    learns: bool = True
+
+
+HYDRANT = Policy("hydrant", plan)
+"""Ours, which the controller uses unless told otherwise."""

@@ -1,0 +1,56 @@
+"""What of models lies in a host's memory: whole tensor groups, the least recently used model going first."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from enum import StrEnum
+
+from orchestrator.partition import group_bytes
+from orchestrator.types import ModelSpec
+
+
+class Keeps(StrEnum):
+    """What a host keeps of the weights that it has fetched."""
+
+    NOTHING = "nothing"
+    WHOLE_MODELS = "whole_models"
+    """Only what one stage fetched whole, as the paper's artifact does."""
+    EVERYTHING = "everything"
+
+
+class HostCache:
+    """At most `limit_bytes`; a model that is pinned stays."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._held: OrderedDict[str, tuple[ModelSpec, set[str], int]] = OrderedDict()
+        self._bytes = 0
+        self._pins: dict[str, int] = {}
+
+    def held(self, model: str) -> frozenset[str]:
+        """Tensor groups of the model."""
+        entry = self._held.get(model)
+        return frozenset() if entry is None else frozenset(entry[1])
+
+    def touch(self, model: str) -> None:
+        """The model is used now."""
+        if model in self._held:
+            self._held.move_to_end(model)
+
+    def pin(self, model: str, by: int) -> None:
+        """One more (1) or one less (-1) that keeps the model from going."""
+        self._pins[model] = self._pins.get(model, 0) + by
+
+    def put(self, spec: ModelSpec, groups: Iterable[str]) -> None:
+        """Keep these groups too, if there is room for them without what is pinned."""
+        _, there, size = self._held.get(spec.name, (spec, set(), 0))
+        fresh = [group for group in groups if group not in there]
+        need = sum(group_bytes(spec, group) for group in fresh)
+        self.touch(spec.name)
+        for name in list(self._held):
+            if self._bytes + need <= self._limit:
+                break
+            if name != spec.name and not self._pins.get(name):
+                self._bytes -= self._held.pop(name)[2]
+        if self._bytes + need <= self._limit:
+            self._held[spec.name] = (spec, there | set(fresh), size + need)
+            self._bytes += need
