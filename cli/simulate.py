@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.simulator.simulation import SimModel
 
 POLICIES = ("hydrant", "hydraserve", "serverlessllm", "serverless-vllm")
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command(
