@@ -25,7 +25,7 @@ COMMANDS = {
     "user": Lazy("cli.users:user", "People who may use the admin UI."),
     "usage": Lazy("cli.usage:usage", "What was used and what it cost."),
     "coldstart": Lazy("cli.coldstarts:coldstart", "Cold starts, each as a waterfall."),
-    "simulate": Lazy("cli.simulate:simulate", "What if a log of requests met another cluster?"),
+    "simulate": Lazy("cli.simulate:simulate", "What a log of requests would have met on another cluster."),
     "plan": Lazy("cli.plan:plan", "How a model would be started now, and why."),
     "db": Lazy("cli.database:db", "Bring the database to this version's schema, or back."),
 }
