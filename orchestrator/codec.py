@@ -21,7 +21,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """This record as a dict of plain JSON values."""
-        return {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
+        return {field.name: _encode(getattr(self, field.name)) for field in fields(self) if field.init}
 
     @classmethod
     def from_json(cls, data: object) -> Self:
@@ -55,6 +55,8 @@ def _decode_record(cls: Any, data: object, where: str) -> Any:
     values: dict[str, Any] = {}
     hints = _hints(cls)
     for field in fields(cls):
+        if not field.init:
+            continue
         if field.name in data:
             values[field.name] = _decode(hints[field.name], data[field.name], f"{where}.{field.name}")
         elif field.default is MISSING and field.default_factory is MISSING:

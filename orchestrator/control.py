@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from orchestrator.groups import Groups
@@ -167,21 +167,13 @@ class ControlState:
 
     def cluster_for(self, model: ModelView, *, without: frozenset[str] = frozenset()) -> ClusterState:
         """The cluster as the planner should see it for this model, leaving out the nodes `without`."""
-        nodes = tuple(
-            NodeState(
-                name=node.name,
-                link_bps=node.link_bps,
-                devices=node.devices,
-                fetches=node.fetches,
-                held=model.held.get(node.name, frozenset()),
-                cordoned=node.cordoned,
-                warm=node.warm,
-                free_ports=node.free_ports,
-            )
+        out = without | self.lost
+        nodes = (
+            replace(node, held=held) if (held := model.held.get(node.name)) else node
             for node in self.nodes
-            if node.name not in without and node.name not in self.lost
+            if node.name not in out
         )
-        return ClusterState(nodes=nodes, now_ms=self.now_ms, silent=self.lost)
+        return ClusterState(nodes=tuple(nodes), now_ms=self.now_ms, silent=self.lost)
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """Which node takes which stage: the assignment whose slowest stage is ready first."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from orchestrator import bandwidth, memory, predict
 from orchestrator.partition import Part
 from orchestrator.types import DeviceState, ModelSpec, NodeState, Verdict
+
+NEVER_MS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +50,18 @@ class Site:
     devices: tuple[DeviceState, ...]
 
 
-def distinct(sites: Iterable[Site], limit: int) -> list[Site]:
-    """The first `limit` sites, by order, of each set that differ in nothing but their name.
+def distinct(nodes: Iterable[NodeState], limit: int) -> list[NodeState]:
+    """The first `limit` nodes, by order, of each make.
 
-    A pipeline of at most `limit` stages never needs more of them, and a large cluster is mostly a few such sets.
+    A pipeline of at most `limit` stages never needs more of them, and a large cluster is mostly a few makes.
     """
-    kept: list[Site] = []
-    seen: Counter[tuple[object, ...]] = Counter()
-    for site in sites:
-        node = site.node
-        devices = tuple((device.index, device.memory_bytes, device.free_bytes) for device in site.devices)
-        fetches = tuple((fetch.remaining_bytes, fetch.deadline_ms) for fetch in node.fetches)
-        sort = (node.link_bps, node.held, node.warm, node.free_ports, devices, fetches)
-        seen[sort] += 1
-        if seen[sort] <= limit:
-            kept.append(site)
+    kept: list[NodeState] = []
+    seen: dict[str, int] = {}
+    for node in nodes:
+        count = seen.get(node.make, 0)
+        if count < limit:
+            seen[node.make] = count + 1
+            kept.append(node)
     return kept
 
 
@@ -97,10 +96,29 @@ class Placer:
             ready = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
             offering = {offer.node.name for offer in ready}
             need = _Need(self._model, self._kind, parts, rank, full=full, drain_first=drain_first)
-            made = (_offer(need, site, self._now_ms) for site in self._sites if site.node.name not in offering)
-            found = ready + [offer for offer in made if offer is not None]
+            sites = [site for site in self._sites if site.node.name not in offering]
+            found = ready + self._best(need, sites, len(parts))
             self._offers[key] = sorted(found, key=lambda offer: offer.rank_key)
         return self._offers[key]
+
+    def _best(self, need: "_Need", sites: Sequence[Site], count: int) -> list[Offer]:
+        """Offers of the sites that are ready first: all up to the `count`-th that nothing forbids, and its equals.
+
+        No pipeline takes more of them for one stage, and whether it would have to do without links or ports shows in
+        these as well.
+        """
+        found: list[Offer] = []
+        free, last = 0, None
+        for when, site in sorted(((need.when_ms(site.node), site) for site in sites), key=itemgetter(0)):
+            if last is not None and when > last:
+                break
+            offer = _offer(need, site, self._now_ms)
+            if offer is not None:
+                found.append(offer)
+                free += offer.blocked is None
+                if free == count and last is None:
+                    last = when
+        return found
 
 
 class _Need:
@@ -119,6 +137,13 @@ class _Need:
         self.own_bytes = self.whole_bytes if s == 1 else memory.stage_bytes(model, self.part, kind)
         self.floor_ms = {warm: predict.floor_ms(model.profile, s, warm=warm) for warm in (False, True)}
         self.ports = ports_needed(s, rank, full=full)
+
+    def when_ms(self, node: NodeState) -> tuple[int, int]:
+        """When the stage could be ready on that node, and how long its fetch takes there; links that are down last."""
+        missing = self.part.missing_bytes(self.model, node.held)
+        fetch = bandwidth.fetch_ms(node.link_bps, node.fetches, missing)
+        floor = self.floor_ms[node.warm]
+        return (NEVER_MS, NEVER_MS) if fetch is None else (max(fetch, floor), fetch)
 
 
 def _offer(need: _Need, site: Site, now_ms: int) -> Offer | None:

@@ -7,6 +7,7 @@ cheapest plan that is good enough wins, not the fastest one. When none is good e
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from orchestrator import bandwidth, memory, predict
 from orchestrator.partition import Part, split
@@ -52,14 +53,16 @@ def plan(request: PlanRequest, cluster: ClusterState, max_stages: int = MAX_STAG
     """
     if max_stages < 1:
         raise ValueError(f"max_stages: expected at least 1, got {max_stages}")
-    usable = sorted((node for node in cluster.nodes if not node.cordoned), key=lambda node: node.name)
-    kinds = {device.kind for node in usable for device in node.devices}
+    usable = sorted((node for node in cluster.nodes if not node.cordoned), key=attrgetter("name"))
+    limit = min(max_stages, request.model.max_stages, request.model.layers)
+    few = distinct(usable, limit)
+    kinds = {device.kind for node in few for device in node.devices}
     if not kinds:
         cordoned = len(cluster.nodes) - len(usable)
         none = NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
         return _unless_nodes_return(none, cluster)
     outcomes = [
-        _plan_on_kind(request, kind, usable, cluster.now_ms, max_stages)
+        _plan_on_kind(request, kind, few, usable, cluster.now_ms, limit)
         for kind in sorted(kinds, key=lambda kind: (kind == "cpu", kind))
     ]
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
@@ -77,24 +80,28 @@ def _unless_nodes_return(refusal: NoPlan, cluster: ClusterState) -> NoPlan:
 
 
 def _plan_on_kind(
-    request: PlanRequest, kind: str, nodes: Iterable[NodeState], now_ms: int, max_stages: int
+    request: PlanRequest, kind: str, few: Sequence[NodeState], usable: Sequence[NodeState], now_ms: int, limit: int
 ) -> Plan | NoPlan:
+    """`few`: enough of `usable` to plan on."""
     model = request.model.on(kind)
     request = replace(request, model=model)
-    sites = []
-    for node in nodes:
-        devices = tuple(device for device in node.devices if device.kind == kind)
-        if devices:
-            sites.append(Site(node, devices))
-    limit = min(max_stages, model.max_stages, model.layers)
-    choice, fallback, candidates = _search(
-        request, Placer(model, kind, distinct(sites, limit), now_ms), len(sites), limit
-    )
+    sites = _sites(few, kind)
+    choice, fallback, candidates = _search(request, Placer(model, kind, sites, now_ms), len(sites), limit)
     if choice is not None:
         return _compose(request, kind, choice, candidates, now_ms, degraded=False)
     if fallback is not None:
         return _compose(request, kind, fallback, candidates, now_ms, degraded=True)
-    return _refuse(model, kind, sites, candidates)
+    return _refuse(model, kind, _sites(usable, kind), candidates)
+
+
+def _sites(nodes: Iterable[NodeState], kind: str) -> list[Site]:
+    """The nodes that have devices of that kind, with these."""
+    found = []
+    for node in nodes:
+        devices = tuple(device for device in node.devices if device.kind == kind)
+        if devices:
+            found.append(Site(node, devices))
+    return found
 
 
 def _search(

@@ -5,7 +5,7 @@ milliseconds (instants since the epoch, UTC). The inputs check their numbers: a 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from orchestrator.codec import Record
@@ -170,6 +170,7 @@ class NodeState(Record):
     cordoned    takes nothing new.
     warm        has a runtime to fork from.
     free_ports  ports that no stage uses.
+    make        everything above but names and the order of devices: the planner may take one of equal make for another.
     """
 
     name: str
@@ -180,6 +181,7 @@ class NodeState(Record):
     cordoned: bool = False
     warm: bool = True
     free_ports: int = 100
+    make: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_name("node.name", self.name)
@@ -190,6 +192,11 @@ class NodeState(Record):
             raise ValueError(f"node {self.name}: has devices or fetches that say node {sorted(claimed - {self.name})}")
         if len({device.index for device in self.devices}) != len(self.devices):
             raise ValueError(f"node {self.name}: two devices have the same index")
+        devices = tuple(sorted((one.kind, one.memory_bytes, one.free_bytes) for one in self.devices))
+        fetches = tuple((fetch.remaining_bytes, fetch.deadline_ms) for fetch in self.fetches)
+        # A string remembers its hash: a planner that looks at ten thousand nodes asks each for it.
+        make = repr((self.link_bps, sorted(self.held), self.warm, self.free_ports, devices, fetches))
+        object.__setattr__(self, "make", make)
 
 
 @dataclass(frozen=True, slots=True)

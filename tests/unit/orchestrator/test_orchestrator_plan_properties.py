@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.clusters import bursts_and_splits, clusters, models
 
-from orchestrator import bandwidth, memory
+from orchestrator import bandwidth, memory, placement
 from orchestrator.explain import explain
 from orchestrator.partition import split
 from orchestrator.plan import plan
@@ -154,6 +154,23 @@ def _copy(node: NodeState, name: str) -> NodeState:
         devices=tuple(replace(device, node=name) for device in node.devices),
         fetches=tuple(replace(fetch, node=name) for fetch in node.fetches),
     )
+
+
+@settings(max_examples=200)
+@given(cases)
+def test_looking_only_at_the_nodes_that_would_be_ready_first_changes_nothing(case):
+    """Against a planner that lets every node make an offer."""
+    request, cluster = case
+
+    def every(self, need, sites, count):
+        made = (placement._offer(need, site, self._now_ms) for site in sites)
+        return [offer for offer in made if offer is not None]
+
+    few = plan(request, cluster)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement.Placer, "_best", every)
+        patch.setattr("orchestrator.plan.distinct", lambda nodes, limit: list(nodes))
+        assert plan(request, cluster) == few
 
 
 @given(requests, clusters())

@@ -13,6 +13,7 @@ ALLOWED = {
     "dataclasses",
     "enum",
     "functools",
+    "operator",
     "orchestrator",
     "types",
     "typing",
