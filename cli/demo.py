@@ -27,6 +27,7 @@ from cli.services import CannotStart
 from cli.up import Running, running
 from engine.client import NodedClient, NodedError
 from orchestrator.explain import explain
+from orchestrator.nodes import Nodes
 from orchestrator.plan import plan
 from orchestrator.types import Plan, PlanRequest
 from registry.db import read_scope
@@ -170,7 +171,7 @@ def _plans(it: Running) -> str:
     model = state.models[seed.MODEL_NAME]
     request = PlanRequest(model=model.spec)
     slow = plan(request, state.cluster_for(model))
-    faster = replace(state, nodes=tuple(replace(node, link_bps=node.link_bps * 10) for node in state.nodes))
+    faster = replace(state, nodes=Nodes(replace(node, link_bps=node.link_bps * 10) for node in state.nodes))
     fast = plan(request, faster.cluster_for(model))
     for outcome, size, links in ((slow, 2, "these links"), (fast, 1, "links ten times as fast")):
         if not isinstance(outcome, Plan) or outcome.s != size:

@@ -144,7 +144,7 @@ def _growable(state: ControlState, group: GroupView) -> Iterator[tuple[Consolida
 
 def _admitted(state: ControlState, group: GroupView, target: ConsolidationTarget) -> Fetch | None:
     """The background fetch of a standalone worker, if its node can take both now."""
-    node = next((node for node in state.nodes if node.name == target.node), None)
+    node = state.nodes.get(target.node)
     if node is None or node.cordoned or node.name in state.lost or node.free_ports < 1:
         return None
     leaving = (

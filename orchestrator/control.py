@@ -11,7 +11,8 @@ from enum import StrEnum
 from orchestrator.groups import Groups
 from orchestrator.keep_alive import keep_alive_ms
 from orchestrator.lifecycle import GroupState
-from orchestrator.types import ClusterState, ModelSpec, NodeState, NoPlan, Plan
+from orchestrator.nodes import Nodes
+from orchestrator.types import ClusterState, ModelSpec, NoPlan, Plan
 
 
 class Cause(StrEnum):
@@ -150,7 +151,7 @@ class ControlState:
     """
 
     now_ms: int
-    nodes: tuple[NodeState, ...]
+    nodes: Nodes
     models: Mapping[str, ModelView]
     groups: Groups
     routes_version: int | None

@@ -1,17 +1,20 @@
 """Ending an idle worker of one model to make room for another: only when it helps, and the one that is missed least."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.consolidation import kept
 from orchestrator.control import ControlState, GroupView, ModelView
 from orchestrator.keep_alive import missed
 from orchestrator.lifecycle import OVER, GroupState
+from orchestrator.nodes import Nodes
 from orchestrator.policies.policy import Policy
 from orchestrator.scaling import idle_since, may_evict
-from orchestrator.types import NoPlan, Plan, PlanRequest
+from orchestrator.types import NodeState, NoPlan, Plan, PlanRequest
 
+TRIED = 32
+"""How many idle workers are tried one by one, each with a plan of its own."""
 SOON_MS = 30_000
 """A worker that is likely to be asked for within this time is the last to go."""
 
@@ -52,7 +55,7 @@ def find_room(
     )
     if not idle or not _helps(state, policy, model, request, [*leaving, *idle], degraded=degraded):
         return None
-    for group in idle:
+    for group in idle[:TRIED]:
         if _helps(state, policy, model, request, [*leaving, group], degraded=degraded):
             return Room(group)
     return Room(idle[0])
@@ -93,18 +96,17 @@ def _helps(
                 freed[part.node, part.device] += part.reserved_bytes
         if not stays:
             freed.update(claims)
-    nodes = tuple(
-        replace(
-            node,
-            devices=tuple(
-                replace(
-                    device, free_bytes=min(device.memory_bytes, device.free_bytes + freed[device.node, device.index])
-                )
-                for device in node.devices
-            ),
-        )
-        for node in state.nodes
-    )
+    touched = {name for name, _ in freed}
+    nodes = Nodes(_with_more(node, freed) if node.name in touched else node for node in state.nodes)
     then = replace(state, nodes=nodes)
     outcome = policy.plan(request, then.cluster_for(model))
     return isinstance(outcome, Plan) and not (degraded and outcome.degraded)
+
+
+def _with_more(node: NodeState, freed: Mapping[tuple[str, int], int]) -> NodeState:
+    """The node with so much more memory free, by its name and device."""
+    devices = (
+        replace(one, free_bytes=min(one.memory_bytes, one.free_bytes + freed.get((node.name, one.index), 0)))
+        for one in node.devices
+    )
+    return replace(node, devices=tuple(devices))

@@ -11,6 +11,7 @@ from orchestrator.consolidation import kept
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, GroupState
+from orchestrator.nodes import Nodes
 from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
 from registry.models import ColdStart, Group, Model, Node, Outbox, Stage, Usage
@@ -68,7 +69,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
     kept_for_heirs = [kept_there for view in views for kept_there in kept(views, view)]
     return ControlState(
         now_ms=now_ms,
-        nodes=tuple(_node(node, facts.of_node(node).warm, groups, kept_for_heirs) for node in nodes),
+        nodes=Nodes(_node(node, facts.of_node(node).warm, groups, kept_for_heirs) for node in nodes),
         models={
             m.name: _model(
                 m,

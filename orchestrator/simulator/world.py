@@ -17,6 +17,7 @@ from orchestrator.control import (
 )
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, GroupState, move
+from orchestrator.nodes import Nodes
 from orchestrator.simulator.cluster import Cluster, Server
 from orchestrator.simulator.host_cache import HostCache
 from orchestrator.simulator.links import Link
@@ -36,9 +37,19 @@ class Host:
         self.link = Link(server.link_bps)
         self.cache = HostCache(server.cache_bytes)
         self.taken = [0] * server.devices
+        self._view: NodeState | None = None
+
+    def changed(self) -> None:
+        """What the planner has seen of it is no longer so."""
+        self._view = None
 
     def view(self, now_ms: int) -> NodeState:
         """The node as the planner sees it."""
+        if self._view is None or self._view.fetches or self.link.transfers:
+            self._view = self._look(now_ms)
+        return self._view
+
+    def _look(self, now_ms: int) -> NodeState:
         self.link.advance(now_ms)
         kind, size = self.server.kind, self.server.memory_bytes
         return NodeState(
@@ -72,7 +83,7 @@ class World:
         """All that a decision may depend on. Routes are seen by every gateway at once."""
         return ControlState(
             now_ms=self.now_ms,
-            nodes=tuple(host.view(self.now_ms) for host in self.hosts.values()),
+            nodes=_LiveNodes(self),
             models=self.models,
             groups=self.groups,
             routes_version=None,
@@ -187,6 +198,7 @@ class World:
         for sign, some in ((-1, before), (1, claims)):
             for node, device, size in some:
                 self.hosts[node].taken[device] += sign * size
+                self.hosts[node].changed()
                 self._taken += sign * size
                 self._shares += sign * size / self.hosts[node].server.memory_bytes
         self._claims[group_id] = claims
@@ -205,3 +217,23 @@ class World:
         self.memory_byte_ms += self._taken * (self.now_ms - self._counted_ms)
         self.device_ms += self._shares * (self.now_ms - self._counted_ms)
         self._counted_ms = self.now_ms
+
+
+class _LiveNodes(Nodes):
+    """The hosts as they are when they are looked at: most decisions look at none."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def __iter__(self) -> Iterator[NodeState]:
+        now_ms = self._world.now_ms
+        return (host.view(now_ms) for host in self._world.hosts.values())
+
+    def __len__(self) -> int:
+        return len(self._world.hosts)
+
+    def get(self, name: str) -> NodeState | None:
+        """The host, or None when there is none of that name."""
+        host = self._world.hosts.get(name)
+        return None if host is None else host.view(self._world.now_ms)

@@ -9,6 +9,7 @@ from support.clusters import GB, NOW, a_model, a_node
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import GroupState
+from orchestrator.nodes import Nodes
 from orchestrator.types import (
     ConsolidationMode,
     ConsolidationPlan,
@@ -106,7 +107,7 @@ def state(
     known: Mapping[str, ModelView] = {view.spec.name: view for view in models}
     values: dict[str, Any] = {"now_ms": NOW, "routes_version": 100}
     return ControlState(
-        nodes=tuple(a_node(f"n{i}") for i in range(3)) if nodes is None else tuple(nodes),
+        nodes=Nodes(a_node(f"n{i}") for i in range(3)) if nodes is None else Nodes(nodes),
         models=known if "m" in known else {"m": model(), **known},
         groups=Groups(groups),
         **(values | changes),

@@ -27,6 +27,7 @@ from orchestrator.control import (
 )
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, SERVING, GroupState, move
+from orchestrator.nodes import Nodes
 from orchestrator.reconcile import reconcile
 from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState
@@ -87,7 +88,7 @@ class World:
             running[group.model] += group.running
         return ControlState(
             now_ms=self.now_ms,
-            nodes=tuple(self._node(node, live) for node in self.nodes.values()),
+            nodes=Nodes(self._node(node, live) for node in self.nodes.values()),
             models={
                 name: replace(
                     model,
