@@ -1,7 +1,7 @@
 """What of models lies in a host's memory: whole tensor groups, the least recently used model going first."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from orchestrator.partition import group_bytes
@@ -18,10 +18,11 @@ class Keeps(StrEnum):
 
 
 class HostCache:
-    """At most `limit_bytes`; a model that is pinned stays."""
+    """At most `limit_bytes`; a model that is pinned stays. `noted(model, here)` is told what comes and goes."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, noted: Callable[[str, bool], None] = lambda _model, _here: None) -> None:
         self._limit = limit_bytes
+        self._noted = noted
         self._held: OrderedDict[str, tuple[ModelSpec, set[str], int]] = OrderedDict()
         self._bytes = 0
         self._pins: dict[str, int] = {}
@@ -51,6 +52,8 @@ class HostCache:
                 break
             if name != spec.name and not self._pins.get(name):
                 self._bytes -= self._held.pop(name)[2]
+                self._noted(name, False)
         if self._bytes + need <= self._limit:
             self._held[spec.name] = (spec, there | set(fresh), size + need)
             self._bytes += need
+            self._noted(spec.name, True)

@@ -173,6 +173,7 @@ class Simulation:
         return oldest is None, oldest or 0, name
 
     def _settle(self, name: str) -> None:
+        self.world.see_held(name)
         for _ in range(PASSES):
             decisions = reconcile(self.world.state(), self._policy, (name,))
             changed = [self._apply(decision) for decision in decisions]
@@ -266,7 +267,6 @@ class Simulation:
         whole = len(group.stages) == 1 and not in_place
         if self._engine.keeps is Keeps.EVERYTHING or (self._engine.keeps is Keeps.WHOLE_MODELS and whole):
             host.cache.put(spec, share.groups)
-            self.world.see_held(group.model)
         now = self.world.now_ms
         times = self._times[host.server.kind]
         ready = now if in_place else begun.begun_ms + ready_ms(

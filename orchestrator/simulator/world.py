@@ -1,7 +1,8 @@
 """What the controller would read from SQL and Redis, kept in memory, and its decisions carried out."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from orchestrator.consolidation import kept
@@ -31,11 +32,11 @@ Claim = tuple[str, int, int]
 class Host:
     """A server: its devices, its link, its host memory."""
 
-    def __init__(self, name: str, server: Server) -> None:
+    def __init__(self, name: str, server: Server, noted: Callable[[str, bool], None]) -> None:
         self.name = name
         self.server = server
         self.link = Link(server.link_bps)
-        self.cache = HostCache(server.cache_bytes)
+        self.cache = HostCache(server.cache_bytes, noted)
         self.taken = [0] * server.devices
         self._view: NodeState | None = None
 
@@ -68,7 +69,8 @@ class World:
 
     def __init__(self, cluster: Cluster, models: Mapping[str, ModelView]) -> None:
         self.now_ms = 0
-        self.hosts = {name: Host(name, server) for name, server in cluster.hosts()}
+        self._holders: dict[str, dict[str, None]] = {}
+        self.hosts = {name: Host(name, server, partial(self._note_held, name)) for name, server in cluster.hosts()}
         self.models = dict(models)
         self.groups = Groups()
         self.memory_byte_ms = 0
@@ -90,14 +92,21 @@ class World:
         )
 
     def change_model(self, name: str, **changes: Any) -> ModelView:
-        """The model's view, changed; what hosts hold of it as it is now."""
+        """The model's view, changed."""
         self.models[name] = replace(self.models[name], **changes)
         return self.models[name]
 
     def see_held(self, name: str) -> None:
-        """Note what hosts hold of the model."""
-        held = {host.name: groups for host in self.hosts.values() if (groups := host.cache.held(name))}
-        self.change_model(name, held=held)
+        """Let decisions for the model know what hosts hold of it now."""
+        holders = self._holders.get(name, {})
+        if holders or self.models[name].held:
+            self.change_model(name, held={host: self.hosts[host].cache.held(name) for host in holders})
+
+    def _note_held(self, host: str, model: str, here: bool) -> None:
+        if here:
+            self._holders.setdefault(model, {})[host] = None
+        else:
+            self._holders[model].pop(host, None)
 
     # --- decisions ------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,14 @@ def test_what_host_memory_holds_is_not_fetched_again():
     assert first_tokens(done) == [10_000 + PREFILL_MS, 8_000 + PREFILL_MS]
 
 
+def test_what_host_memory_has_given_up_is_fetched_again():
+    """One server with host memory for one of two models."""
+    models = [sim_model("a"), sim_model("b")]
+    requests = ask(0, model="a") + ask(200_000, model="b") + ask(400_000, model="a")
+    done = simulate(requests, models, servers(1, cache_bytes=20 * GB))
+    assert first_tokens(done) == [10_000 + PREFILL_MS] * 3
+
+
 def test_prompts_are_worked_on_one_after_the_other():
     done = simulate(ask(0, 0, 0))
     assert first_tokens(done) == [10_000 + PREFILL_MS * n for n in (1, 2, 3)]
