@@ -1,7 +1,8 @@
 """Which node takes which stage: the assignment whose slowest stage is ready first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from operator import itemgetter
 
 from orchestrator import bandwidth, memory, predict
@@ -37,32 +38,41 @@ class Offer:
         return max(self.fetch_ms, self.floor_ms)
 
     @property
-    def rank_key(self) -> tuple[int, int, int, str]:
-        """Order of preference: ready first, then the quicker fetch, then the better fit, then the name."""
-        return (self.ready_ms, self.fetch_ms, self.seat.spare_bytes, self.node.name)
+    def rank_key(self) -> tuple[int, int, int, bool, str]:
+        """Order of preference: ready first, the quicker fetch, the better fit, no other fetch, the name."""
+        return (self.ready_ms, self.fetch_ms, self.seat.spare_bytes, bool(self.node.fetches), self.node.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A node that may take a stage, with those of its devices that are of the planned kind."""
+    """A node that may take a stage, with those of its devices that are of the planned kind.
+
+    largest_bytes  the most memory that is free on one of them.
+    """
 
     node: NodeState
     devices: tuple[DeviceState, ...]
+    largest_bytes: int
+
+    @property
+    def order(self) -> tuple[bool, str]:
+        """Among equals a node without fetches comes first, then the name."""
+        return (bool(self.node.fetches), self.node.name)
 
 
-def distinct(nodes: Iterable[NodeState], limit: int) -> list[NodeState]:
-    """The first `limit` nodes, by order, of each make.
+def distinct(nodes: Sequence[NodeState], limit: int) -> list[NodeState]:
+    """The first `limit` nodes, by order, of each make; those with fetches only of makes with fewer that have none.
 
-    A pipeline of at most `limit` stages never needs more of them, and a large cluster is mostly a few makes.
+    A pipeline of at most `limit` stages never needs more of them: for any stage, a node without fetches is ready no
+    later than one that is equal but for fetches. A large cluster is mostly a few makes.
     """
+    idle: dict[str, int] = {}
     kept: list[NodeState] = []
-    seen: dict[str, int] = {}
     for node in nodes:
-        count = seen.get(node.make, 0)
-        if count < limit:
-            seen[node.make] = count + 1
+        if not node.fetches and (count := idle.get(node.make, 0)) < limit:
+            idle[node.make] = count + 1
             kept.append(node)
-    return kept
+    return kept + [node for node in nodes if node.fetches and idle.get(node.make, 0) < limit]
 
 
 class Placer:
@@ -73,6 +83,8 @@ class Placer:
         self._kind = kind
         self._sites = sites
         self._now_ms = now_ms
+        self._holding = any(site.node.held for site in sites)
+        self._times: dict[tuple[int, object], list[tuple[tuple[int, int], Site]]] = {}
         self._offers: dict[tuple[int, int, bool, bool], list[Offer]] = {}
 
     def place(self, parts: Sequence[Part], w: int, *, drain_first: bool) -> tuple[Offer, ...] | Verdict:
@@ -96,29 +108,35 @@ class Placer:
             ready = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
             offering = {offer.node.name for offer in ready}
             need = _Need(self._model, self._kind, parts, rank, full=full, drain_first=drain_first)
-            sites = [site for site in self._sites if site.node.name not in offering]
-            found = ready + self._best(need, sites, len(parts))
+            found = ready + self._best(need, offering, len(parts))
             self._offers[key] = sorted(found, key=lambda offer: offer.rank_key)
         return self._offers[key]
 
-    def _best(self, need: "_Need", sites: Sequence[Site], count: int) -> list[Offer]:
-        """Offers of the sites that are ready first: all up to the `count`-th that nothing forbids, and its equals.
+    def _best(self, need: "_Need", without: Collection[str], count: int) -> list[Offer]:
+        """The first offers, in the order of their rank, up to the `count`-th that nothing forbids.
 
         No pipeline takes more of them for one stage, and whether it would have to do without links or ports shows in
         these as well.
         """
         found: list[Offer] = []
-        free, last = 0, None
-        for when, site in sorted(((need.when_ms(site.node), site) for site in sites), key=itemgetter(0)):
-            if last is not None and when > last:
-                break
-            offer = _offer(need, site, self._now_ms)
-            if offer is not None:
-                found.append(offer)
-                free += offer.blocked is None
-                if free == count and last is None:
-                    last = when
+        free = 0
+        for _, equals in groupby(self._by_time(need, count), key=itemgetter(0)):
+            seats = ((site, need.seat(site)) for _, site in equals if site.node.name not in without)
+            seated = [(site, seat) for site, seat in seats if seat is not None]
+            for site, seat in sorted(seated, key=lambda one: (one[1].spare_bytes, one[0].order)):
+                found.append(_offer(need, site.node, seat, self._now_ms))
+                free += found[-1].blocked is None
+                if free == count:
+                    return found
         return found
+
+    def _by_time(self, need: "_Need", s: int) -> list[tuple[tuple[int, int], Site]]:
+        """All sites by when the stage could be ready there, which is the same for every stage of that size."""
+        key = (s, need.part.groups if self._holding else need.part.size_bytes)
+        if key not in self._times:
+            times = ((need.when_ms(site.node), site) for site in self._sites)
+            self._times[key] = sorted(times, key=itemgetter(0))
+        return self._times[key]
 
 
 class _Need:
@@ -135,8 +153,19 @@ class _Need:
         self.alone = s == 1 or not full
         self.whole_bytes = memory.full_bytes(model, kind)
         self.own_bytes = self.whole_bytes if s == 1 else memory.stage_bytes(model, self.part, kind)
+        self.least_bytes = self.own_bytes if self.alone else self.whole_bytes
         self.floor_ms = {warm: predict.floor_ms(model.profile, s, warm=warm) for warm in (False, True)}
         self.ports = ports_needed(s, rank, full=full)
+
+    def seat(self, site: Site) -> memory.Seat | None:
+        """Where the stage would sit; None when the site lacks the memory."""
+        if site.largest_bytes < self.least_bytes:
+            return None
+        if self.alone:
+            return memory.seat_stage(site.devices, self.own_bytes)
+        if self.model.in_place:
+            return memory.seat_in_place(site.devices, self.whole_bytes)
+        return memory.seat_full_stage(site.devices, self.own_bytes, self.whole_bytes, drain_first=self.drain_first)
 
     def when_ms(self, node: NodeState) -> tuple[int, int]:
         """When the stage could be ready on that node, and how long its fetch takes there; links that are down last."""
@@ -146,17 +175,8 @@ class _Need:
         return (NEVER_MS, NEVER_MS) if fetch is None else (max(fetch, floor), fetch)
 
 
-def _offer(need: _Need, site: Site, now_ms: int) -> Offer | None:
-    """What the site could do for that stage; None when it lacks the memory."""
-    node = site.node
-    if need.alone:
-        seat = memory.seat_stage(site.devices, need.own_bytes)
-    elif need.model.in_place:
-        seat = memory.seat_in_place(site.devices, need.whole_bytes)
-    else:
-        seat = memory.seat_full_stage(site.devices, need.own_bytes, need.whole_bytes, drain_first=need.drain_first)
-    if seat is None:
-        return None
+def _offer(need: _Need, node: NodeState, seat: memory.Seat, now_ms: int) -> Offer:
+    """What the node could do for that stage, which would sit there."""
     missing = need.part.missing_bytes(need.model, node.held)
     admission = bandwidth.assess(node.link_bps, node.fetches, missing, now_ms)
     blocked = None
@@ -191,7 +211,7 @@ def _assign(table: Sequence[Sequence[Offer]]) -> tuple[Offer, ...] | None:
     So at most 4^4 combinations are looked at, however many nodes there are.
     """
     shortlist = [offers[: len(table)] for offers in table]
-    best: tuple[int, int, int, tuple[str, ...]] | None = None
+    best: tuple[int, int, int, int, tuple[str, ...]] | None = None
     chosen: tuple[Offer, ...] | None = None
 
     def extend(taken: tuple[Offer, ...], slowest: int, fetching: int, spare: int) -> None:
@@ -199,7 +219,8 @@ def _assign(table: Sequence[Sequence[Offer]]) -> tuple[Offer, ...] | None:
         if best is not None and (slowest, fetching, spare) > best[:3]:
             return
         if len(taken) == len(shortlist):
-            cost = (slowest, fetching, spare, tuple(offer.node.name for offer in taken))
+            others = sum(bool(offer.node.fetches) for offer in taken)
+            cost = (slowest, fetching, spare, others, tuple(offer.node.name for offer in taken))
             if best is None or cost < best:
                 best, chosen = cost, taken
             return

@@ -100,7 +100,7 @@ def _sites(nodes: Iterable[NodeState], kind: str) -> list[Site]:
     for node in nodes:
         devices = tuple(device for device in node.devices if device.kind == kind)
         if devices:
-            found.append(Site(node, devices))
+            found.append(Site(node, devices, max(device.free_bytes for device in devices)))
     return found
 
 

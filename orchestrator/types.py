@@ -170,7 +170,8 @@ class NodeState(Record):
     cordoned    takes nothing new.
     warm        has a runtime to fork from.
     free_ports  ports that no stage uses.
-    make        everything above but names and the order of devices: the planner may take one of equal make for another.
+    make        everything above but names, fetches and the order of devices: of one make, the planner may take any that
+                fetches nothing.
     """
 
     name: str
@@ -193,9 +194,8 @@ class NodeState(Record):
         if len({device.index for device in self.devices}) != len(self.devices):
             raise ValueError(f"node {self.name}: two devices have the same index")
         devices = tuple(sorted((one.kind, one.memory_bytes, one.free_bytes) for one in self.devices))
-        fetches = tuple((fetch.remaining_bytes, fetch.deadline_ms) for fetch in self.fetches)
         # A string remembers its hash: a planner that looks at ten thousand nodes asks each for it.
-        make = repr((self.link_bps, sorted(self.held), self.warm, self.free_ports, devices, fetches))
+        make = repr((self.link_bps, sorted(self.held), self.warm, self.free_ports, devices))
         object.__setattr__(self, "make", make)
 
 

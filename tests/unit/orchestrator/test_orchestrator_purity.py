@@ -13,6 +13,7 @@ ALLOWED = {
     "dataclasses",
     "enum",
     "functools",
+    "itertools",
     "operator",
     "orchestrator",
     "types",

@@ -1,0 +1,112 @@
+"""How decisions and simulations grow: one plan on a large cluster, and an hour of clusters ten times as large."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from bench.simulate import cells, paper
+from bench.simulate.lengths import lengths
+from cli.cluster_file import models_of, read_models
+from orchestrator.plan import plan
+from orchestrator.simulator.cluster import Cluster
+from orchestrator.simulator.simulation import SimModel, Simulation
+from orchestrator.simulator.workload import Request, requests, zipf
+from orchestrator.types import ClusterState, DeviceState, Fetch, ModelSpec, NodeState, PlanRequest
+
+GB = 10**9
+PLANS = 300
+DEVICES = 10_000
+OF_THE_PAPER = 24
+"""Devices of the paper's cluster, which has 16 models for each; here there are as many models as devices."""
+RATE_PER_MODEL = 0.7 / 384
+CV = 4
+SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """One simulated hour."""
+
+    devices: int
+    models: int
+    requests: int
+    cold_starts: int
+    seconds: float
+
+
+def plan_times(seed: int = SEED) -> list[float]:
+    """Seconds of each of PLANS plans on 2,500 servers of four devices, a tenth of whose links are busy."""
+    rng = random.Random(seed)  # noqa: S311 - a benchmark
+    models = [model.spec for model in cells.the_models(cells.SYSTEMS["hydrant"][1].style)[:: paper.REPLICAS]]
+    found = []
+    for i in range(PLANS):
+        if i % 20 == 0:
+            nodes = tuple(_nodes(rng))
+        request = PlanRequest(_named(models[i % len(models)], i), waited_ms=rng.randrange(3_000))
+        cluster = ClusterState(nodes, 50_000)
+        began = time.perf_counter()
+        plan(request, cluster)
+        found.append(time.perf_counter() - began)
+    return found
+
+
+def _named(spec: ModelSpec, number: int) -> ModelSpec:
+    return replace(spec, name=f"{spec.name}-{number}")
+
+
+def _nodes(rng: random.Random) -> Iterator[NodeState]:
+    for i in range(DEVICES // 4):
+        kind, size, link = ("A10", 22, 8 * GB) if i % 3 == 0 else ("V100", 32, 2 * GB)
+        name = f"n{i:05d}"
+        taken = (0, 0, 10, 18, size)
+        devices = tuple(DeviceState(name, d, kind, size * GB, (size - rng.choice(taken)) * GB) for d in range(4))
+        busy = rng.random() < 0.1
+        deadline = 60_000 + rng.randrange(30_000)
+        fetches = (Fetch(f"f{i}", name, rng.randrange(GB, 10 * GB), deadline),) if busy else ()
+        yield NodeState(name, link, devices, fetches)
+
+
+def hour(devices: int, traces: Path | None) -> Hour:
+    """An hour of as many models as devices, on servers in the paper's proportions, under hydrant."""
+    policy, engine = cells.SYSTEMS["hydrant"]
+    paper_cluster = cells.the_cluster()
+    factor = devices / OF_THE_PAPER
+    cluster = Cluster(tuple(replace(one, count=round(one.count * factor)) for one in paper_cluster.servers))
+    fields = read_models(cells.HERE / "models.toml")
+    for model in fields.model:
+        model.replicas = round(devices / len(fields.model))
+    models = list(models_of(fields, cluster, engine.style, in_place=True))
+    simulation = Simulation(cluster, models, engine, policy, _workload(models, traces))
+    began = time.process_time()
+    simulation.run()
+    return Hour(
+        devices=sum(server.count * server.devices for server in cluster.servers),
+        models=len(models),
+        requests=len(simulation.served),
+        cold_starts=len(simulation.cold_starts),
+        seconds=time.process_time() - began,
+    )
+
+
+def _workload(models: Sequence[SimModel], traces: Path | None) -> list[Request]:
+    rng = random.Random(f"{SEED}/popularity")  # noqa: S311 - a benchmark
+    shares: dict[str, float] = {}
+    for app in paper.APPS:
+        names = [model.spec.name for model in models if model.label == app.name]
+        rng.shuffle(names)
+        shares |= {name: app.share * part for name, part in zip(names, zipf(len(names), cells.ZIPF), strict=True)}
+    drawn = lengths(traces, paper.MAX_TOKENS)
+    by_model = {model.spec.name: drawn[model.label] for model in models}
+    rate = RATE_PER_MODEL * len(models)
+    return requests(shares, by_model, rate=rate, cv=CV, seconds=cells.SECONDS, seed=SEED, thinning=4)
+
+
+def percentiles(seconds: Sequence[float]) -> tuple[float, float]:
+    """Median and 99th percentile, ms."""
+    ordered = sorted(seconds)
+    return 1000 * median(ordered), 1000 * ordered[(len(ordered) - 1) * 99 // 100]
