@@ -13,12 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import targets
-from bench.simulate import cells, paper, plot, report
+from bench.simulate import cells, paper, plot, report, scale
 from bench.simulate.fit import frozen, quality
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "simulate"
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "data"
 DEVELOPMENT_SEEDS = (1, 2, 3)
+LARGE = (984, 9_984)
+"""Devices: 41 and 416 times the paper's 24."""
 SEEDS = (101, 102, 103)
 """Of the reported tables; nothing was ever chosen by looking at these."""
 
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
     parser.add_argument("--development", action="store_true", help=f"seeds {DEVELOPMENT_SEEDS}, and write nothing")
     parser.add_argument("--systems", default=",".join(cells.SYSTEMS), help="only these, separated by commas")
+    parser.add_argument("--large", action="store_true", help="also an hour of 1,000 and of 10,000 devices")
     parser.add_argument("--traces", type=Path, default=TRACES, help="where the Azure 2023 traces lie")
     options = parser.parse_args(arguments)
     systems = options.systems.split(",")
@@ -47,7 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         without = [outcome for outcome, _ in _simulate(list(cells.ABLATIONS), seeds[:1], options.traces, began)]
         whole = [one for one in outcomes if one.system == "hydrant" and one.cell.seed == seeds[0]]
         without = [*whole, *without]
+    print("\nplanning on 10,000 devices", flush=True)
+    plans = scale.percentiles(scale.plan_times())
+    hours = []
+    for devices in LARGE if options.large else ():
+        print(f"[{time.monotonic() - began:5.0f} s] an hour of {devices} devices and as many models", flush=True)
+        hours.append(scale.hour(devices, options.traces))
     promised = report.targets(fitted, outcomes, max(seconds for _, seconds in found))
+    promised += report.scale_targets(plans, hours)
     attained, used = report.attainment(outcomes), report.memory(outcomes)
     print(f"\nFirst tokens within the service level, percent, simulated / published; mean of seeds {seeds}")
     print("\n".join(report.cells_table(attained, published=True)))
@@ -67,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "lengths": "traces" if options.traces.is_dir() else "quantiles",
             "constants": {kind: asdict(one) for kind, one in constants.items()},
             "cold_starts": {"mean_error": fitted.mean_error, "left_out_error": fitted.left_out_error},
+            "plan_ms": dict(zip(("median", "p99"), plans, strict=True)),
+            "hours": [asdict(one) for one in hours],
             "targets": [target.as_json() for target in promised],
             "ablations": [asdict(outcome) for outcome in without],
             "outcomes": [{**asdict(outcome), "seconds": round(seconds, 2)} for outcome, seconds in found],

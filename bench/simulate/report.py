@@ -8,6 +8,7 @@ from statistics import mean
 from bench.simulate import paper
 from bench.simulate.cells import ABLATIONS, SYSTEMS, Outcome
 from bench.simulate.fit import Constants, Quality, predicted
+from bench.simulate.scale import Hour
 from bench.targets import Target, at_least, at_most
 from cli.console import table
 
@@ -98,6 +99,20 @@ def targets(quality: Quality, outcomes: Sequence[Outcome], slowest_s: float | No
         at_least("hydrant against hydraserve with cache, mean", 8, _mean_lead(found), " points"),
         at_most("GPU memory times time, hydrant / hydraserve with cache", 1, _memory_ratio(used)),
         at_most("an hour of 384 models on one core, slowest run", 30, slowest_s, " s"),
+    ]
+
+
+def scale_targets(plans_ms: tuple[float, float], hours: Sequence[Hour]) -> list[Target]:
+    """How planning and simulating grow; hours that were not simulated are not met."""
+    small, large = hours if len(hours) == 2 else (None, None)
+    growth = None
+    if small is not None and large is not None:
+        growth = (large.seconds / large.requests) / (small.seconds / small.requests)
+    return [
+        at_most("plan() on 10,000 devices, median", 10, plans_ms[0], " ms"),
+        at_most("plan() on 10,000 devices, 99 %", 50, plans_ms[1], " ms"),
+        at_most("an hour of 10,000 devices and models", 15, None if large is None else large.seconds / 60, " min"),
+        at_most("time a request, 10,000 devices / 1,000", 1.5, growth),
     ]
 
 
