@@ -15,6 +15,9 @@ from orchestrator.types import NodeState, NoPlan, Plan, PlanRequest
 
 TRIED = 32
 """How many idle workers are tried one by one, each with a plan of its own."""
+UNUSED_MS = 10_000
+"""A worker that was used within this time goes for no other's service level, only so that another can start at all: two
+models that are asked for in turn would else never be warm."""
 SOON_MS = 30_000
 """A worker that is likely to be asked for within this time is the last to go."""
 
@@ -49,8 +52,9 @@ def find_room(
     leaving += [group for group in ending if group not in leaving]
     if leaving and _helps(state, policy, model, request, leaving, degraded=degraded):
         return Room(None)
+    unused_ms = UNUSED_MS if degraded else 0
     idle = sorted(
-        (group for group in spare if group not in leaving and _idle(state, model, group)),
+        (group for group in spare if group not in leaving and _idle(state, model, group, unused_ms)),
         key=lambda group: _order(state, group),
     )
     if not idle or not _helps(state, policy, model, request, [*leaving, *idle], degraded=degraded):
@@ -68,9 +72,11 @@ def _order(state: ControlState, group: GroupView) -> tuple[float, int, str]:
     return missed(pauses, state.now_ms - since, SOON_MS), since, group.group_id
 
 
-def _idle(state: ControlState, model: ModelView, group: GroupView) -> bool:
+def _idle(state: ControlState, model: ModelView, group: GroupView, unused_ms: int) -> bool:
     other = state.models.get(group.model)
     if other is None or other is model or group.ready_ms is None:
+        return False
+    if state.now_ms - idle_since(group.ready_ms, group.last_used_ms) < unused_ms:
         return False
     return may_evict(group.state, running=group.running)
 

@@ -82,7 +82,7 @@ def test_an_idle_worker_makes_room_so_that_another_model_meets_its_service_level
     slow = servers(1, kind="slow", link_bps=GB // 2, memory_bytes=30 * GB)
     cluster = type(slow)((*servers(1, memory_bytes=30 * GB).servers, *slow.servers))
     models = [sim_model("a"), sim_model("b")]
-    requests = ask(0, model="a") + ask(20_000, model="b")
+    requests = ask(0, model="a") + ask(25_000, model="b")
     late = simulate(requests, models, cluster, policy=POLICIES["hydraserve"])
     done = simulate(requests, models, cluster)
     assert late.served[1].ttft_ms > 15_000
