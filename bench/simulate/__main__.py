@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import targets
-from bench.simulate import cells, paper, plot, report, scale
+from bench.simulate import cells, exact, paper, plot, report, scale
 from bench.simulate.fit import frozen, quality
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "simulate"
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{time.monotonic() - began:5.0f} s] an hour of {devices} devices and as many models", flush=True)
         hours.append(scale.hour(devices, options.traces))
     promised = report.targets(fitted, outcomes, max(seconds for _, seconds in found))
-    promised += report.scale_targets(plans, hours)
+    print(f"[{time.monotonic() - began:5.0f} s] small cases beside an exact solver", flush=True)
+    solved = exact.compare(seeds[0])
+    promised += [*report.scale_targets(plans, hours), *report.exact_targets(solved)]
     attained, used = report.attainment(outcomes), report.memory(outcomes)
     print(f"\nFirst tokens within the service level, percent, simulated / published; mean of seeds {seeds}")
     print("\n".join(report.cells_table(attained, published=True)))
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "cold_starts": {"mean_error": fitted.mean_error, "left_out_error": fitted.left_out_error},
             "plan_ms": dict(zip(("median", "p99"), plans, strict=True)),
             "hours": [asdict(one) for one in hours],
+            "exact": asdict(solved),
             "targets": [target.as_json() for target in promised],
             "ablations": [asdict(outcome) for outcome in without],
             "outcomes": [{**asdict(outcome), "seconds": round(seconds, 2)} for outcome, seconds in found],

@@ -7,6 +7,7 @@ from statistics import mean
 
 from bench.simulate import paper
 from bench.simulate.cells import ABLATIONS, SYSTEMS, Outcome
+from bench.simulate.exact import Comparison
 from bench.simulate.fit import Constants, Quality, predicted
 from bench.simulate.scale import Hour
 from bench.targets import Target, at_least, at_most
@@ -113,6 +114,14 @@ def scale_targets(plans_ms: tuple[float, float], hours: Sequence[Hour]) -> list[
         at_most("plan() on 10,000 devices, 99 %", 50, plans_ms[1], " ms"),
         at_most("an hour of 10,000 devices and models", 15, None if large is None else large.seconds / 60, " min"),
         at_most("time a request, 10,000 devices / 1,000", 1.5, growth),
+    ]
+
+
+def exact_targets(solved: Comparison) -> list[Target]:
+    """Our planner's memory over the least that would do, in small cases."""
+    return [
+        at_most("small cases, memory over an exact solver's, median", 1, solved.median),
+        at_most("the same, largest", 1.1, solved.largest),
     ]
 
 
