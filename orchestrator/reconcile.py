@@ -248,7 +248,8 @@ def _find_room(
         return None
     if isinstance(outcome, NoPlan) and outcome.reason is not NoPlanReason.NO_MEMORY:
         return None
-    if isinstance(outcome, Plan) and not (outcome.degraded and policy.makes_room is MakesRoom.TO_MEET_SLO):
+    late = isinstance(outcome, Plan) and outcome.degraded and model.waiting
+    if isinstance(outcome, Plan) and not (late and policy.makes_room is MakesRoom.TO_MEET_SLO):
         return None
     others = (state.models[name] for name in state.groups.models() if name in state.models)
     may_go = [group for other in others for group in spare(state, other)]

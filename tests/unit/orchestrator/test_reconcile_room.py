@@ -60,6 +60,13 @@ def test_a_late_start_goes_on_where_nobody_may_or_can_help(there, nodes):
     assert start.plan.degraded
 
 
+def test_nobody_goes_for_a_service_level_that_nobody_waits_for():
+    ahead = model(warm_until_ms=NOW + 1)
+    (start,) = reconcile(state(idle(), models=[ahead, model("a")], nodes=LATE_ONLY))
+    assert isinstance(start, Start)
+    assert start.plan.degraded
+
+
 def test_a_worker_used_a_moment_ago_goes_where_there_is_no_start_at_all_without_it():
     move, wait = decide(idle(unused_ms=0), nodes=[a_node("n0", free_gb=NO_ROOM)])
     assert (type(move), type(wait)) == (Move, Wait)
