@@ -30,7 +30,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
         "hydrant simulate --cluster cluster.toml --models models.toml --from-log usage.csv --gpu-hour-usd 1.20",
     ],
 )
-@click.option("--cluster", "cluster_path", type=FILE, required=True, help="Servers, in TOML (docs/operations.md).")
+@click.option("--cluster", "cluster_path", type=FILE, required=True, help="Servers, in TOML (docs/simulation.md).")
 @click.option("--from-log", "log_path", type=FILE, required=True, help="Requests: what `hydrant usage csv` writes.")
 @click.option("--models", "models_path", type=FILE, help="Models, in TOML; the registered ones if absent.")
 @click.option("--policy", type=click.Choice(POLICIES), default="hydrant", show_default=True, help="Who decides.")

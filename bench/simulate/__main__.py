@@ -26,7 +26,7 @@ SEEDS = (101, 102, 103)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, print, write. 1 when a target is missed."""
+    """Run, print, write."""
     parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
     parser.add_argument("--development", action="store_true", help=f"seeds {DEVELOPMENT_SEEDS}, and write nothing")
     parser.add_argument("--systems", default=",".join(cells.SYSTEMS), help="only these, separated by commas")
