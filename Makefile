@@ -32,7 +32,7 @@ bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant
 	@deploy/install-iproute2.sh
 	.venv/bin/python -m bench.coldstart
 
-simulate:       ## the paper's end-to-end test, simulated with the controller's own decisions (7 min)
+simulate:       ## the paper's end-to-end test, simulated with the controller's own decisions (8 min)
 	@deploy/setup.sh dev
 	.venv/bin/python -m bench.simulate
 

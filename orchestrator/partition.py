@@ -39,7 +39,6 @@ def group_bytes(model: ModelSpec, group: str) -> int:
     return model.layer_bytes[int(index)]
 
 
-@lru_cache(maxsize=512)
 def split(model: ModelSpec, stages: int) -> tuple[Part, ...]:
     """Contiguous parts for `stages` stages, each with at least one layer, whose largest is as small as possible.
 
@@ -49,11 +48,20 @@ def split(model: ModelSpec, stages: int) -> tuple[Part, ...]:
     """
     if not 1 <= stages <= model.layers:
         raise ValueError(f"stages: {model.name} has {model.layers} layers, cannot make {stages} stages of them")
+    return _split(model.layer_bytes, model.embed_bytes, model.head_bytes, model.tied, stages)
+
+
+# By what it depends on, not by the model: of ten thousand models, most are fine-tunings of a few.
+@lru_cache(maxsize=512)
+def _split(
+    layer_bytes: tuple[int, ...], embed_bytes: int, head_bytes: int, tied: bool, stages: int
+) -> tuple[Part, ...]:
+    layers = len(layer_bytes)
     sums = [0]
-    for size in model.layer_bytes:
+    for size in layer_bytes:
         sums.append(sums[-1] + size)
-    front = model.embed_bytes
-    back = model.head_bytes + (model.embed_bytes if model.tied and stages > 1 else 0)
+    front = embed_bytes
+    back = head_bytes + (embed_bytes if tied and stages > 1 else 0)
 
     def size_of(stage: int, begin: int, end: int) -> int:
         extra = (front if stage == 0 else 0) + (back if stage == stages - 1 else 0)
@@ -66,8 +74,8 @@ def split(model: ModelSpec, stages: int) -> tuple[Part, ...]:
             high = cap
         else:
             low = cap + 1
-    bounds = _most_even(low, model.layers, stages, size_of)
-    return tuple(_part(model, bounds, stage, size_of(stage, *bounds[stage])) for stage in range(stages))
+    bounds = _most_even(low, layers, stages, size_of)
+    return tuple(_part(tied, bounds, stage, size_of(stage, *bounds[stage])) for stage in range(stages))
 
 
 def _splits_under(cap: int, sums: list[int], stages: int, front: int, back: int) -> bool:
@@ -103,11 +111,11 @@ def _most_even(cap: int, layers: int, stages: int, size_of: Callable[[int, int, 
     return best[layers][1]
 
 
-def _part(model: ModelSpec, bounds: list[tuple[int, int]], stage: int, size: int) -> Part:
+def _part(tied: bool, bounds: list[tuple[int, int]], stage: int, size: int) -> Part:
     begin, end = bounds[stage]
     groups = [layer_group(i) for i in range(begin, end)]
     last = stage == len(bounds) - 1
-    if stage == 0 or (last and model.tied):
+    if stage == 0 or (last and tied):
         groups.insert(0, EMBED)
     if last:
         groups.append(HEAD)

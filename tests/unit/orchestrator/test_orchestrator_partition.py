@@ -81,3 +81,7 @@ def test_heavy_embeddings_take_layers_away_from_the_ends():
 def test_an_unknown_tensor_group_is_an_error(group):
     with pytest.raises(ValueError, match="has no tensor group"):
         group_bytes(a_model(layers=12), group)
+
+
+def test_models_that_differ_in_name_only_are_split_once():
+    assert split(a_model(8, name="one"), 3) is split(a_model(8, name="another"), 3)
