@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from orchestrator.consolidation import FIRST_TOKENS_MS
 from orchestrator.control import Cause, Decision, GroupView, ModelView, Move, Start, Stop, Wait
@@ -80,7 +81,7 @@ class Simulation:
     def run(self) -> None:
         """To the last event: every request is answered, every worker has ended. RuntimeError when they never do."""
         for one in self.served:
-            self._at(one.request.at_ms, lambda one=one: self._arrive(one))  # type: ignore[misc]
+            self._at(one.request.at_ms, partial(self._arrive, one))
         last_ms = max((one.request.at_ms for one in self.served), default=0)
         while self._events:
             at, _, event = heapq.heappop(self._events)
@@ -129,7 +130,7 @@ class Simulation:
             one.first_token_ms = self.world.now_ms + first
             one.cold = one.request.at_ms < (group.ready_ms or 0)
             self.world.change(group.group_id, running=group.running + 1, last_used_ms=self.world.now_ms)
-            self._at(self.world.now_ms + last, lambda one=one, group=group: self._finish(one, group.group_id))  # type: ignore[misc]
+            self._at(self.world.now_ms + last, partial(self._finish, one, group.group_id))
         self._note_demand(name)
 
     def _note_pause(self, name: str) -> None:
@@ -157,7 +158,7 @@ class Simulation:
         self._look_when_idle(name)
 
     def _look_when_idle(self, name: str) -> None:
-        self._at(self.world.now_ms + self.world.models[name].kept_ms, lambda: self._touch(name))
+        self._at(self.world.now_ms + self.world.models[name].kept_ms, partial(self._touch, name))
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Simulation:
             self._unplaced[decision.model] = None
             if decision.retry_at_ms is not None and decision.model not in self._retrying:
                 self._retrying.add(decision.model)
-                self._at(decision.retry_at_ms, lambda: self._retry(decision.model))
+                self._at(decision.retry_at_ms, partial(self._retry, decision.model))
             return False
         if isinstance(decision, Start):
             self._start(decision)
@@ -204,7 +205,7 @@ class Simulation:
         group = self.world.move(decision)
         self._touch(group.model)
         if group.state is GroupState.PIPELINE:
-            self._at(self.world.now_ms + FIRST_TOKENS_MS, lambda: self._touch(group.model))
+            self._at(self.world.now_ms + FIRST_TOKENS_MS, partial(self._touch, group.model))
         if group.state in (GroupState.PIPELINE, GroupState.STANDALONE):
             self._dispatch(group.model)
             self._look_when_idle(group.model)
@@ -222,7 +223,7 @@ class Simulation:
             host.cache.touch(group.model)
             times = self._times[host.server.kind]
             begin = world.now_ms + (0 if in_place else fetch_at_ms(self._engine.style, times))
-            self._at(begin, lambda begun=begun: self._fetch(begun, in_place=in_place))  # type: ignore[misc]
+            self._at(begin, partial(self._fetch, begun, in_place=in_place))
 
     def _fetch(self, begun: Begun, *, in_place: bool) -> None:
         group = self.world.groups.get(begun.group_id)
@@ -242,7 +243,7 @@ class Simulation:
         link = self.world.hosts[name].link
         end, version = link.next_end_ms(), link.version
         if end is not None:
-            self._at(end, lambda: self._landed(name, version))
+            self._at(end, partial(self._landed, name, version))
 
     def _landed(self, name: str, version: int) -> None:
         link = self.world.hosts[name].link
@@ -272,7 +273,7 @@ class Simulation:
         ready = now if in_place else begun.begun_ms + ready_ms(
             self._engine.style, times, now - begun.begun_ms, share.size_bytes
         )  # fmt: skip
-        self._at(ready, lambda: self._ready(begun))
+        self._at(ready, partial(self._ready, begun))
 
     def _ready(self, begun: Begun) -> None:
         group = self.world.groups.get(begun.group_id)
@@ -282,8 +283,6 @@ class Simulation:
         if group.probe is not None and group.parent_id is None:
             self.cold_starts.append((group, self.world.now_ms))
         self._touch(group.model)
-        if group.parent_id is not None:
-            self._touch(group.model)
 
     def _stop(self, group_id: str) -> None:
         group = self.world.groups[group_id]
@@ -294,7 +293,7 @@ class Simulation:
                 host.link.drop(self.world.now_ms, stage.stage_id)
                 self._watch(stage.node)
         self.world.change(group_id, stopping=True)
-        self._at(self.world.now_ms + STOP_MS, lambda: self._gone(group_id))
+        self._at(self.world.now_ms + STOP_MS, partial(self._gone, group_id))
 
     def _gone(self, group_id: str) -> None:
         group = self.world.stages_gone(group_id)
