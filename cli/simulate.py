@@ -52,23 +52,16 @@ def simulate(
     from cli.cluster_file import FileError, cluster_of, read_cluster
     from cli.usage_log import read_log
     from orchestrator.policies import POLICIES as KNOWN
-    from orchestrator.simulator.host_cache import Keeps
-    from orchestrator.simulator.simulation import Engine, Simulation
-    from orchestrator.simulator.startup import Style
+    from orchestrator.simulator.simulation import ENGINES, Simulation
 
-    style, keeps = {
-        "serverless-vllm": (Style.IN_SEQUENCE, Keeps.NOTHING),
-        "serverlessllm": (Style.LOAD_BESIDE, Keeps.WHOLE_MODELS),
-        "hydraserve": (Style.OVERLAPPED, Keeps.WHOLE_MODELS),
-        "hydrant": (Style.OVERLAPPED, Keeps.EVERYTHING),
-    }[policy]
+    engine = ENGINES[policy]
     try:
         cluster = cluster_of(read_cluster(cluster_path), {}, {})
-        models = _models(console, models_path, cluster, style)
+        models = _models(console, models_path, cluster, engine.style)
         requests = read_log(log_path, (model.spec.name for model in models))
     except FileError as error:
         raise Failure(str(error)) from error
-    simulation = Simulation(cluster, models, Engine(style, keeps), KNOWN[policy], requests)
+    simulation = Simulation(cluster, models, engine, KNOWN[policy], requests)
     simulation.run()
     hours = simulation.world.device_ms / 3.6e6
     total = _figures(simulation.served, {model.spec.name: model.spec.slo_ttft_ms for model in models})

@@ -45,7 +45,7 @@ def assess(link_bps: int, fetches: Sequence[Fetch], size_bytes: int, now_ms: int
         return Admission(False, 0, 0)
     active = [fetch for fetch in fetches if fetch.remaining_bytes > 0]
     rate = link_bps // (len(active) + 1)
-    duration = _ms(size_bytes + sum(min(fetch.remaining_bytes, size_bytes) for fetch in active), link_bps)
+    duration = _beside_ms(link_bps, active, size_bytes)
     for fetch in active:
         alone = _moved_until(fetch, active)
         budget = (fetch.deadline_ms - now_ms) * link_bps
@@ -60,7 +60,7 @@ def fetch_ms(link_bps: int, fetches: Sequence[Fetch], size_bytes: int) -> int | 
         return 0
     if link_bps == 0:
         return None
-    return _ms(size_bytes + sum(min(fetch.remaining_bytes, size_bytes) for fetch in fetches), link_bps)
+    return _beside_ms(link_bps, fetches, size_bytes)
 
 
 def finish_ms(link_bps: int, fetches: Sequence[Fetch]) -> dict[str, int]:
@@ -117,6 +117,11 @@ def advance(link_bps: int, fetches: Sequence[Fetch], elapsed_ms: int) -> tuple[F
         for fetch in fetches
         if fetch.remaining_bytes > level
     )
+
+
+def _beside_ms(link_bps: int, fetches: Sequence[Fetch], size_bytes: int) -> int:
+    """How long `size_bytes` more take beside these fetches."""
+    return _ms(size_bytes + sum(min(fetch.remaining_bytes, size_bytes) for fetch in fetches), link_bps)
 
 
 def _moved_until(fetch: Fetch, fetches: Sequence[Fetch]) -> int:

@@ -14,7 +14,7 @@ from orchestrator.plan import plan
 from orchestrator.policies import HYDRANT, POLICIES, MakesRoom, Policy
 from orchestrator.simulator.cluster import Cluster
 from orchestrator.simulator.host_cache import Keeps
-from orchestrator.simulator.simulation import Engine, SimModel, Simulation
+from orchestrator.simulator.simulation import ENGINES, Engine, SimModel, Simulation
 from orchestrator.simulator.startup import Style
 from orchestrator.simulator.workload import Request, requests, zipf
 
@@ -26,14 +26,14 @@ THINNING = 64
 These two numbers stand for it: how unequal models are asked for, and of how many times as many requests those that
 count were drawn. They were chosen on the development seeds, by the attainment of the three published systems."""
 SYSTEMS: dict[str, tuple[Policy, Engine]] = {
-    "serverless-vllm": (POLICIES["serverless-vllm"], Engine(Style.IN_SEQUENCE, Keeps.NOTHING)),
-    "serverlessllm": (POLICIES["serverlessllm"], Engine(Style.LOAD_BESIDE, Keeps.WHOLE_MODELS)),
+    "serverless-vllm": (POLICIES["serverless-vllm"], ENGINES["serverless-vllm"]),
+    "serverlessllm": (POLICIES["serverlessllm"], ENGINES["serverlessllm"]),
     "hydraserve": (POLICIES["hydraserve"], Engine(Style.OVERLAPPED, Keeps.NOTHING)),
-    "hydraserve cache": (POLICIES["hydraserve"], Engine(Style.OVERLAPPED, Keeps.WHOLE_MODELS)),
-    "hydrant": (HYDRANT, Engine(Style.OVERLAPPED, Keeps.EVERYTHING)),
+    "hydraserve cache": (POLICIES["hydraserve"], ENGINES["hydraserve"]),
+    "hydrant": (HYDRANT, ENGINES["hydrant"]),
 }
 
-_ALL = Engine(Style.OVERLAPPED, Keeps.EVERYTHING)
+_ALL = ENGINES["hydrant"]
 ABLATIONS: dict[str, tuple[Policy, Engine]] = {
     "no room made for a service level": (replace(HYDRANT, makes_room=MakesRoom.TO_START), _ALL),
     "no room made at all": (replace(HYDRANT, makes_room=MakesRoom.NEVER), _ALL),
@@ -113,9 +113,9 @@ def the_models(style: Style) -> tuple[SimModel, ...]:
     return tuple(models_of(read_models(HERE / "models.toml"), the_cluster(), style, in_place=True))
 
 
-def workload(models: Sequence[SimModel], cell: Cell, traces: Path | None) -> list[Request]:
+def workload(models: Sequence[SimModel], cell: Cell, traces: Path | None, thinning: int = THINNING) -> list[Request]:
     """The hour's requests; which models are popular is drawn with the seed."""
-    rng = random.Random(f"{cell.seed}/popularity")  # noqa: S311 - a simulation
+    rng = random.Random(f"{cell.seed}/popularity")
     shares: dict[str, float] = {}
     for app in paper.APPS:
         names = [model.spec.name for model in models if model.label == app.name]
@@ -123,4 +123,4 @@ def workload(models: Sequence[SimModel], cell: Cell, traces: Path | None) -> lis
         shares |= {name: app.share * part for name, part in zip(names, zipf(len(names), ZIPF), strict=True)}
     drawn = lengths(traces, paper.MAX_TOKENS)
     by_model = {model.spec.name: drawn[model.label] for model in models}
-    return requests(shares, by_model, rate=cell.rate, cv=cell.cv, seconds=SECONDS, seed=cell.seed, thinning=THINNING)
+    return requests(shares, by_model, rate=cell.rate, cv=cell.cv, seconds=SECONDS, seed=cell.seed, thinning=thinning)

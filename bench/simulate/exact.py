@@ -63,7 +63,7 @@ class Comparison:
 
 def compare(seed: int, cases: int = CASES) -> Comparison:
     """Random cases; the same seed gives the same ones."""
-    rng = random.Random(seed)  # noqa: S311 - a benchmark
+    rng = random.Random(seed)
     ratios = []
     for _ in range(cases):
         nodes, models = draw(rng)

@@ -10,12 +10,10 @@ from pathlib import Path
 from statistics import median
 
 from bench.simulate import cells, paper
-from bench.simulate.lengths import lengths
 from cli.cluster_file import models_of, read_models
 from orchestrator.plan import plan
 from orchestrator.simulator.cluster import Cluster
-from orchestrator.simulator.simulation import SimModel, Simulation
-from orchestrator.simulator.workload import Request, requests, zipf
+from orchestrator.simulator.simulation import Simulation
 from orchestrator.types import ClusterState, DeviceState, Fetch, ModelSpec, NodeState, PlanRequest
 
 GB = 10**9
@@ -41,7 +39,7 @@ class Hour:
 
 def plan_times(seed: int = SEED) -> list[float]:
     """CPU seconds of each of PLANS plans on 2,500 servers of four devices, a tenth of whose links are busy."""
-    rng = random.Random(seed)  # noqa: S311 - a benchmark
+    rng = random.Random(seed)
     models = [model.spec for model in cells.the_models(cells.SYSTEMS["hydrant"][1].style)[:: paper.REPLICAS]]
     found = []
     for i in range(PLANS):
@@ -81,7 +79,8 @@ def hour(devices: int, traces: Path | None) -> Hour:
     for model in fields.model:
         model.replicas = round(devices / len(fields.model))
     models = list(models_of(fields, cluster, engine.style, in_place=True))
-    simulation = Simulation(cluster, models, engine, policy, _workload(models, traces))
+    cell = cells.Cell(RATE_PER_MODEL * len(models), CV, SEED)
+    simulation = Simulation(cluster, models, engine, policy, cells.workload(models, cell, traces, thinning=4))
     began = time.process_time()
     simulation.run()
     return Hour(
@@ -91,19 +90,6 @@ def hour(devices: int, traces: Path | None) -> Hour:
         cold_starts=len(simulation.cold_starts),
         seconds=time.process_time() - began,
     )
-
-
-def _workload(models: Sequence[SimModel], traces: Path | None) -> list[Request]:
-    rng = random.Random(f"{SEED}/popularity")  # noqa: S311 - a benchmark
-    shares: dict[str, float] = {}
-    for app in paper.APPS:
-        names = [model.spec.name for model in models if model.label == app.name]
-        rng.shuffle(names)
-        shares |= {name: app.share * part for name, part in zip(names, zipf(len(names), cells.ZIPF), strict=True)}
-    drawn = lengths(traces, paper.MAX_TOKENS)
-    by_model = {model.spec.name: drawn[model.label] for model in models}
-    rate = RATE_PER_MODEL * len(models)
-    return requests(shares, by_model, rate=rate, cv=CV, seconds=cells.SECONDS, seed=SEED, thinning=4)
 
 
 def percentiles(seconds: Sequence[float]) -> tuple[float, float]:

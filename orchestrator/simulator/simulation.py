@@ -46,6 +46,15 @@ class Engine:
     keeps: Keeps
 
 
+ENGINES: Mapping[str, Engine] = {
+    "hydrant": Engine(Style.OVERLAPPED, Keeps.EVERYTHING),
+    "hydraserve": Engine(Style.OVERLAPPED, Keeps.WHOLE_MODELS),
+    "serverlessllm": Engine(Style.LOAD_BESIDE, Keeps.WHOLE_MODELS),
+    "serverless-vllm": Engine(Style.IN_SEQUENCE, Keeps.NOTHING),
+}
+"""What each policy's system runs, HydraServe with its host cache."""
+
+
 @dataclass(slots=True)
 class Begun:
     """A stage that is starting."""

@@ -56,9 +56,9 @@ def requests(
     count = round(rate * seconds)
     drawn: list[tuple[int, str]] = []
     for model, share in shares.items():
-        rng = random.Random(f"{seed}/{model}")  # noqa: S311 - a simulation
+        rng = random.Random(f"{seed}/{model}")
         drawn += [(at, model) for at in arrivals(rng, thinning * rate * share, cv, seconds)]
-    rng = random.Random(f"{seed}/requests")  # noqa: S311 - a simulation
+    rng = random.Random(f"{seed}/requests")
     chosen = sorted(rng.sample(sorted(drawn), min(count, len(drawn))))
     return [Request(at, model, *lengths[model](rng)) for at, model in chosen]
 

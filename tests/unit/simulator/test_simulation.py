@@ -8,16 +8,10 @@ from support.simulations import GB, ask, clusters, request_lists, servers, sim_m
 from orchestrator.lifecycle import GroupState
 from orchestrator.policies import POLICIES
 from orchestrator.simulator.host_cache import Keeps
-from orchestrator.simulator.simulation import Engine
+from orchestrator.simulator.simulation import ENGINES, Engine
 from orchestrator.simulator.startup import Style
 
 PREFILL_MS = 100
-ENGINES = {
-    "serverless-vllm": Engine(Style.IN_SEQUENCE, Keeps.NOTHING),
-    "serverlessllm": Engine(Style.LOAD_BESIDE, Keeps.WHOLE_MODELS),
-    "hydraserve": Engine(Style.OVERLAPPED, Keeps.WHOLE_MODELS),
-    "hydrant": Engine(Style.OVERLAPPED, Keeps.EVERYTHING),
-}
 
 
 def first_tokens(simulation):
