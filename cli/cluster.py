@@ -32,6 +32,7 @@ def node_documents(session: Session, now_ms: int) -> list[dict[str, Any]]:
                 "state": _state(node, now_ms),
                 "address": node.address,
                 "link_bps": node.link_bps,
+                "planned_link_bps": planned[node.name].link_bps,
                 "port_first": node.port_first,
                 "port_last": node.port_last,
                 "seen_at_ms": node.seen_at_ms,

@@ -87,6 +87,33 @@ def show(console: Console, which: str, width: int | None) -> None:
     console.show({"cold_start": document, "waterfall": bars}, [*lines, "", *(drawing or ["nothing has happened yet"])])
 
 
+@coldstart.command(examples=["hydrant coldstart learnt", "hydrant coldstart learnt --model qwen3-8b --json"])
+@click.option("--model", help="Only this model's.")
+@reporting
+def learnt(console: Console, model: str | None) -> None:
+    """What starts have really taken, by which the next ones are predicted, and how wrong predictions were."""
+    from cli.workspace import Workspace
+    from registry.ops import calibrations, models
+
+    with Workspace(console) as here, here.read() as session:
+        model_id = models.resolve_name(session, model).id if model is not None else None
+        documents = [asdict(row) for row in calibrations.list_learnt(session, model_id)]
+    told = ("runtime_floor_ms", "per_stage_floor_ms", "tail_ms", "plain_start_ms")
+    rows = [
+        (
+            d["kind"],
+            d["model"] or "(all)",
+            d["starts"],
+            *(seconds(d["fields"].get(field)) for field in told),
+            "-" if d["error_permille"] is None else f"{d['error_permille'] / 10:.1f} %",
+        )
+        for d in documents
+    ]
+    headings = ("DEVICE", "MODEL", "STARTS", "RUNTIME", "EACH STAGE", "AFTER FETCH", "WITHOUT WARM", "MEDIAN ERROR")
+    none = ["nothing yet: a start is looked at when its first token has been told, or a minute after it was ready"]
+    console.show({"learnt": documents}, table(headings, rows, right="00111111") if rows else none)
+
+
 def drawable(found: "Waterfall") -> "list[WaterfallRow]":
     """The rows to draw: in a start that is over, what has not ended never will, and is drawn as a moment."""
     if found.cold_start.ready_at_ms is None and found.cold_start.failed_at_ms is None:

@@ -66,6 +66,11 @@ def _warm(document: dict[str, Any]) -> str:
     return document["engine"] if taken is None else f"{document['engine']}, {size(taken)} of memory"
 
 
+def _link(document: dict[str, Any]) -> str:
+    said, planned = document["link_bps"], document["planned_link_bps"]
+    return rate(said) if planned == said else f"{rate(said)}, of which fetches have had {rate(planned)} at best"
+
+
 @node.command(examples=["hydrant node show gpu-3"])
 @click.argument("name")
 @reporting
@@ -86,7 +91,7 @@ def show(console: Console, name: str) -> None:
             ("last report", f"{document['seen_ago_ms'] / 1000:.0f} s ago"),
             ("address", document["address"]),
             ("ports", f"{document['port_first']} to {document['port_last']}"),
-            ("link", rate(document["link_bps"])),
+            ("link", _link(document)),
             ("warm runtime", _warm(document)),
             ("weights held", f"{size(document['store_bytes'])} of at most {size(document['store_limit_bytes'])}"),
         ]

@@ -194,6 +194,7 @@ def _compose(
         consolidate=ConsolidationPlan(targets) if chosen.s > 1 else None,
         candidates=candidates,
         reasons=explain_choice(request, chosen, candidates, choice.offers, degraded=degraded),
+        waited_ms=request.waited_ms,
     )
 
 

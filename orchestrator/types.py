@@ -353,6 +353,7 @@ class Plan(Record):
     """A decided cold start: a pipeline of `s` stages of which `w` nodes can take a whole worker.
 
     degraded  no candidate met the SLOs; this is the single worker that serves anyway.
+    waited_ms  of `predicted_ttft_ms`, what the oldest request had waited before the plan was made.
     """
 
     model: str
@@ -365,6 +366,7 @@ class Plan(Record):
     consolidate: ConsolidationPlan | None
     candidates: tuple[Candidate, ...]
     reasons: tuple[Reason, ...]
+    waited_ms: int = 0
 
 
 class NoPlanReason(StrEnum):

@@ -171,7 +171,8 @@ class Node(Base):
     name: Mapped[str] = mapped_column(String(80), primary_key=True)
     address: Mapped[str] = mapped_column(String(80))
     boot_id: Mapped[str] = mapped_column(String(64), default="")
-    link_bps: Mapped[int]  # bytes per second
+    link_bps: Mapped[int]  # bytes per second, as its noded says
+    fetch_bps: Mapped[list[Any] | None]  # bytes per second that its newest fetches really had, oldest first
     port_first: Mapped[int]
     port_last: Mapped[int]
     cordoned: Mapped[bool] = mapped_column(default=False)  # takes no new stage
@@ -265,6 +266,8 @@ class ColdStart(Base):
     first_token_at_ms: Mapped[int | None]
     failed_at_ms: Mapped[int | None]
     reason: Mapped[str | None] = mapped_column(Text)
+    # When it was looked at for what it teaches about the next ones (tasks/learning.py); null until it is over.
+    studied_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)
     events: Mapped[list["ColdStartEvent"]] = relationship(order_by="ColdStartEvent.at_ms")
     model: Mapped[Model] = relationship()
 
@@ -280,6 +283,32 @@ class ColdStartEvent(Base):
     at_ms: Mapped[int]
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
     __table_args__ = (UniqueConstraint("cold_start_id", "stage_id", "kind"),)
+
+
+class StartObservation(Base):
+    """What one cold start took on one kind of device, without what hung on links and prompt."""
+
+    __tablename__ = "start_observations"
+    cold_start_id: Mapped[str] = mapped_column(ForeignKey("cold_starts.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(80), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    at_ms: Mapped[int]
+    observation: Mapped[dict[str, Any]]  # orchestrator.calibration.Observation.to_json()
+    predicted_ms: Mapped[int | None]  # to the first token, from the plan on
+    real_ms: Mapped[int | None]
+    __table_args__ = (Index("ix_start_observations_kind", "kind", "model_id", "at_ms"),)
+
+
+class Calibration(Base):
+    """What the observations of one kind of device agree on, for one model ("" for all models together)."""
+
+    __tablename__ = "calibrations"
+    kind: Mapped[str] = mapped_column(String(80), primary_key=True)
+    model_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    profile: Mapped[dict[str, Any]]  # the fields of orchestrator.types.Profile that were learnt
+    starts: Mapped[int]  # how many were observed
+    error_permille: Mapped[int | None]  # median of |predicted - real| / real of the newest
+    updated_at_ms: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 class Outbox(Base):

@@ -20,6 +20,7 @@ from tasks.app import app
 from tasks.apply import apply
 from tasks.demand import is_known, read_demand
 from tasks.failpoints import reach
+from tasks.learning import study
 from tasks.outbox import due_effects, mark_done, mark_sent, prune_outbox, send
 from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
@@ -47,6 +48,8 @@ def reconcile_now() -> None:
     run(here)
     with alone(here) as session:
         prune_outbox(session, now_ms())
+    with alone(here) as session:
+        study(session, now_ms())
 
 
 @app.task(name="control.node_report")  # type: ignore[untyped-decorator]

@@ -1,12 +1,15 @@
 """What manifests and reports say, decoded once: they are large and change seldom; every pass needs a little of each."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
+
+from sqlalchemy.orm import Session
 
 from orchestrator.types import ModelSpec
 from registry.manifest import tensor_group
 from registry.models import Model, Node
+from tasks.learnt import NOTHING, Learnt, learnt_version, read_learnt
 from tasks.spec import model_spec
 
 Digests = frozenset[str]
@@ -68,15 +71,28 @@ class Facts:
 
     def __init__(self) -> None:
         self._models: _Newest[ModelFacts] = _Newest()
+        self._calibrated: _Newest[ModelFacts] = _Newest()
         self._nodes: _Newest[NodeFacts] = _Newest()
+        self._learnt = NOTHING
 
-    def of_model(self, model: Model) -> ModelFacts:
+    def of_model(self, model: Model, learnt: Learnt) -> ModelFacts:
         """Of a model; its manifest, which may be deferred, is loaded only when the model has changed."""
-        version = model.updated_at_ms
-        known = self._models.get(model.id, version)
+        version = (model.updated_at_ms, learnt.version)
+        known = self._calibrated.get(model.id, version)
         if known is not None:
             return known
-        return self._models.put(model.id, version, ModelFacts(model_spec(model), part_digests(model)))
+        base = self._models.get(model.id, model.updated_at_ms)
+        if base is None:
+            base = ModelFacts(model_spec(model), part_digests(model))
+            self._models.put(model.id, model.updated_at_ms, base)
+        spec = replace(base.spec, profiles=learnt.profiles(model))
+        return self._calibrated.put(model.id, version, replace(base, spec=spec))
+
+    def learnt(self, session: Session) -> Learnt:
+        """What starts have taken, read anew when something was learnt since."""
+        if learnt_version(session) != self._learnt.version:
+            self._learnt = read_learnt(session)
+        return self._learnt
 
     def of_node(self, node: Node) -> NodeFacts:
         """Of a node; its report, which may be deferred, is loaded only when there is a new one."""

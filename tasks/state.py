@@ -7,6 +7,7 @@ from dataclasses import replace
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, defer, selectinload
 
+from orchestrator import calibration
 from orchestrator.consolidation import kept
 from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
 from orchestrator.groups import Groups
@@ -16,7 +17,7 @@ from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
 from registry.models import ColdStart, Group, Model, Node, Outbox, Stage, Usage
 from tasks.demand import Demand, ModelDemand
-from tasks.facts import Facts, Held
+from tasks.facts import Facts, Held, ModelFacts
 from tasks.outbox import stop_under_way, unheard
 
 NODE_LOST_MS = 20_000
@@ -50,6 +51,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
     ).all()
     stores = {node.name: facts.of_node(node).digests for node in nodes}
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None)).options(defer(Model.manifest))).all()
+    learnt = facts.learnt(session)
     failing = _failing(session)
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
@@ -73,7 +75,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
         models={
             m.name: _model(
                 m,
-                facts,
+                facts.of_model(m, learnt),
                 demand.models.get(m.name, ModelDemand()),
                 stores,
                 used.get(m.id),
@@ -176,7 +178,7 @@ def _node(node: Node, warm: bool, groups: Sequence[Group], kept_for_heirs: Itera
     )
     return NodeState(
         name=node.name,
-        link_bps=node.link_bps,
+        link_bps=calibration.link_bps(node.link_bps, node.fetch_bps or ()),
         devices=devices,
         fetches=tuple(fetches),
         cordoned=node.cordoned or node.draining,
@@ -224,13 +226,12 @@ def _group(group: Group, plan: Plan, cause: Cause, demand: Demand) -> GroupView:
 
 def _model(
     model: Model,
-    facts: Facts,
+    known: ModelFacts,
     demand: ModelDemand,
     stores: Mapping[str, frozenset[str]],
     used_ms: int | None,
     failures: Failures,
 ) -> ModelView:
-    known = facts.of_model(model)
     count, failed_ms, avoid = failures
     return ModelView(
         spec=known.spec,

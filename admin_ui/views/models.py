@@ -14,7 +14,7 @@ from admin_ui.read.waterfall import draw
 from admin_ui.views.found import found
 from registry.ids import now_ms
 from registry.models import Model
-from registry.ops import coldstarts, models, prices
+from registry.ops import calibrations, coldstarts, models, prices
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 
@@ -231,6 +231,7 @@ def _page(model: Model, *, alias_form: AliasForm | None = None, warm_form: WarmF
         prices=history,
         price=next((price for price in history if price.from_ms <= now), None),
         aliases=models.list_aliases(db(), model.id),
+        learnt=calibrations.list_learnt(db(), model.id),
         alias_form=alias_form or AliasForm(formdata=None),
         warm_form=warm_form or WarmForm(formdata=None),
         **_state(model),

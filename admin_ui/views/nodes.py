@@ -8,6 +8,7 @@ from admin_ui.database import db
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.cluster import node_views, stages_on
 from admin_ui.views.found import found
+from orchestrator.calibration import link_bps
 from registry.ids import now_ms
 from registry.ops import nodes
 
@@ -27,7 +28,8 @@ def show(name: str) -> str:
     """One node: devices, store, warm runtime, and the stages on it."""
     found(nodes.get_node, db(), name)
     view = next(view for view in node_views(db(), now_ms()) if view.node.name == name)
-    return render_template("nodes/show.html", view=view, stages=stages_on(db(), name))
+    seen_bps = link_bps(view.node.link_bps, view.node.fetch_bps or ())
+    return render_template("nodes/show.html", view=view, stages=stages_on(db(), name), seen_bps=seen_bps)
 
 
 @blueprint.post("/<name>/cordon")

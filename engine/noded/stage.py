@@ -30,7 +30,7 @@ from engine.weights.stage import StageWeights
 
 log = structlog.get_logger(__name__)
 
-ENGINE_EVENTS = frozenset({"runtime", "load_start", "load_end", "up"})
+ENGINE_EVENTS = frozenset({"runtime", "load_start", "load_end", "wanted", "up"})
 SERVING = frozenset({"load_end", "up"})
 """Of these events, in either order, a serving engine has told both: it may be up before its last tensor has come."""
 EVENTS_FILE = "events"

@@ -27,13 +27,18 @@ class LoadFailed(Exception):
     """The weights did not come; nothing can be computed. The load's own error is the cause."""
 
 
+WANTED = "wanted"
+"""The event that a start can go no further without weights: what it has taken so far, no link makes shorter."""
+
+
 class Load:
-    """One load in a thread of its own."""
+    """One load in a thread of its own. `wanted`: something has waited for it."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         """Start `work`, with the context variables of the caller."""
         self._work = work
         self._error: Exception | None = None
+        self.wanted = False
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._run,), name="hydrant-load", daemon=True)
         self._thread.start()
@@ -44,6 +49,11 @@ class Load:
         except Exception as error:  # noqa: BLE001 - whatever it was, it ends the stage, as it does in SGLang's own thread
             self._error = error
             end_stage()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has neither ended nor failed."""
+        return self._thread.is_alive()
 
     def wait(self) -> None:
         """Return when everything is loaded. Raises LoadFailed."""
@@ -68,7 +78,10 @@ def load_beside(original: Callable[..., Any], model: Any, weights: Any, target_d
     Steps aside outside a stage of Hydrant's, for quantized models, and for every load after the first (an update of the
     weights of a serving engine).
     """
-    if _loads or not os.environ.get(signals.EVENTS_VARIABLE) or getattr(model, "quant_config", None) is not None:
+    if _loads or not os.environ.get(signals.EVENTS_VARIABLE):
+        return original(model, weights, target_device)
+    if getattr(model, "quant_config", None) is not None:
+        signals.emit(WANTED)
         return original(model, weights, target_device)
 
     def work() -> None:
@@ -89,6 +102,9 @@ def load_beside(original: Callable[..., Any], model: Any, weights: Any, target_d
 def wait_for_load(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """AROUND whatever computes with weights: only when they are there. Raises LoadFailed."""
     for load in _loads:
+        if load.running and not load.wanted:
+            load.wanted = True
+            signals.emit(WANTED)
         load.wait()
     return original(*args, **kwargs)
 

@@ -169,6 +169,7 @@ def _compose(
         consolidate=ConsolidationPlan(tuple(targets)) if s > 1 else None,
         candidates=(*(c for c in judged if (c.s, c.w) != (s, w)), own),
         reasons=(),
+        waited_ms=request.waited_ms,
     )
 
 

@@ -95,4 +95,5 @@ def _whole_worker(
         deadline_ms=max(cluster.now_ms, cluster.now_ms + model.slo_ttft_ms - request.waited_ms),
         rate_bps=0,
     )
-    return Plan(model.name, 1, 1, (stage,), ttft, profile.tpot_ms, degraded, None, (chosen,), ())
+    tpot, waited = profile.tpot_ms, request.waited_ms
+    return Plan(model.name, 1, 1, (stage,), ttft, tpot, degraded, None, (chosen,), (), waited)

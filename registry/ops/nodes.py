@@ -62,6 +62,8 @@ def upsert_from_report(session: Session, report: Mapping[str, Any], now_ms: int)
         session.add(node)
     elif node.boot_id == boot_id and seq < node.report_seq:
         return node
+    if node.link_bps != link_bps:
+        node.fetch_bps = None  # measured on another link
     node.address, node.link_bps, node.port_first, node.port_last = address, link_bps, first, last
     node.boot_id, node.report_seq, node.report, node.seen_at_ms = boot_id, seq, dict(report), now_ms
     session.flush()

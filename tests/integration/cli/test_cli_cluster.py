@@ -8,7 +8,7 @@ from support.safetensors_writer import write_model
 
 from orchestrator.types import NoPlan, NoPlanReason, Plan
 from registry.ids import now_ms
-from registry.models import ColdStart, ColdStartEvent, Group, Model, Stage
+from registry.models import Calibration, ColdStart, ColdStartEvent, Group, Model, Node, Stage
 from registry.ops.models import resolve_name
 from registry.ops.nodes import upsert_from_report
 
@@ -273,3 +273,32 @@ def test_a_start_that_could_not_be_planned_is_listed_with_its_reason(cluster) ->
     assert "cst_refused" in cluster.run("coldstart", "list").stdout
     shown = cluster.run("coldstart", "show", "tiny").stdout
     assert "No node can take anything (2 cordoned)." in shown
+
+
+def test_what_starts_have_taught_is_listed(cluster) -> None:
+    assert "nothing yet" in cluster.run("coldstart", "learnt").stdout
+    with cluster.sql() as session:
+        model_id = resolve_name(session, "tiny").id
+        fields = {"runtime_floor_ms": 1_310, "per_stage_floor_ms": 240}
+        for owner in (model_id, ""):
+            session.add(
+                Calibration(
+                    kind="cpu", model_id=owner, profile=fields, starts=5, error_permille=83, updated_at_ms=now_ms()
+                )
+            )
+    listed = cluster.json("coldstart", "learnt")["learnt"]
+    assert [(row["model"], row["fields"]) for row in listed] == [(None, fields), ("tiny", fields)]
+    assert [row["model"] for row in cluster.json("coldstart", "learnt", "--model", "tiny")["learnt"]] == ["tiny"]
+    shown = cluster.run("coldstart", "learnt").stdout
+    assert "1.31 s" in shown
+    assert "8.3 %" in shown
+
+
+def test_a_link_slower_than_its_node_says_is_shown_and_planned_with(cluster) -> None:
+    before = cluster.json("plan", "tiny")["plan"]["predicted_ttft_ms"]
+    with cluster.sql() as session:
+        for name in ("node-a", "node-b"):
+            node = session.get_one(Node, name)
+            node.fetch_bps = [node.link_bps // 2] * 3
+    assert "fetches have had" in cluster.run("node", "show", "node-a").stdout
+    assert cluster.json("plan", "tiny")["plan"]["predicted_ttft_ms"] > before

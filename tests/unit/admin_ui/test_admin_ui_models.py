@@ -14,7 +14,7 @@ from support.safetensors_writer import write_model
 from orchestrator.types import NoPlan, NoPlanReason
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import ColdStart, Group, Model
+from registry.models import Calibration, ColdStart, Group, Model
 from registry.ops import models, prices
 
 SECONDS_TO_REGISTER = 20
@@ -274,6 +274,20 @@ def test_a_start_that_could_not_be_planned_says_why(admin: AdminApp, samples: Sa
 def test_the_waterfall_has_every_stage_and_both_times(admin: AdminApp, samples: Samples) -> None:
     page = admin.signed_in("viewer").get(f"/models/cold-starts/{samples.cold_start.id}").text
     for text in ("rank 0 on node-a", "rank 1 on node-b", "fetching weights", "runtime starts", "4.52 s", "4.14 s"):
+        assert text in page
+
+
+def test_what_starts_have_taken_is_shown(admin: AdminApp, samples: Samples) -> None:
+    client, path = admin.signed_in("viewer"), f"/models/{samples.model.id}"
+    assert "Nothing yet: until three starts" in client.get(path).text
+    fields = {"runtime_floor_ms": 1_310, "per_stage_floor_ms": 240, "tail_ms": 420}
+    row = Calibration(
+        kind="cpu", model_id=samples.model.id, profile=fields, starts=5, error_permille=83, updated_at_ms=1
+    )
+    with session_scope(admin.sessions) as session:
+        session.add(row)
+    page = client.get(path).text
+    for text in ("1.31 s", "240 ms", "420 ms", "8.3 %"):
         assert text in page
 
 

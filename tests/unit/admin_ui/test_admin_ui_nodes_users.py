@@ -37,6 +37,12 @@ def test_a_node_page_shows_memory_store_and_stages(admin: AdminApp, samples: Sam
         assert text in page
 
 
+def test_a_link_that_is_slower_than_it_is_said_to_be_is_shown(admin: AdminApp, samples: Samples) -> None:
+    with session_scope(admin.sessions) as session:
+        session.get_one(Node, "node-a").fetch_bps = [20_000_000, 25_000_000, 10_000_000]
+    assert "fetches have had 200 Mbit/s at best" in admin.signed_in("viewer").get("/nodes/node-a").text
+
+
 def test_a_silent_node_is_shown_as_offline(admin: AdminApp, samples: Samples) -> None:
     with session_scope(admin.sessions) as session:
         session.get_one(Node, "node-b").seen_at_ms -= OFFLINE_AFTER_MS + 5_000

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,11 +30,15 @@ class NoGrad:
 
 
 @pytest.fixture(autouse=True)
-def stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage's process that has not loaded yet, with what the control plane's environment lacks of torch."""
+def events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The events of a stage's process that has not loaded yet, with what the control plane's environment lacks of
+    torch."""
     monkeypatch.setattr(overlapped_load, "_loads", [])
-    monkeypatch.setenv(signals.EVENTS_VARIABLE, "/events")
+    path = tmp_path / "events"
+    path.touch()
+    monkeypatch.setenv(signals.EVENTS_VARIABLE, str(path))
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(no_grad=NoGrad))
+    return path
 
 
 class Weights:
@@ -54,16 +60,33 @@ def in_thread(work: Any) -> threading.Thread:
     return thread
 
 
-def test_the_start_goes_on_and_a_forward_waits() -> None:
+def told(events: Path) -> list[str]:
+    """The names of the events so far."""
+    return [json.loads(line)["event"] for line in events.read_text().splitlines()]
+
+
+def test_the_start_goes_on_and_a_forward_waits(events: Path) -> None:
     weights, forwards = Weights(), []
     overlapped_load.load_beside(weights.load, PLAIN, "tensors", CPU)
     assert weights.loaded == [], "it came back before a byte was there"
     forward = in_thread(lambda: overlapped_load.wait_for_load(forwards.append, "batch"))
     forward.join(STAY_S)
     assert forwards == []
+    assert told(events) == ["wanted"], "from here on only bytes were missing"
     weights.landed.set()
     forward.join(10)
     assert (weights.loaded, forwards) == (["tensors"], ["batch"])
+    overlapped_load.wait_for_load(forwards.append, "next")
+    assert told(events) == ["wanted"]
+
+
+def test_weights_that_are_there_in_time_were_not_waited_for(events: Path) -> None:
+    weights = Weights()
+    weights.landed.set()
+    overlapped_load.load_beside(weights.load, PLAIN, "tensors", CPU)
+    overlapped_load._loads[0].wait()
+    overlapped_load.wait_for_load(lambda: None)
+    assert told(events) == []
 
 
 def test_a_capture_waits_only_where_there_are_graphs() -> None:
@@ -80,12 +103,13 @@ def test_a_capture_waits_only_where_there_are_graphs() -> None:
     assert len(captured) == 2
 
 
-def test_what_may_not_be_overlapped_loads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_not_be_overlapped_loads_at_once(monkeypatch: pytest.MonkeyPatch, events: Path) -> None:
     weights = Weights()
     weights.landed.set()
     quantized = SimpleNamespace(quant_config=object())
     overlapped_load.load_beside(weights.load, quantized, "quantized", CPU)
     assert weights.loaded == ["quantized"]
+    assert told(events) == ["wanted"]
     monkeypatch.delenv(signals.EVENTS_VARIABLE)
     overlapped_load.load_beside(weights.load, PLAIN, "no stage", CPU)
     assert weights.loaded == ["quantized", "no stage"]

@@ -1,0 +1,124 @@
+"""Learns from cold starts that are over: what each has taken, and what such starts take, for the next predictions.
+
+Everything is in SQL, so it outlives the controller. A start that failed teaches nothing; one that went oddly is
+outvoted (orchestrator/calibration.py).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import structlog
+from sqlalchemy import and_, or_, select
+from sqlalchemy.orm import Session
+
+from orchestrator.calibration import WINDOW, Marks, Observation, StageMarks, error_permille, fetch_bps, learn, observe
+from orchestrator.control import Cause
+from orchestrator.types import Plan, Profile
+from registry.models import Calibration, ColdStart, ColdStartEvent, Device, Group, Model, Node, Stage, StartObservation
+from tasks.learnt import ALL_MODELS
+
+SETTLED_MS = 60_000
+"""How long after it was ready a start's first token, and its last report, may still come."""
+AT_ONCE = 20
+"""Starts a look: more wait for the next one."""
+_ALONE = [Cause.DEMAND.value, Cause.WARM.value, Cause.MIN_REPLICAS.value]
+"""Causes of starts that are like those to be predicted; a consolidation starts beside its own pipeline, unhurried."""
+
+log = structlog.get_logger(__name__)
+
+
+def study(session: Session, now_ms: int) -> int:
+    """Study the oldest starts that are over and were not studied yet; how many."""
+    over = or_(
+        ColdStart.failed_at_ms.is_not(None),
+        ColdStart.ready_at_ms < now_ms - SETTLED_MS,
+        and_(ColdStart.ready_at_ms.is_not(None), ColdStart.first_token_at_ms.is_not(None)),
+    )
+    starts = session.scalars(
+        select(ColdStart)
+        .where(ColdStart.studied_at_ms.is_(None), over)
+        .order_by(ColdStart.requested_at_ms)
+        .limit(AT_ONCE)
+    ).all()
+    touched: set[tuple[str, str]] = set()
+    for start in starts:
+        start.studied_at_ms = now_ms
+        if start.ready_at_ms is not None and start.cause in _ALONE:
+            touched |= {(kind, start.model_id) for kind in _note(session, start)}
+    for kind, model_id in sorted(touched | {(kind, ALL_MODELS) for kind, _ in touched}):
+        _calibrate(session, kind, model_id, now_ms)
+    return len(starts)
+
+
+def _note(session: Session, start: ColdStart) -> list[str]:
+    """Write what one start has taken, on each kind of device; the kinds."""
+    plan = Plan.from_json(start.plan)
+    predicted_ms = plan.predicted_ttft_ms - plan.waited_ms
+    real_ms = None if start.first_token_at_ms is None else start.first_token_at_ms - start.requested_at_ms
+    marks = _marks(session, start)
+    stages = _stages(session, start)
+    for stage, _ in stages:
+        _note_fetch(session, stage, marks.get(stage.id, {}))
+    seen = [StageMarks(kind, marks.get(stage.id, {})) for stage, kind in stages]
+    found = observe(seen, plan.w, real_ms, Profile.from_json(start.model.profile))
+    for kind, observation in found:
+        session.add(
+            StartObservation(
+                cold_start_id=start.id,
+                kind=kind,
+                model_id=start.model_id,
+                at_ms=start.requested_at_ms,
+                observation=observation.to_json(),
+                predicted_ms=predicted_ms,
+                real_ms=real_ms,
+            )
+        )
+    session.flush()
+    return [kind for kind, _ in found]
+
+
+def _note_fetch(session: Session, stage: Stage, marks: Marks) -> None:
+    rate = fetch_bps(marks, stage.bytes_to_fetch)
+    if rate is not None:
+        node = session.get_one(Node, stage.node_name)
+        node.fetch_bps = [*(node.fetch_bps or ()), rate][-WINDOW:]
+
+
+def _stages(session: Session, start: ColdStart) -> list[tuple[Stage, str]]:
+    """Its stages, each with the kind of its device."""
+    rows = session.execute(
+        select(Stage, Device.kind)
+        .join(Group, Group.id == Stage.group_id)
+        .join(Device, and_(Device.node_name == Stage.node_name, Device.idx == Stage.device_idx))
+        .where(Group.cold_start_id == start.id)
+        .order_by(Stage.rank)
+    )
+    return [(stage, kind) for stage, kind in rows]
+
+
+def _marks(session: Session, start: ColdStart) -> Mapping[str, Marks]:
+    marks: dict[str, dict[str, int]] = defaultdict(dict)
+    for event in session.scalars(select(ColdStartEvent).where(ColdStartEvent.cold_start_id == start.id)):
+        marks[event.stage_id][event.kind] = event.at_ms
+    return marks
+
+
+def _calibrate(session: Session, kind: str, model_id: str, now_ms: int) -> None:
+    """Write what the newest starts agree on, of one model or of all."""
+    query = select(StartObservation).where(StartObservation.kind == kind)
+    if model_id != ALL_MODELS:
+        query = query.where(StartObservation.model_id == model_id)
+    newest = session.scalars(query.order_by(StartObservation.at_ms.desc()).limit(WINDOW)).all()[::-1]
+    model = None if model_id == ALL_MODELS else session.get_one(Model, model_id)
+    known = Profile.from_json({} if model is None else model.profile)
+    row = session.get(Calibration, (kind, model_id))
+    if row is None:
+        row = Calibration(kind=kind, model_id=model_id, starts=0)
+        session.add(row)
+    row.profile = learn([Observation.from_json(one.observation) for one in newest], known.per_stage_floor_ms)
+    row.starts = len(newest)
+    told = ((one.predicted_ms, one.real_ms) for one in newest)
+    row.error_permille = error_permille((p, r) for p, r in told if p is not None and r is not None)
+    # Never the same twice, for it is the version by which others notice.
+    row.updated_at_ms = max(now_ms, (row.updated_at_ms or 0) + 1)
+    log.info("learnt from cold starts", kind=kind, model=model.name if model else "all", **row.profile)
