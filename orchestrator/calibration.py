@@ -82,19 +82,20 @@ def observe(
     return found
 
 
-def learn(observations: Sequence[Observation], per_stage_ms: int = 0) -> dict[str, int]:
-    """What the newest of `observations` (oldest first) agree on: fields of a Profile, without those they do not tell.
+def learn(observations: Sequence[tuple[str, Observation]], per_stage_ms: int = 0) -> dict[str, int]:
+    """What the newest of `observations` agree on: fields of a Profile, without those they do not tell.
 
-    `per_stage_ms`: what each further stage is taken to add while all starts had equally many.
+    They are (model, observation), oldest first; of several models, what they have in common is learnt. `per_stage_ms`:
+    what each further stage is taken to add while all starts of a model had equally many.
     """
     newest = observations[-WINDOW:]
-    floors = [(seen.stages, seen.floor_ms) for seen in newest if seen.floor_ms is not None]
-    tails = [seen.tail_ms for seen in newest if seen.tail_ms is not None]
-    plain = [seen.plain_ms for seen in newest if seen.plain_ms is not None]
+    floors = [(model, seen.stages, seen.floor_ms) for model, seen in newest if seen.floor_ms is not None]
+    tails = [seen.tail_ms for _, seen in newest if seen.tail_ms is not None]
+    plain = [seen.plain_ms for _, seen in newest if seen.plain_ms is not None]
     learnt: dict[str, int] = {}
     if len(floors) >= ENOUGH:
         each = _slope(floors, per_stage_ms)
-        first = median(floor - each * (stages - 1) for stages, floor in floors)
+        first = median(floor - each * (stages - 1) for _, stages, floor in floors)
         learnt |= {"runtime_floor_ms": max(0, round(first)), "per_stage_floor_ms": each}
     if len(tails) >= ENOUGH:
         learnt["tail_ms"] = round(median(tails))
@@ -126,12 +127,11 @@ def link_bps(told_bps: int, seen_bps: Sequence[int]) -> int:
     return min(told_bps, max(newest)) if len(newest) >= ENOUGH else told_bps
 
 
-def _slope(floors: Sequence[tuple[int, int]], otherwise: int) -> int:
-    """ms that each further stage adds: the median over all pairs of starts with unlike numbers of stages (Theil, Sen).
-
-    `otherwise` while fewer than ENOUGH pairs tell.
-    """
-    slopes = [(b - a) / (t - s) for (s, a), (t, b) in combinations(floors, 2) if s != t]
+def _slope(floors: Sequence[tuple[str, int, int]], otherwise: int) -> int:
+    """ms that each further stage adds: the median over all pairs of a model's starts with unlike numbers of stages
+    (Theil, Sen). `otherwise` while fewer than ENOUGH pairs tell."""
+    pairs = combinations(floors, 2)
+    slopes = [(b - a) / (t - s) for (one, s, a), (other, t, b) in pairs if one == other and s != t]
     return max(0, round(median(slopes))) if len(slopes) >= ENOUGH else otherwise
 
 

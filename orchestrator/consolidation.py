@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from orchestrator import bandwidth
+from orchestrator import deadlines, equal_share
 from orchestrator.control import Cause, ControlState, GroupView, Start
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.scaling import idle_since, retry_at
-from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, Plan, StagePlan
+from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, NodeState, Plan, Sharing, StagePlan
 
 DRAIN_FIRST_AFTER_MS = 10_000
 """A pipeline whose worker needs its memory drains when its model has not been used for this long: it cannot serve
@@ -155,11 +155,16 @@ def _admitted(state: ControlState, group: GroupView, target: ConsolidationTarget
     )
     if any(leaving):
         return None
-    slack = bandwidth.BACKGROUND_SLACK
-    fetch = bandwidth.reserve(
-        node.link_bps, node.fetches, group.group_id, node.name, target.fetch_bytes, state.now_ms, slack=slack
-    )
-    return fetch if isinstance(fetch, Fetch) else None
+    deadline_ms = _in_the_background(state, node, target.fetch_bytes)
+    return None if deadline_ms is None else Fetch(group.group_id, node.name, target.fetch_bytes, deadline_ms)
+
+
+def _in_the_background(state: ControlState, node: NodeState, size_bytes: int) -> int | None:
+    """The deadline of a fetch that nobody waits for and nobody may be late for; None when it cannot start now."""
+    if state.sharing is Sharing.EQUALLY:
+        return equal_share.background_deadline_ms(node.link_bps, node.fetches, size_bytes, state.now_ms)
+    turn = deadlines.last(node.link_bps, node.fetches, size_bytes, state.now_ms, deadlines.BACKGROUND_SLACK)
+    return None if turn is None else turn.deadline_ms
 
 
 def _standalone(group: GroupView, target: ConsolidationTarget, fetch: Fetch) -> Plan:

@@ -12,7 +12,7 @@ from orchestrator.groups import Groups
 from orchestrator.keep_alive import keep_alive_ms
 from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
-from orchestrator.types import ClusterState, ModelSpec, NoPlan, Plan
+from orchestrator.types import ClusterState, ModelSpec, NoPlan, Plan, Sharing
 
 
 class Cause(StrEnum):
@@ -148,6 +148,7 @@ class ControlState:
     draining        nodes that an operator wants emptied, and since when.
     routes_version  the routes version that every live gateway has seen; None with no gateway alive: nobody chooses.
     gateways_known  False for a while after Redis has lost its memory: silence then does not mean that nothing runs.
+    sharing         how nodes share their links between fetches.
     """
 
     now_ms: int
@@ -158,6 +159,7 @@ class ControlState:
     lost: frozenset[str] = frozenset()
     draining: Mapping[str, int] = field(default_factory=dict)
     gateways_known: bool = True
+    sharing: Sharing = Sharing.BY_DEADLINE
 
     def is_dismissed(self, group: GroupView) -> bool:
         """Whether people want the group to end: its model is gone, disabled, or was told to stop since it was made."""
@@ -174,7 +176,7 @@ class ControlState:
             for node in self.nodes
             if node.name not in out
         )
-        return ClusterState(nodes=tuple(nodes), now_ms=self.now_ms, silent=self.lost)
+        return ClusterState(nodes=tuple(nodes), now_ms=self.now_ms, silent=self.lost, sharing=self.sharing)
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------
@@ -204,9 +206,13 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End every process of a group that is draining, over, or failed."""
+    """End every process of a group that is draining, over, or failed.
+
+    quiet  nothing runs on it, and no gateway can choose it any more: its processes have nothing left to finish.
+    """
 
     group_id: str
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

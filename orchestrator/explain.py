@@ -46,6 +46,7 @@ _VERDICTS: Mapping[Verdict, str] = {
     Verdict.TTFT_TOO_LONG: "first token too late",
     Verdict.TPOT_TOO_LONG: "too slow per token",
     Verdict.NO_ROOM: "not enough device memory",
+    Verdict.LINKS_DOWN: "no working link",
     Verdict.LINKS_BUSY: "links are taken",
     Verdict.NO_PORTS: "not enough ports",
     Verdict.TOO_FEW_NODES: "too few nodes",
@@ -90,7 +91,7 @@ def explain(outcome: Plan | NoPlan) -> list[str]:
 
 def placement_lines(plan: Plan) -> list[str]:
     """The stages and standalone workers of a plan, one a line, under headings."""
-    lines = ["  stage  node             device  layers    reserved     to fetch    fair share"]
+    lines = ["  stage  node             device  layers    reserved     to fetch          rate"]
     for stage in plan.stages:
         layers = f"{stage.first_layer}-{stage.first_layer + stage.layer_count - 1}"
         lines.append(

@@ -1,25 +1,28 @@
 """Which node takes which stage: the assignment whose slowest stage is ready first."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
-from orchestrator import bandwidth, memory, predict
+from orchestrator import deadlines, equal_share, memory, predict
 from orchestrator.partition import Part
-from orchestrator.types import DeviceState, ModelSpec, NodeState, Verdict
+from orchestrator.types import ClusterState, DeviceState, Fetch, ModelSpec, NodeState, PlanRequest, Sharing, Verdict
 
 NEVER_MS = 1 << 62
+_TurnOf = Callable[[int, Sequence[Fetch], int], deadlines.Turn | None]
+"""A link's rate, its fetches, and the bytes of one more: its turn, if it may start now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What a node could do for one stage.
 
-    fetch_bytes  what the node lacks of the stage; fetch_ms  how long that takes beside its other fetches.
-    rate_bps     its link's fair share for that fetch.
+    fetch_bytes  what the node lacks of the stage; fetch_ms  how long that takes in its turn among the other fetches.
+    deadline_ms  by which it gets its turn.
     held_bytes   what it holds of the stage already.
-    blocked      what besides memory forbids it now (LINKS_BUSY or NO_PORTS); None when nothing does.
+    blocked      what besides memory forbids it now (links or ports); None when nothing does.
     """
 
     node: NodeState
@@ -29,7 +32,7 @@ class Offer:
     held_bytes: int
     fetch_ms: int
     floor_ms: int
-    rate_bps: int
+    deadline_ms: int
     blocked: Verdict | None
 
     @property
@@ -76,13 +79,18 @@ def distinct(nodes: Sequence[NodeState], limit: int) -> list[NodeState]:
 
 
 class Placer:
-    """Places pipelines of one model on sites of one kind of device at one moment; keeps what it has worked out."""
+    """Places pipelines for one request on sites of one kind of device; keeps what it has worked out.
 
-    def __init__(self, model: ModelSpec, kind: str, sites: Sequence[Site], now_ms: int) -> None:
-        self._model = model
+    `request.model` is as it is on that kind.
+    """
+
+    def __init__(self, request: PlanRequest, kind: str, sites: Sequence[Site], cluster: ClusterState) -> None:
+        self._request = request
+        self._model = request.model
         self._kind = kind
         self._sites = sites
-        self._now_ms = now_ms
+        self._now_ms = cluster.now_ms
+        self._turn = deadlines.turn if cluster.sharing is Sharing.BY_DEADLINE else equal_share.turn
         self._holding = any(site.node.held for site in sites)
         self._times: dict[tuple[int, object], list[tuple[tuple[int, int], Site]]] = {}
         self._offers: dict[tuple[int, int, bool, bool], list[Offer]] = {}
@@ -100,17 +108,28 @@ class Placer:
         if _assign(table) is None:
             return Verdict.NO_ROOM
         no_link_limit = [[offer for offer in offers if offer.blocked is not Verdict.NO_PORTS] for offers in table]
-        return Verdict.NO_PORTS if _assign(no_link_limit) is None else Verdict.LINKS_BUSY
+        if _assign(no_link_limit) is None:
+            return Verdict.NO_PORTS
+        linked = any(offer.node.link_bps for offers in table for offer in offers)
+        return Verdict.LINKS_BUSY if linked else Verdict.LINKS_DOWN
 
     def _offers_for(self, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> list[Offer]:
         key = (len(parts), rank, full, drain_first)
         if key not in self._offers:
             ready = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
             offering = {offer.node.name for offer in ready}
-            need = _Need(self._model, self._kind, parts, rank, full=full, drain_first=drain_first)
+            turn = self._turn_in(len(parts))
+            need = _Need(self._model, self._kind, parts, rank, turn, full=full, drain_first=drain_first)
             found = ready + self._best(need, offering, len(parts))
             self._offers[key] = sorted(found, key=lambda offer: offer.rank_key)
         return self._offers[key]
+
+    def _turn_in(self, s: int) -> _TurnOf:
+        """How a stage of a pipeline of `s` gets its turn on a link: in time for the first token, with the slowest of
+        prefills."""
+        model, waited_ms = self._model, self._request.waited_ms
+        wanted_ms = self._now_ms + model.slo_ttft_ms - waited_ms - predict.after_fetch_ms(model.profile, s, 1)
+        return partial(self._turn, now_ms=self._now_ms, deadline_ms=wanted_ms)
 
     def _best(self, need: "_Need", without: Collection[str], count: int) -> list[Offer]:
         """The first offers, in the order of their rank, up to the `count`-th that nothing forbids.
@@ -124,7 +143,7 @@ class Placer:
             seats = ((site, need.seat(site)) for _, site in equals if site.node.name not in without)
             seated = [(site, seat) for site, seat in seats if seat is not None]
             for site, seat in sorted(seated, key=lambda one: (one[1].spare_bytes, one[0].order)):
-                found.append(_offer(need, site.node, seat, self._now_ms))
+                found.append(_offer(need, site.node, seat))
                 free += found[-1].blocked is None
                 if free == count:
                     return found
@@ -143,7 +162,15 @@ class _Need:
     """What one stage asks of a node, worked out once for all nodes."""
 
     def __init__(
-        self, model: ModelSpec, kind: str, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool
+        self,
+        model: ModelSpec,
+        kind: str,
+        parts: Sequence[Part],
+        rank: int,
+        turn_of: _TurnOf,
+        *,
+        full: bool,
+        drain_first: bool,
     ) -> None:
         s = len(parts)
         self.model = model
@@ -156,6 +183,7 @@ class _Need:
         self.least_bytes = self.own_bytes if self.alone else self.whole_bytes
         self.floor_ms = {warm: predict.floor_ms(model.profile, s, warm=warm) for warm in (False, True)}
         self.ports = ports_needed(s, rank, full=full)
+        self.turn_of = turn_of
 
     def seat(self, site: Site) -> memory.Seat | None:
         """Where the stage would sit; None when the site lacks the memory."""
@@ -167,32 +195,35 @@ class _Need:
             return memory.seat_in_place(site.devices, self.whole_bytes)
         return memory.seat_full_stage(site.devices, self.own_bytes, self.whole_bytes, drain_first=self.drain_first)
 
+    def turn(self, node: NodeState) -> deadlines.Turn | None:
+        """The turn of its fetch among those of that node; None where it cannot be fetched now."""
+        return self.turn_of(node.link_bps, node.fetches, self.part.missing_bytes(self.model, node.held))
+
     def when_ms(self, node: NodeState) -> tuple[int, int]:
-        """When the stage could be ready on that node, and how long its fetch takes there; links that are down last."""
-        missing = self.part.missing_bytes(self.model, node.held)
-        fetch = bandwidth.fetch_ms(node.link_bps, node.fetches, missing)
+        """When the stage could be ready on that node, and how long its fetch takes there; where it cannot, last."""
+        turn = self.turn(node)
         floor = self.floor_ms[node.warm]
-        return (NEVER_MS, NEVER_MS) if fetch is None else (max(fetch, floor), fetch)
+        return (NEVER_MS, NEVER_MS) if turn is None else (max(turn.fetch_ms, floor), turn.fetch_ms)
 
 
-def _offer(need: _Need, node: NodeState, seat: memory.Seat, now_ms: int) -> Offer:
+def _offer(need: _Need, node: NodeState, seat: memory.Seat) -> Offer:
     """What the node could do for that stage, which would sit there."""
     missing = need.part.missing_bytes(need.model, node.held)
-    admission = bandwidth.assess(node.link_bps, node.fetches, missing, now_ms)
+    turn = need.turn(node)
     blocked = None
     if node.free_ports < need.ports:
         blocked = Verdict.NO_PORTS
-    elif not admission.admitted:
-        blocked = Verdict.LINKS_BUSY
+    elif turn is None:
+        blocked = Verdict.LINKS_BUSY if node.link_bps else Verdict.LINKS_DOWN
     return Offer(
         node=node,
         seat=seat,
         full=need.full,
         fetch_bytes=missing,
         held_bytes=need.part.size_bytes - missing,
-        fetch_ms=admission.fetch_ms,
+        fetch_ms=0 if turn is None else turn.fetch_ms,
         floor_ms=need.floor_ms[node.warm],
-        rate_bps=admission.rate_bps,
+        deadline_ms=0 if turn is None else turn.deadline_ms,
         blocked=blocked,
     )
 

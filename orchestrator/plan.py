@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from orchestrator import bandwidth, memory, predict
+from orchestrator import equal_share, memory, predict
 from orchestrator.partition import Part, split
 from orchestrator.placement import Offer, Placer, Site, distinct
 from orchestrator.reasons import explain_choice
@@ -30,8 +30,6 @@ from orchestrator.types import (
     Verdict,
 )
 
-DEGRADED_SLACK = 2
-"""A fetch of a plan that misses its service level may take this many times its predicted duration."""
 RETRY_MS = 2_000
 """When to ask again after memory, ports or nodes were short: nothing here knows when they will be there again."""
 
@@ -62,7 +60,7 @@ def plan(request: PlanRequest, cluster: ClusterState, max_stages: int = MAX_STAG
         none = NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
         return _unless_nodes_return(none, cluster)
     outcomes = [
-        _plan_on_kind(request, kind, few, usable, cluster.now_ms, limit)
+        _plan_on_kind(request, kind, few, usable, cluster, limit)
         for kind in sorted(kinds, key=lambda kind: (kind == "cpu", kind))
     ]
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
@@ -80,17 +78,23 @@ def _unless_nodes_return(refusal: NoPlan, cluster: ClusterState) -> NoPlan:
 
 
 def _plan_on_kind(
-    request: PlanRequest, kind: str, few: Sequence[NodeState], usable: Sequence[NodeState], now_ms: int, limit: int
+    request: PlanRequest,
+    kind: str,
+    few: Sequence[NodeState],
+    usable: Sequence[NodeState],
+    cluster: ClusterState,
+    limit: int,
 ) -> Plan | NoPlan:
     """`few`: enough of `usable` to plan on."""
     model = request.model.on(kind)
     request = replace(request, model=model)
     sites = _sites(few, kind)
-    choice, fallback, candidates = _search(request, Placer(model, kind, sites, now_ms), len(sites), limit)
+    placer = Placer(request, kind, sites, cluster)
+    choice, fallback, candidates = _search(request, placer, len(sites), limit)
     if choice is not None:
-        return _compose(request, kind, choice, candidates, now_ms, degraded=False)
+        return _compose(request, kind, choice, candidates, degraded=False)
     if fallback is not None:
-        return _compose(request, kind, fallback, candidates, now_ms, degraded=True)
+        return _compose(request, kind, fallback, candidates, degraded=True)
     return _refuse(model, kind, _sites(usable, kind), candidates)
 
 
@@ -169,15 +173,10 @@ def _verdict(model: ModelSpec, ttft: int, tpot: int | None) -> Verdict:
     return Verdict.MEETS if ttft < model.slo_ttft_ms else Verdict.TTFT_TOO_LONG
 
 
-def _compose(
-    request: PlanRequest, kind: str, choice: _Choice, judged: Sequence[Candidate], now_ms: int, *, degraded: bool
-) -> Plan:
+def _compose(request: PlanRequest, kind: str, choice: _Choice, judged: Sequence[Candidate], *, degraded: bool) -> Plan:
     chosen = replace(choice.candidate, verdict=Verdict.CHOSEN)
     candidates = tuple(chosen if candidate == choice.candidate else candidate for candidate in judged)
-    stages = tuple(
-        _stage(request, chosen, rank, choice.parts[rank], offer, now_ms, degraded=degraded)
-        for rank, offer in enumerate(choice.offers)
-    )
+    stages = tuple(_stage(rank, choice.parts[rank], offer) for rank, offer in enumerate(choice.offers))
     targets = tuple(
         _target(request.model, kind, rank, choice.parts[rank], offer, offer.seat.mode)
         for rank, offer in enumerate(choice.offers)
@@ -198,14 +197,7 @@ def _compose(
     )
 
 
-def _stage(
-    request: PlanRequest, chosen: Candidate, rank: int, part: Part, offer: Offer, now_ms: int, *, degraded: bool
-) -> StagePlan:
-    if degraded:
-        deadline = now_ms + DEGRADED_SLACK * offer.fetch_ms
-    else:
-        after = predict.after_fetch_ms(request.model.profile, chosen.s, chosen.w)
-        deadline = now_ms + request.model.slo_ttft_ms - request.waited_ms - after
+def _stage(rank: int, part: Part, offer: Offer) -> StagePlan:
     return StagePlan(
         rank=rank,
         node=offer.node.name,
@@ -215,8 +207,8 @@ def _stage(
         reserved_bytes=offer.seat.stage_bytes,
         full=offer.full,
         fetch_bytes=offer.fetch_bytes,
-        deadline_ms=deadline,
-        rate_bps=offer.rate_bps,
+        deadline_ms=offer.deadline_ms,
+        rate_bps=offer.fetch_bytes * 1000 // offer.fetch_ms if offer.fetch_ms else 0,
     )
 
 
@@ -251,7 +243,7 @@ def _refuse(model: ModelSpec, kind: str, sites: Sequence[Site], judged: Sequence
     if verdict is Verdict.NO_PORTS:
         return NoPlan(model.name, NoPlanReason.NO_PORTS, {"nodes": len(sites)}, tuple(judged), RETRY_MS)
     nodes = [site.node for site in sites if site.node.link_bps > 0]
-    finishing = [ms for node in nodes for ms in bandwidth.finish_ms(node.link_bps, node.fetches).values() if ms > 0]
-    if not finishing:
+    ends = [ms for node in nodes for ms in equal_share.finish_ms(node.link_bps, node.fetches).values() if ms > 0]
+    if verdict is Verdict.LINKS_DOWN or not ends:
         return NoPlan(model.name, NoPlanReason.LINKS_DOWN, {"nodes": len(sites)}, tuple(judged), None)
-    return NoPlan(model.name, NoPlanReason.LINKS_BUSY, {"fetches": len(finishing)}, tuple(judged), min(finishing))
+    return NoPlan(model.name, NoPlanReason.LINKS_BUSY, {"fetches": len(ends)}, tuple(judged), min(ends))

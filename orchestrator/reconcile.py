@@ -120,7 +120,8 @@ def _follow_draining(state: ControlState, group: GroupView) -> Iterator[Decision
     elif group.stopping:
         return
     elif _unrouted(state, group) and group.running == 0:
-        yield Stop(group.group_id)
+        # A gateway that is cut off from Redis may still stream from it.
+        yield Stop(group.group_id, quiet=state.routes_version is not None)
 
 
 def _unrouted(state: ControlState, group: GroupView) -> bool:

@@ -147,6 +147,15 @@ class DeviceState(Record):
             raise ValueError(f"{where}: free_bytes {self.free_bytes} exceeds memory_bytes {self.memory_bytes}")
 
 
+class Sharing(StrEnum):
+    """How a node shares its link between its fetches."""
+
+    BY_DEADLINE = "by_deadline"
+    """It belongs to the one with the earliest deadline (deadlines.py); nodes of ours do so."""
+    EQUALLY = "equally"
+    """As the published systems do (equal_share.py)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fetch(Record):
     """A running or admitted transfer over a node's link; `remaining_bytes` is as of the moment of the decision."""
@@ -203,12 +212,14 @@ class NodeState(Record):
 class ClusterState(Record):
     """Every node that reports, as known at `now_ms`.
 
-    silent  names of nodes that have stopped reporting: what they could do may be had again soon.
+    silent   names of nodes that have stopped reporting: what they could do may be had again soon.
+    sharing  how nodes share their links between fetches.
     """
 
     nodes: tuple[NodeState, ...]
     now_ms: int
     silent: frozenset[str] = frozenset()
+    sharing: Sharing = Sharing.BY_DEADLINE
 
     def __post_init__(self) -> None:
         _check("cluster.now_ms", self.now_ms, at_least=0)
@@ -237,8 +248,8 @@ class StagePlan(Record):
                     of one that grows in place, since its worker's place holds it.
     full            this stage's node has room for a whole worker, so a standalone worker will grow there.
     fetch_bytes     what the node does not hold yet.
-    deadline_ms     when the fetch must be complete.
-    rate_bps        the link's fair share for this fetch when it starts; 0 when there is nothing to fetch.
+    deadline_ms     when the fetch must be complete; of a link's fetches, the earliest goes first.
+    rate_bps        what it has of the link on average, other fetches' turns included; 0 when there is nothing to fetch.
     """
 
     rank: int
@@ -301,7 +312,9 @@ class Verdict(StrEnum):
     TTFT_TOO_LONG = "ttft_too_long"
     TPOT_TOO_LONG = "tpot_too_long"
     NO_ROOM = "no_room"
+    LINKS_DOWN = "links_down"
     LINKS_BUSY = "links_busy"
+    """Where links are shared equally: one fetch more would make another late."""
     NO_PORTS = "no_ports"
     TOO_FEW_NODES = "too_few_nodes"
 

@@ -143,7 +143,7 @@ def _stages(session: Session, decision: Start) -> list[Stage]:
                 dist_port=dist_port,
                 bytes_to_fetch=part.fetch_bytes,
                 fetch_deadline_ms=part.deadline_ms,
-                rate_bps=None,  # the node paces its whole link; fetches on it share equally, as the plan assumed
+                rate_bps=None,  # the node gives its link to the earliest deadline, as the plan assumed
             )
         )
     return stages
@@ -205,7 +205,7 @@ def _stop(session: Session, decision: Stop, now_ms: int) -> bool:
     group = session.get_one(Group, decision.group_id)
     _call_off(session, group, now_ms)
     for node in sorted({stage.node_name for stage in group.stages}):
-        session.add(node_effect(node, stop_effect(group), now_ms))
+        session.add(node_effect(node, stop_effect(group, quiet=decision.quiet), now_ms))
     log.info("stopping", group=group.id)
     return True
 

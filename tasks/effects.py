@@ -6,6 +6,7 @@ from registry.manifest import ManifestDoc, stage_tensors
 from registry.models import Group, Model, Node, Stage
 
 STOP_GRACE_S = 5
+"""For what still runs. SGLang looks every 5 s whether it is to end, so that a stop with any grace takes that long."""
 
 
 def prefetch_effect(model: Model, group: Group, stage: Stage, *, background: bool = False) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def prefetch_effect(model: Model, group: Group, stage: Stage, *, background: boo
         "source": model.source,
         **wanted,
         "rate_bps": stage.rate_bps,
+        "deadline_ms": stage.fetch_deadline_ms,
         **({"background": True} if background else {}),
     }
 
@@ -51,6 +53,7 @@ def launch_effect(model: Model, group: Group, stage: Stage, rendezvous: Node) ->
     }
 
 
-def stop_effect(group: Group) -> dict[str, Any]:
-    """Every process of the group on a node ends."""
-    return {"v": 1, "kind": "stop", "group_id": group.id, "version": group.version, "grace_s": STOP_GRACE_S}
+def stop_effect(group: Group, *, quiet: bool = False) -> dict[str, Any]:
+    """Every process of the group on a node ends; at once where it is `quiet`, with nothing left to finish."""
+    grace_s = 0 if quiet else STOP_GRACE_S
+    return {"v": 1, "kind": "stop", "group_id": group.id, "version": group.version, "grace_s": grace_s}

@@ -45,6 +45,7 @@ def study(session: Session, now_ms: int) -> int:
         start.studied_at_ms = now_ms
         if start.ready_at_ms is not None and start.cause in _ALONE:
             touched |= {(kind, start.model_id) for kind in _note(session, start)}
+    # All models together first ("" sorts so): each by itself goes by what they agree on.
     for kind, model_id in sorted(touched | {(kind, ALL_MODELS) for kind, _ in touched}):
         _calibrate(session, kind, model_id, now_ms)
     return len(starts)
@@ -110,15 +111,22 @@ def _calibrate(session: Session, kind: str, model_id: str, now_ms: int) -> None:
         query = query.where(StartObservation.model_id == model_id)
     newest = session.scalars(query.order_by(StartObservation.at_ms.desc()).limit(WINDOW)).all()[::-1]
     model = None if model_id == ALL_MODELS else session.get_one(Model, model_id)
-    known = Profile.from_json({} if model is None else model.profile)
-    row = session.get(Calibration, (kind, model_id))
-    if row is None:
-        row = Calibration(kind=kind, model_id=model_id, starts=0)
-        session.add(row)
-    row.profile = learn([Observation.from_json(one.observation) for one in newest], known.per_stage_floor_ms)
-    row.starts = len(newest)
-    told = ((one.predicted_ms, one.real_ms) for one in newest)
+    seen = [(one.model_id, Observation.from_json(one.observation)) for one in newest]
+    learnt = learn(seen, _per_stage_ms(session, kind, model))
+    told = [(one.predicted_ms, one.real_ms) for one in newest]
+    row = session.get(Calibration, (kind, model_id)) or Calibration(kind=kind, model_id=model_id, updated_at_ms=0)
+    row.profile, row.starts = learnt, len(newest)
     row.error_permille = error_permille((p, r) for p, r in told if p is not None and r is not None)
     # Never the same twice, for it is the version by which others notice.
-    row.updated_at_ms = max(now_ms, (row.updated_at_ms or 0) + 1)
-    log.info("learnt from cold starts", kind=kind, model=model.name if model else "all", **row.profile)
+    row.updated_at_ms = max(now_ms, row.updated_at_ms + 1)
+    session.add(row)
+    log.info("learnt from cold starts", kind=kind, model=model.name if model else "all", **learnt)
+
+
+def _per_stage_ms(session: Session, kind: str, model: Model | None) -> int:
+    """What each further stage is taken to add while a model's starts all had equally many: as for the other models."""
+    if model is None:
+        return 0
+    everyone = session.get(Calibration, (kind, ALL_MODELS))
+    fields = {**(everyone.profile if everyone else {}), **model.profile}
+    return Profile.from_json(fields).per_stage_floor_ms

@@ -12,6 +12,7 @@ VERDICTS = {
     Verdict.TTFT_TOO_LONG: "first token too late",
     Verdict.TPOT_TOO_LONG: "too slow per token",
     Verdict.NO_ROOM: "not enough device memory",
+    Verdict.LINKS_DOWN: "no working link",
     Verdict.LINKS_BUSY: "links are taken",
     Verdict.NO_PORTS: "not enough ports",
     Verdict.TOO_FEW_NODES: "too few nodes",

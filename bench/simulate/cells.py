@@ -17,6 +17,7 @@ from orchestrator.simulator.host_cache import Keeps
 from orchestrator.simulator.simulation import ENGINES, Engine, SimModel, Simulation
 from orchestrator.simulator.startup import Style
 from orchestrator.simulator.workload import Request, requests, zipf
+from orchestrator.types import Sharing
 
 HERE = Path(__file__).parent
 SECONDS = 3_600
@@ -38,8 +39,9 @@ ABLATIONS: dict[str, tuple[Policy, Engine]] = {
     "no room made for a service level": (replace(HYDRANT, makes_room=MakesRoom.TO_START), _ALL),
     "no room made at all": (replace(HYDRANT, makes_room=MakesRoom.NEVER), _ALL),
     "keep-alive as set": (replace(HYDRANT, learns=False), _ALL),
-    "only whole models kept in host memory": (HYDRANT, Engine(Style.OVERLAPPED, Keeps.WHOLE_MODELS)),
-    "nothing kept in host memory": (HYDRANT, Engine(Style.OVERLAPPED, Keeps.NOTHING)),
+    "links shared equally": (HYDRANT, replace(_ALL, sharing=Sharing.EQUALLY)),
+    "only whole models kept in host memory": (HYDRANT, replace(_ALL, keeps=Keeps.WHOLE_MODELS)),
+    "nothing kept in host memory": (HYDRANT, replace(_ALL, keeps=Keeps.NOTHING)),
     "no pipelines": (replace(HYDRANT, plan=partial(plan, max_stages=1)), _ALL),
 }
 """Hydrant without one of its ideas each."""

@@ -1,6 +1,6 @@
 """Bringing tensors from a source into their segments: paced, several reads at once, verified as they land.
 
-A read is paid for at the pacers, then streamed into place. Each tensor is hashed as its contiguous beginning grows, so
+A read is paid for, then streamed into place. Each tensor is hashed as its contiguous beginning grows, so
 that little hashing is left when its last byte comes; it is published only when the digest matches. Hashing and writing
 run in threads (both release the GIL).
 """
@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.weights.pacing import Pacer, piece_bytes, reads_at_once
+from engine.weights.pacing import piece_bytes, reads_at_once
 from engine.weights.ranges import Range, Wanted, coalesce, overlap
 from engine.weights.segment import Segment, write_at
 from engine.weights.source import Source, SourceError
@@ -44,15 +44,17 @@ class Target:
 class Fetch:
     """One run over the missing tensors of a stage. Callbacks run on the event loop's thread.
 
-    `with_room` does a piece of work that may meet a full shared memory, and does it again when there is room. In the
-    `background` it has little under way at a time, so that it does not delay what else crosses the link.
+    `pay` returns when so many bytes may be asked for; `rates` are the bytes/s that they are paid for at. `with_room`
+    does a piece of work that may meet a full shared memory, and does it again when there is room. In the `background`
+    it has little under way at a time, so that it does not delay what else crosses the link.
     """
 
     def __init__(
         self,
         targets: Sequence[Target],
         source: Source,
-        pacers: Sequence[Pacer],
+        pay: Callable[[int], Awaitable[None]],
+        rates: Callable[[], Sequence[int | None]],
         pool: ThreadPoolExecutor,
         with_room: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
         on_bytes: Callable[[int], None],
@@ -61,7 +63,8 @@ class Fetch:
     ) -> None:
         self._targets = targets
         self._source = source
-        self._pacers = pacers
+        self._pay = pay
+        self._rates = rates
         self._pool = pool
         self._with_room = with_room
         self._on_bytes = on_bytes
@@ -98,13 +101,9 @@ class Fetch:
                 while at < run.end:
                     end = min(run.end, at + piece_bytes(*self._rates(), background=self._background))
                     await slots.acquire()
-                    for pacer in self._pacers:
-                        await pacer.pay(end - at)
+                    await self._pay(end - at)
                     group.create_task(self._read(run, at, end)).add_done_callback(lambda _task: slots.release())
                     at = end
-
-    def _rates(self) -> list[int | None]:
-        return [pacer.rate_bps for pacer in self._pacers]
 
     async def _read(self, run: Range, begin: int, end: int) -> None:
         """Bring bytes `[begin, end)` of the run's file into place."""

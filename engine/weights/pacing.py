@@ -71,7 +71,7 @@ class TokenBucket:
 
 
 class Pacer:
-    """A TokenBucket that is waited for. One serves a stage, one the node's whole link."""
+    """A TokenBucket that is waited for: a stage's own rate. (The node's link is shared by deadline: see link.py.)"""
 
     def __init__(self, rate_bps: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -76,7 +76,10 @@ class FileSpec:
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """A valid `prefetch` effect. `tensors` are in load order; `rate_bps` is bytes per second, None for no own cap."""
+    """A valid `prefetch` effect. `tensors` are in load order; `rate_bps` is bytes per second, None for no own cap.
+
+    `deadline_ms` (since the epoch) says whose turn it is on the node's link; None: behind all that have one.
+    """
 
     group_id: str
     version: int
@@ -87,6 +90,7 @@ class Prefetch:
     config_overrides: Mapping[str, Any]
     rate_bps: int | None
     background: bool = False
+    deadline_ms: int | None = None
 
     def same_content(self, other: Prefetch) -> bool:
         """Whether both ask for the same bytes and files (whatever their version, rate and urgency)."""
@@ -113,6 +117,7 @@ class Prefetch:
                 "config_overrides",
                 "rate_bps",
                 "background",
+                "deadline_ms",
             }
         )
         if top.integer("v", 1) != 1:
@@ -134,6 +139,7 @@ class Prefetch:
         _check_consistent(tensors)
         rate = top.get("rate_bps", None)
         background = top.get("background", False)
+        deadline = top.get("deadline_ms", None)
         if not isinstance(background, bool):
             raise SpecError("prefetch.background: expected true or false")
         return Prefetch(
@@ -146,6 +152,7 @@ class Prefetch:
             config_overrides=overrides,
             rate_bps=None if rate is None else top.integer("rate_bps", 1),
             background=background,
+            deadline_ms=None if deadline is None else top.integer("deadline_ms", 0),
         )
 
 

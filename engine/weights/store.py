@@ -25,6 +25,7 @@ import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from engine.weights import load_spec, recovery
 from engine.weights.fetch import Fetch, FetchError, Target
 from engine.weights.files import FileCache, FilesError
 from engine.weights.inventory import Inventory, StoreError
-from engine.weights.pacing import Pacer, piece_bytes
+from engine.weights.link import NEVER, Link
+from engine.weights.pacing import piece_bytes
 from engine.weights.room import Room
 from engine.weights.segment import Segment
 from engine.weights.source import RetryPolicy, SourceError
@@ -57,7 +59,7 @@ class WeightStore:
         resume_window_s: float = RESUME_WINDOW_S,
     ) -> None:
         self._root = root
-        self._link = Pacer(link_bps)
+        self._link = Link(link_bps)
         self._retry = retry or RetryPolicy()
         self._resume_window_s = resume_window_s
         self._files = FileCache(root / "files")
@@ -262,12 +264,8 @@ class WeightStore:
 
     async def _provide_files(self, stage: StageWeights) -> None:
         request = stage.request
-
-        async def pay(size: int) -> None:
-            await stage.pacer.pay(size)
-            await self._link.pay(size)
-
-        piece = piece_bytes(stage.pacer.rate_bps, self._link.rate_bps, background=request.background)
+        pay = partial(self._pay, stage)
+        piece = piece_bytes(*self._rates(stage), background=request.background)
 
         async def provide() -> None:
             overrides = request.config_overrides
@@ -287,7 +285,8 @@ class WeightStore:
         fetch = Fetch(
             targets,
             stage.source,
-            (stage.pacer, self._link),
+            partial(self._pay, stage),
+            partial(self._rates, stage),
             self._pool,
             self._room.having,
             on_bytes=stage.received,
@@ -295,6 +294,15 @@ class WeightStore:
             background=stage.request.background,
         )
         await fetch.run()
+
+    async def _pay(self, stage: StageWeights, size: int) -> None:
+        """Return when `size` bytes more may be asked for by the stage's own rate and on the node's link."""
+        due = stage.request.deadline_ms
+        await stage.pacer.pay(size)
+        await self._link.pay(size, NEVER if due is None else due)
+
+    def _rates(self, stage: StageWeights) -> tuple[int | None, int | None]:
+        return stage.pacer.rate_bps, self._link.rate_bps
 
     def _landed(self, segment: Segment, index: int) -> None:
         key = self._inventory.landed(segment, index)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from orchestrator import bandwidth, memory, predict
+from orchestrator import equal_share, memory, predict
 from orchestrator.partition import Part, split
 from orchestrator.policies.refusal import refuse
 from orchestrator.types import (
@@ -88,7 +88,7 @@ def available_bps(node: NodeState, now_ms: int) -> int:
     """
     active = [fetch for fetch in node.fetches if fetch.remaining_bytes > 0]
     share = node.link_bps // (len(active) + 1)
-    doomed = bandwidth.late(node.link_bps, active, now_ms)
+    doomed = equal_share.late(node.link_bps, active, now_ms)
     for fetch in active:
         if fetch.key not in doomed and (fetch.deadline_ms - now_ms) * share < fetch.remaining_bytes * 1000:
             return 0

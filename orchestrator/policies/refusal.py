@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from orchestrator import bandwidth, memory
+from orchestrator import equal_share, memory
 from orchestrator.plan import RETRY_MS
 from orchestrator.types import Candidate, ModelSpec, NodeState, NoPlan, NoPlanReason
 
@@ -27,7 +27,7 @@ def refuse(
     if free < need:
         return NoPlan(model.name, NoPlanReason.NO_MEMORY, detail, judged, RETRY_MS)
     linked = [node for node in nodes if node.link_bps > 0]
-    ends = [ms for node in linked for ms in bandwidth.finish_ms(node.link_bps, node.fetches).values() if ms > 0]
+    ends = [ms for node in linked for ms in equal_share.finish_ms(node.link_bps, node.fetches).values() if ms > 0]
     if not linked:
         return NoPlan(model.name, NoPlanReason.LINKS_DOWN, {"nodes": len(nodes)}, judged, None)
     return NoPlan(model.name, NoPlanReason.LINKS_BUSY, {"fetches": len(ends)}, judged, min(ends, default=RETRY_MS))

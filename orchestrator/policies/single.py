@@ -5,7 +5,7 @@ Both start in sequence: the runtime first, then the fetch. Neither looks at what
 
 from collections.abc import Iterator
 
-from orchestrator import bandwidth, memory, predict
+from orchestrator import equal_share, memory, predict
 from orchestrator.partition import split
 from orchestrator.policies.refusal import refuse
 from orchestrator.types import (
@@ -66,7 +66,7 @@ def _can_fetch(model: ModelSpec, node: NodeState) -> bool:
 
 
 def _fetch_ms(model: ModelSpec, node: NodeState) -> int:
-    return bandwidth.assess(node.link_bps, node.fetches, _missing(model, node), 0).fetch_ms
+    return equal_share.assess(node.link_bps, node.fetches, _missing(model, node), 0).fetch_ms
 
 
 def _ready_ms(model: ModelSpec, node: NodeState, device: DeviceState) -> int:

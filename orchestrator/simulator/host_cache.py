@@ -50,10 +50,19 @@ class HostCache:
         for name in list(self._held):
             if self._bytes + need <= self._limit:
                 break
-            if name != spec.name and not self._pins.get(name):
-                self._bytes -= self._held.pop(name)[2]
-                self._noted(name, False)
+            if name != spec.name:
+                self._drop(name)
         if self._bytes + need <= self._limit:
             self._held[spec.name] = (spec, there | set(fresh), size + need)
             self._bytes += need
             self._noted(spec.name, True)
+
+    def drop_unused(self) -> None:
+        """Let go of everything that is not pinned."""
+        for name in list(self._held):
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        if not self._pins.get(name):
+            self._bytes -= self._held.pop(name)[2]
+            self._noted(name, False)

@@ -1,6 +1,9 @@
-"""One host's link as a fluid: its transfers share it equally, and when one ends the others speed up at once."""
+"""One host's link as a fluid: its transfers share it equally or one after the other, and when one ends the others speed
+up at once."""
 
 from dataclasses import dataclass
+
+from orchestrator.types import Sharing
 
 
 @dataclass(slots=True)
@@ -15,8 +18,9 @@ class Transfer:
 class Link:
     """`bps` bytes per second. `version` grows with every change, so that an older forecast can be told from a newer."""
 
-    def __init__(self, bps: int) -> None:
+    def __init__(self, bps: int, sharing: Sharing = Sharing.EQUALLY) -> None:
         self.bps = bps
+        self._by_deadline = sharing is Sharing.BY_DEADLINE
         self.version = 0
         self.transfers: dict[str, Transfer] = {}
         self._at_ms = 0
@@ -37,6 +41,12 @@ class Link:
         """Move what has been moved since the last change."""
         budget = self.bps * (now_ms - self._at_ms) / 1000
         self._at_ms = now_ms
+        if self._by_deadline:
+            for transfer in self._in_turn():
+                step = min(transfer.remaining, budget)
+                transfer.remaining -= step
+                budget -= step
+            return
         going = sorted((t for t in self.transfers.values() if t.remaining > 0), key=lambda t: t.remaining)
         for position, first in enumerate(going):
             sharing = len(going) - position
@@ -52,8 +62,15 @@ class Link:
         """When the next transfer is complete if nothing changes, as of the last `advance`."""
         if not self.transfers:
             return None
-        least = min(transfer.remaining for transfer in self.transfers.values())
-        return self._at_ms + int(-(-least * len(self.transfers) * 1000 // self.bps))
+        if self._by_deadline:
+            least = self._in_turn()[0].remaining
+        else:
+            least = min(transfer.remaining for transfer in self.transfers.values()) * len(self.transfers)
+        return self._at_ms + int(-(-least * 1000 // self.bps))
+
+    def _in_turn(self) -> list[Transfer]:
+        """Of equal deadlines the one that began first."""
+        return sorted(self.transfers.values(), key=lambda transfer: transfer.deadline_ms)
 
     def complete(self, now_ms: int) -> list[str]:
         """Keys of the transfers that have all their bytes by now, which end."""

@@ -15,10 +15,10 @@ from orchestrator.reconcile import reconcile
 from orchestrator.simulator.cluster import Cluster
 from orchestrator.simulator.host_cache import Keeps
 from orchestrator.simulator.serving import Prompts, Queue, Served, choose
-from orchestrator.simulator.startup import Style, fetch_at_ms, ready_ms
+from orchestrator.simulator.startup import Style, fetch_at_ms, profiled_ready_ms, ready_ms
 from orchestrator.simulator.workload import Request
 from orchestrator.simulator.world import World
-from orchestrator.types import ModelSpec
+from orchestrator.types import ModelSpec, Sharing
 
 PATIENCE_MS = 24 * 3_600_000
 """A day after the last request everything has long been answered and ended, or never will be."""
@@ -40,14 +40,15 @@ class SimModel:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """How engines start, and what hosts keep of what they fetched."""
+    """How engines start, what hosts keep of what they fetched, and how fetches share a link."""
 
     style: Style
     keeps: Keeps
+    sharing: Sharing = Sharing.EQUALLY
 
 
 ENGINES: Mapping[str, Engine] = {
-    "hydrant": Engine(Style.OVERLAPPED, Keeps.EVERYTHING),
+    "hydrant": Engine(Style.OVERLAPPED, Keeps.EVERYTHING, Sharing.BY_DEADLINE),
     "hydraserve": Engine(Style.OVERLAPPED, Keeps.WHOLE_MODELS),
     "serverlessllm": Engine(Style.LOAD_BESIDE, Keeps.WHOLE_MODELS),
     "serverless-vllm": Engine(Style.IN_SEQUENCE, Keeps.NOTHING),
@@ -72,7 +73,7 @@ class Simulation:
     ) -> None:
         self._models = {model.spec.name: model for model in models}
         views = {m.spec.name: ModelView(spec=m.spec, keep_alive_ms=m.keep_alive_ms) for m in models}
-        self.world = World(cluster, views)
+        self.world = World(cluster, views, engine.sharing)
         self._times = cluster.times
         self._engine = engine
         self._policy = policy
@@ -102,6 +103,10 @@ class Simulation:
             if not self._events or self._events[0][0] > at:
                 self._decide()
         self.world.count_memory()
+
+    def at(self, at_ms: int, change: Callable[[World], None]) -> None:
+        """Before it runs: the world is changed then, by hands that no decision guides."""
+        self._at(at_ms, lambda: change(self.world))
 
     def _at(self, at_ms: int, event: Callable[[], None]) -> None:
         self._count += 1
@@ -268,7 +273,7 @@ class Simulation:
         group = self.world.groups.get(begun.group_id)
         if group is None:
             return
-        spec = self._models[group.model].spec
+        spec = self.world.models[group.model].spec
         part = group.plan.stages[begun.rank]
         host = self.world.hosts[part.node]
         share = next(
@@ -277,12 +282,15 @@ class Simulation:
         whole = len(group.stages) == 1 and not in_place
         if self._engine.keeps is Keeps.EVERYTHING or (self._engine.keeps is Keeps.WHOLE_MODELS and whole):
             host.cache.put(spec, share.groups)
-        now = self.world.now_ms
-        times = self._times[host.server.kind]
-        ready = now if in_place else begun.begun_ms + ready_ms(
-            self._engine.style, times, now - begun.begun_ms, share.size_bytes
-        )  # fmt: skip
-        self._at(ready, partial(self._ready, begun))
+        took = self.world.now_ms - begun.begun_ms
+        kind = host.server.kind
+        if in_place:
+            after = took
+        elif self._engine.style is Style.OVERLAPPED:
+            after = profiled_ready_ms(spec.on(kind).profile, len(group.stages), took)
+        else:
+            after = ready_ms(self._engine.style, self._times[kind], took, share.size_bytes)
+        self._at(begun.begun_ms + after, partial(self._ready, begun))
 
     def _ready(self, begun: Begun) -> None:
         group = self.world.groups.get(begun.group_id)

@@ -11,6 +11,7 @@ follows the fetch, and of the 6.87 s that a plain load takes about 2 s are the c
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchestrator import predict
 from orchestrator.types import Profile
 
 TAIL_MS = 2_000
@@ -62,6 +63,11 @@ def ready_ms(style: Style, times: StartTimes, fetched_ms: int, nbytes: int) -> i
     if style is Style.LOAD_BESIDE:
         return max(fetched_ms, times.plain_ms + times.copy_ms(nbytes))
     return fetched_ms + times.load_ms(nbytes)
+
+
+def profiled_ready_ms(known: Profile, stages: int, fetched_ms: int) -> int:
+    """As `ready_ms` of an overlapped start, for a pipeline of `stages` of a model that was measured by itself."""
+    return max(predict.floor_ms(known, stages, warm=True), fetched_ms) + known.tail_ms
 
 
 def profile(style: Style, times: StartTimes, nbytes: int, tpot_ms: int, prefill_ms: int) -> Profile:

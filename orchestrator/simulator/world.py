@@ -22,9 +22,10 @@ from orchestrator.nodes import Nodes
 from orchestrator.simulator.cluster import Cluster, Server
 from orchestrator.simulator.host_cache import HostCache
 from orchestrator.simulator.links import Link
-from orchestrator.types import DeviceState, Fetch, NodeState
+from orchestrator.types import DeviceState, Fetch, NodeState, Sharing
 
-START_LIMIT_MS = 300_000
+START_LIMIT_MS = 24 * 3_600_000
+"""No simulated start hangs, and in production none is given up before a fetch that is in time can have ended."""
 Claim = tuple[str, int, int]
 """Node, device, bytes."""
 
@@ -32,10 +33,10 @@ Claim = tuple[str, int, int]
 class Host:
     """A server: its devices, its link, its host memory."""
 
-    def __init__(self, name: str, server: Server, noted: Callable[[str, bool], None]) -> None:
+    def __init__(self, name: str, server: Server, sharing: Sharing, noted: Callable[[str, bool], None]) -> None:
         self.name = name
         self.server = server
-        self.link = Link(server.link_bps)
+        self.link = Link(server.link_bps, sharing)
         self.cache = HostCache(server.cache_bytes, noted)
         self.taken = [0] * server.devices
         self._view: NodeState | None = None
@@ -67,10 +68,13 @@ class Host:
 class World:
     """Groups, models and hosts at `now_ms`. A ValueError says where memory would be promised twice."""
 
-    def __init__(self, cluster: Cluster, models: Mapping[str, ModelView]) -> None:
+    def __init__(self, cluster: Cluster, models: Mapping[str, ModelView], sharing: Sharing) -> None:
         self.now_ms = 0
+        self._sharing = sharing
         self._holders: dict[str, dict[str, None]] = {}
-        self.hosts = {name: Host(name, server, partial(self._note_held, name)) for name, server in cluster.hosts()}
+        self.hosts = {
+            name: Host(name, server, sharing, partial(self._note_held, name)) for name, server in cluster.hosts()
+        }
         self.models = dict(models)
         self.groups = Groups()
         self.memory_byte_ms = 0
@@ -89,6 +93,7 @@ class World:
             models=self.models,
             groups=self.groups,
             routes_version=None,
+            sharing=self._sharing,
         )
 
     def change_model(self, name: str, **changes: Any) -> ModelView:

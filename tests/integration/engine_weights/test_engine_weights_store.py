@@ -284,6 +284,19 @@ async def test_the_link_is_shared_by_all_stages(tmp_path, make_store):
     assert took_ms >= (4_000_000 / 10_000_000 - BURST_S) * 1000 - 10
 
 
+async def test_the_link_belongs_to_the_stage_with_the_earliest_deadline(tmp_path, make_store):
+    models = [write_model(tmp_path / str(i), [2_000_000], seed=i) for i in range(3)]
+    store = await make_store(link_bps=10_000_000)
+    deadlines = (None, 2_000, 1_000)
+    stages = [store.prefetch(models[i].request(f"s{i}", deadline_ms=due)) for i, due in enumerate(deadlines)]
+    await asyncio.gather(*(stage.wait_verified() for stage in stages))
+    ended = [stage.marks["prefetch_end"] for stage in stages]
+    assert ended == sorted(ended, reverse=True)
+    # Those that follow have not had half of the link while the first was on it, as equal shares would have given them.
+    begun = min(stage.marks["prefetch_start"] for stage in stages)
+    assert ended[0] - begun >= 2 * (ended[2] - begun) - 1000 * BURST_S
+
+
 async def test_in_the_background_one_small_read_is_under_way_at_a_time(model, server, make_store):
     store = await make_store(link_bps=10_000_000)
     request = model.request("s1", source=server.url, background=True)

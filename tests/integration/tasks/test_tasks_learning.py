@@ -27,9 +27,10 @@ def a_start(
     answered=True,
     fetched_bytes=0,
     fetch_ms=1,
+    stages=1,
     **row,
 ):
-    """A cold start of one stage on n0, as reports and the ledger have left it in SQL."""
+    """A cold start on n0, all its stages alike, as reports and the ledger have left it in SQL."""
     asked = now_ms() - ago_ms
     with session_scope(bench.here.sessions) as session:
         model_id = session.scalars(select(Model.id).where(Model.name == model)).one()
@@ -57,23 +58,19 @@ def a_start(
             created_at_ms=asked,
             deadline_ms=asked,
         )
+        marks = {"queued": 0, "prefetch_start": 0, "prefetch_end": fetch_ms, "fork": 2, "runtime": 12, "up": floor_ms}
         place = {"node_name": "n0", "device_idx": 0, "first_layer": 0, "layer_count": 1, "reserved_bytes": 1, "port": 1}
-        group.stages = [Stage(id=new_id("stg"), rank=0, state="gone", full=True, **place)]
+        group.stages = [
+            Stage(id=new_id("stg"), rank=rank, state="gone", full=True, bytes_to_fetch=fetched_bytes, **place)
+            for rank in range(stages)
+        ]
         session.add(group)
         session.flush()
-        group.stages[0].bytes_to_fetch = fetched_bytes
-        marks = {
-            "queued": 0,
-            "prefetch_start": 0,
-            "prefetch_end": fetch_ms,
-            "fork": 2,
-            "runtime": 12,
-            "load_start": 50,
-            "up": floor_ms,
-        }
-        for kind, at in marks.items():
-            event = ColdStartEvent(cold_start_id=start.id, stage_id=group.stages[0].id, kind=kind, at_ms=asked + at)
-            session.add(event)
+        session.add_all(
+            ColdStartEvent(cold_start_id=start.id, stage_id=stage.id, kind=kind, at_ms=asked + at)
+            for stage in group.stages
+            for kind, at in marks.items()
+        )
         return start.id
 
 
@@ -167,6 +164,17 @@ def test_a_model_without_starts_of_its_own_is_predicted_by_the_others_unless_a_p
     control.reconcile_now()
     assert (on_cpu(bench, "new").runtime_floor_ms, on_cpu(bench, "new").tail_ms) == (1_000, TAIL_MS)
     assert (on_cpu(bench, "known").runtime_floor_ms, on_cpu(bench, "known").tail_ms) == (7_000, TAIL_MS)
+
+
+def test_a_model_whose_pipelines_were_all_alike_goes_by_what_a_stage_adds_to_others(bench) -> None:
+    bench.add_model()
+    bench.add_model("others")
+    for stages, floor_ms in ((1, 1_000), (3, 1_400), (2, 1_200), (1, 1_000)):
+        a_start(bench, "others", stages=stages, floor_ms=floor_ms)
+    for _ in range(3):
+        a_start(bench, stages=3, floor_ms=2_400)
+    control.reconcile_now()
+    assert (on_cpu(bench).runtime_floor_ms, on_cpu(bench).per_stage_floor_ms) == (2_000, 200)
 
 
 def test_a_controller_that_has_read_a_model_before_notices_what_was_learnt_since(bench) -> None:

@@ -47,6 +47,8 @@ def test_a_valid_effect_is_parsed():
     assert prefetch.rate_bps == 1000
     assert not prefetch.background
     assert Prefetch.from_json(EFFECT | {"background": True}).background
+    assert prefetch.deadline_ms is None
+    assert Prefetch.from_json(EFFECT | {"deadline_ms": 1_795_000_000_000}).deadline_ms == 1_795_000_000_000
 
 
 def test_an_alias_keeps_both_names():
@@ -68,6 +70,8 @@ def test_an_alias_keeps_both_names():
         (["rate_bps"], 0, "prefetch.rate_bps"),
         (["rate_bps"], 1.5, "prefetch.rate_bps"),
         (["background"], 1, "prefetch.background"),
+        (["deadline_ms"], "soon", "prefetch.deadline_ms"),
+        (["deadline_ms"], -1, "prefetch.deadline_ms"),
         (["extra"], 1, "prefetch.extra"),
         (["source"], "ftp://host/dir", "prefetch.source"),
         (["source"], "/etc", "prefetch.source"),

@@ -28,6 +28,10 @@ OVERLAPPED = {
 PROFILE = Profile(prefill_ms=400, tail_ms=300)
 
 
+def of_one(observations):
+    return [("m", observation) for observation in observations]
+
+
 def one(marks, *, first_token_ms=5_800, stages=1, full=1):
     ((kind, seen),) = observe([StageMarks("cpu", marks)] * stages, full, first_token_ms, PROFILE)
     assert kind == "cpu"
@@ -80,20 +84,26 @@ def test_what_is_not_known_is_not_guessed(marks, first_token_ms) -> None:
 
 def test_nothing_is_believed_before_enough_starts_agree() -> None:
     seen = Observation(1, floor_ms=1_000, tail_ms=400)
-    assert learn([seen] * (ENOUGH - 1)) == {}
-    assert learn([seen] * ENOUGH) == {"runtime_floor_ms": 1_000, "per_stage_floor_ms": 0, "tail_ms": 400}
+    assert learn(of_one([seen] * (ENOUGH - 1))) == {}
+    assert learn(of_one([seen] * ENOUGH)) == {"runtime_floor_ms": 1_000, "per_stage_floor_ms": 0, "tail_ms": 400}
 
 
 def test_what_each_stage_adds_is_learnt_from_pipelines_of_unlike_length() -> None:
     seen = [Observation(stages, floor_ms=1_000 + 300 * (stages - 1)) for stages in (1, 4, 2, 1)]
-    assert learn(seen) == {"runtime_floor_ms": 1_000, "per_stage_floor_ms": 300}
+    assert learn(of_one(seen)) == {"runtime_floor_ms": 1_000, "per_stage_floor_ms": 300}
     alike = [Observation(3, floor_ms=1_600)] * ENOUGH
-    assert learn(alike, per_stage_ms=250) == {"runtime_floor_ms": 1_100, "per_stage_floor_ms": 250}
+    assert learn(of_one(alike), per_stage_ms=250) == {"runtime_floor_ms": 1_100, "per_stage_floor_ms": 250}
+
+
+def test_of_several_models_only_starts_of_the_same_one_tell_what_a_stage_adds() -> None:
+    quick = [("quick", Observation(stages, floor_ms=1_000 + 200 * (stages - 1))) for stages in (1, 3, 2)]
+    slow = [("slow", Observation(3, floor_ms=9_000))] * 2
+    assert learn(quick + slow)["per_stage_floor_ms"] == 200
 
 
 def test_the_past_is_forgotten() -> None:
     old, new = Observation(1, floor_ms=9_000), Observation(1, floor_ms=1_000)
-    assert learn([old] * 100 + [new] * WINDOW)["runtime_floor_ms"] == 1_000
+    assert learn(of_one([old] * 100 + [new] * WINDOW))["runtime_floor_ms"] == 1_000
 
 
 @given(
@@ -105,14 +115,14 @@ def test_odd_starts_that_are_fewer_than_the_others_cannot_move_an_estimate_out_o
     odd = odd[: len(usual) - 1]
     starts = [Observation(1, floor_ms=ms, tail_ms=ms) for ms in usual + odd]
     random.shuffle(starts)
-    learnt = learn(starts)
+    learnt = learn(of_one(starts))
     for field in ("runtime_floor_ms", "tail_ms"):
         assert min(usual) <= learnt[field] <= max(usual)
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 10_000_000)), min_size=ENOUGH, max_size=30))
 def test_whatever_was_observed_makes_a_profile(seen) -> None:
-    learnt = learn([Observation(stages, floor_ms=ms, tail_ms=ms, plain_ms=ms) for stages, ms in seen])
+    learnt = learn(of_one([Observation(stages, floor_ms=ms, tail_ms=ms, plain_ms=ms) for stages, ms in seen]))
     assert Profile.from_json(learnt).tail_ms == round(median([ms for _, ms in seen][-WINDOW:]))
 
 

@@ -285,18 +285,26 @@ def test_a_busy_link_is_not_taken_from_the_fetch_that_needs_it():
         return Fetch(f"tight-{name}", name, 2 * GB, NOW + 1000)
 
     cluster = ClusterState(tuple(a_node(f"n{i}", fetches=(loaded(f"n{i}"),)) for i in range(2)), NOW)
-    no = refused(a_model(), cluster)
-    assert no.reason is NoPlanReason.LINKS_BUSY
-    assert no.retry_after_ms == 2 * GB * 1000 // (16 * GBIT)
+    behind = planned(a_model(), cluster)
+    (chosen,) = (candidate for candidate in behind.candidates if candidate.verdict is Verdict.CHOSEN)
+    alone = planned(a_model(), a_cluster(2))
+    (free,) = (candidate for candidate in alone.candidates if candidate.verdict is Verdict.CHOSEN)
+    assert (behind.s, chosen.fetch_ms) == (alone.s, free.fetch_ms + 1000)
     one_free = ClusterState((cluster.nodes[0], a_node("n1"), a_node("n2")), NOW)
     assert [stage.node for stage in planned(a_model(), one_free).stages] == ["n1", "n2"]
 
 
-def test_a_relaxed_fetch_shares_its_link_and_the_prediction_counts_it():
+def test_a_relaxed_fetch_lets_an_urgent_one_go_first():
     relaxed = (Fetch("background", "n0", 100 * GB, NOW + 10**6),)
     outcome = planned(a_model(slo_ttft_ms=20_000), ClusterState((a_node("n0", fetches=relaxed),), NOW))
-    assert outcome.predicted_ttft_ms == 2 * 6500 + 2000
-    assert outcome.stages[0].rate_bps == 8 * GBIT
+    assert outcome.predicted_ttft_ms == 6500 + 2000
+    assert outcome.stages[0].rate_bps == pytest.approx(16 * GBIT, rel=0.001)
+
+
+def test_a_start_behind_a_fetch_that_is_more_urgent_counts_its_bytes():
+    urgent = (Fetch("urgent", "n0", 2 * GB, NOW + 1000),)
+    outcome = planned(a_model(slo_ttft_ms=20_000), ClusterState((a_node("n0", fetches=urgent),), NOW))
+    assert outcome.predicted_ttft_ms == 1000 + 6500 + 2000
 
 
 def test_a_cluster_without_ports_is_refused():

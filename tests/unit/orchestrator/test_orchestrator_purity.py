@@ -15,6 +15,7 @@ ALLOWED = {
     "functools",
     "itertools",
     "operator",
+    "statistics",
     "orchestrator",
     "types",
     "typing",

@@ -9,8 +9,9 @@ from support.control_state import group, heir, model, probed, stage, state, wait
 from orchestrator.consolidation import FIRST_TOKENS_MS
 from orchestrator.control import Cause, Move, StageState, Start, Stop
 from orchestrator.lifecycle import GroupState
+from orchestrator.nodes import Nodes
 from orchestrator.reconcile import reconcile
-from orchestrator.types import Fetch
+from orchestrator.types import Fetch, Sharing
 
 S = StageState
 G = GroupState
@@ -131,7 +132,7 @@ def test_a_stop_request_ends_what_was_there_and_not_what_came_after():
 )  # fmt: skip
 def test_a_draining_group_is_stopped_when_nobody_can_choose_it_and_nothing_runs(changes, seen, stops):
     there = group(G.DRAINING, **changes)
-    assert reconcile(state(there, routes_version=seen)) == ([Stop("grp_1")] if stops else [])
+    assert reconcile(state(there, routes_version=seen)) == ([Stop("grp_1", quiet=seen is not None)] if stops else [])
 
 
 @pytest.mark.parametrize("left", [S.PLANNED, S.FETCHING, S.STARTING, S.LOADING, S.READY, S.STOPPING])
@@ -345,13 +346,21 @@ def test_no_standalone_worker_grows_on_a_cordoned_node():
     assert reconcile(state(pipeline, nodes=[a_node("n0"), a_node("n1", cordoned=True)])) == []
 
 
-def test_the_heirs_fetch_waits_rather_than_make_an_admitted_one_late():
+def test_the_heirs_fetch_goes_behind_all_others():
     # The link moves 2 GB/s; 2 GB are due in a second, and the heir wants another GB.
     tight = Fetch("stg_x", "n1", 2 * 10**9, NOW + 1100)
     pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n1"])
-    assert reconcile(state(pipeline, nodes=[a_node("n0"), a_node("n1", fetches=(tight,))])) == []
+    (start,) = reconcile(state(pipeline, nodes=[a_node("n0"), a_node("n1", fetches=(tight,))]))
+    assert start.plan.stages[0].deadline_ms > tight.deadline_ms
+
+
+def test_the_heirs_fetch_waits_where_links_are_shared_equally_and_it_would_make_another_late():
+    tight = Fetch("stg_x", "n1", 2 * 10**9, NOW + 1100)
+    pipeline = group(G.CONSOLIDATING, *PAIR, targets=["n1"])
+    shared = replace(state(pipeline, nodes=[a_node("n0"), a_node("n1", fetches=(tight,))]), sharing=Sharing.EQUALLY)
+    assert reconcile(shared) == []
     relaxed = replace(tight, deadline_ms=NOW + 60_000)
-    (start,) = reconcile(state(pipeline, nodes=[a_node("n0"), a_node("n1", fetches=(relaxed,))]))
+    (start,) = reconcile(replace(shared, nodes=Nodes([a_node("n0"), a_node("n1", fetches=(relaxed,))])))
     assert start.plan.stages[0].deadline_ms > NOW
 
 

@@ -9,34 +9,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.simulations import GB, TIMES, sim_model
 
-from orchestrator import bandwidth
+from orchestrator import deadlines, equal_share
 from orchestrator.simulator.host_cache import HostCache
 from orchestrator.simulator.links import Link
 from orchestrator.simulator.startup import Style, fetch_at_ms, ready_ms
 from orchestrator.simulator.workload import arrivals, empirical, quantiles, requests, zipf
-from orchestrator.types import Fetch, layer_group
+from orchestrator.types import Fetch, Sharing, layer_group
 
 # --- links ------------------------------------------------------------------------------------------------------------
 
 
-def run_link(bps: int, sizes: list[int]) -> dict[str, int]:
-    """When each of these transfers, begun at once, is complete."""
-    link = Link(bps)
-    for i, size in enumerate(sizes):
-        link.begin(0, str(i), size, 0)
+fetches = st.lists(st.tuples(st.integers(1, 50 * GB), st.integers(0, 100_000)), min_size=1, max_size=6).map(
+    lambda rows: [Fetch(str(i), "n", size, deadline_ms) for i, (size, deadline_ms) in enumerate(rows)]
+)
+
+
+@given(st.integers(10**6, 10**10), fetches, st.sampled_from(Sharing))
+def test_a_link_ends_its_transfers_when_the_planner_says(bps, begun, sharing):
+    ledger = deadlines if sharing is Sharing.BY_DEADLINE else equal_share
+    link = Link(bps, sharing)
+    for fetch in begun:
+        link.begin(0, fetch.key, fetch.remaining_bytes, fetch.deadline_ms)
     ends: dict[str, int] = {}
     while (at := link.next_end_ms()) is not None:
         ends |= dict.fromkeys(link.complete(at), at)
-    return ends
-
-
-@given(st.integers(10**6, 10**10), st.lists(st.integers(1, 50 * GB), min_size=1, max_size=6))
-def test_a_link_ends_its_transfers_when_the_planner_says(bps, sizes):
-    said = bandwidth.finish_ms(bps, [Fetch(str(i), "n", size, 0) for i, size in enumerate(sizes)])
-    ends = run_link(bps, sizes)
+    said = ledger.finish_ms(bps, begun)
     assert ends.keys() == said.keys()
     for key, at in ends.items():
-        assert at == pytest.approx(said[key], abs=len(sizes) + 1)
+        assert at == pytest.approx(said[key], abs=len(begun) + 1)
 
 
 def test_a_transfer_that_is_dropped_leaves_its_share_to_the_others():
@@ -70,6 +70,17 @@ def test_the_model_that_was_used_longest_ago_goes_first_and_one_that_is_pinned_s
     cache.pin("one", -1)
     cache.put(three, every)
     assert cache.held("one") == frozenset()
+
+
+def test_what_nothing_uses_can_be_let_go_of_at_once():
+    one, two = (sim_model(name, size_gb=8).spec for name in ("one", "two"))
+    every = [layer_group(i) for i in range(8)]
+    cache = HostCache(16 * GB)
+    cache.put(one, every)
+    cache.put(two, every)
+    cache.pin("two", 1)
+    cache.drop_unused()
+    assert (len(cache.held("one")), len(cache.held("two"))) == (0, 8)
 
 
 def test_what_does_not_fit_is_not_kept():

@@ -116,3 +116,8 @@ def test_a_part_is_held_only_when_every_tensor_of_it_is():
     assert held(*layer[1:]) == frozenset()
     assert held(*layer, digests["model.embed_tokens.weight"], "f" * 64) == {"layer:1", "embed"}
     assert held(*digests.values()) == {"embed", "head", *(f"layer:{n}" for n in range(4))}
+
+
+def test_a_stop_leaves_time_to_finish_only_where_something_may_run():
+    assert stop_effect(a_group(4))["grace_s"] > 0
+    assert stop_effect(a_group(4), quiet=True)["grace_s"] == 0

@@ -1,4 +1,5 @@
-"""The ledger of a node's link: how long a fetch takes beside the others, and whether it may start.
+"""The ledger of a link that is shared equally, as the published systems' are: how long a fetch takes beside the others,
+and whether it may start. (Ours belong to the fetch with the earliest deadline: see deadlines.py.)
 
 The model is a fluid: all fetches of a node share its link equally, and when one ends the others speed up at once. Then
 everything moved when a fetch of R remaining bytes ends is the sum over all fetches of min(remaining, R), which gives
@@ -7,12 +8,10 @@ already cannot be saved by refusing others, so it no longer blocks its node, tho
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from orchestrator.deadlines import BACKGROUND_SLACK, SLACK, Turn
 from orchestrator.types import Fetch
-
-BACKGROUND_SLACK = 4
-"""A background fetch (consolidation, pre-warming) may take this many times its predicted duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,44 +78,22 @@ def late(link_bps: int, fetches: Sequence[Fetch], now_ms: int) -> tuple[str, ...
     )
 
 
-def reserve(
-    link_bps: int, fetches: Sequence[Fetch], key: str, node: str, size_bytes: int, now_ms: int, *, slack: int
-) -> Fetch | Admission:
-    """A fetch without a service-level deadline: it gets `slack` times its predicted duration as one.
-
-    Returns the fetch to enter into the ledger, or the Admission that refuses it. ValueError when `key` is in the ledger
-    already or slack is below 1.
-    """
-    if slack < 1:
-        raise ValueError(f"slack: expected at least 1, got {slack}")
-    if any(fetch.key == key for fetch in fetches):
-        raise ValueError(f"key: the fetch {key!r} is in the ledger already")
+def turn(link_bps: int, fetches: Sequence[Fetch], size_bytes: int, now_ms: int, deadline_ms: int) -> Turn | None:
+    """As `deadlines.turn`; None also where it may not start now."""
     admission = assess(link_bps, fetches, size_bytes, now_ms)
     if not admission.admitted:
-        return admission
-    return Fetch(key, node, size_bytes, now_ms + slack * admission.fetch_ms)
+        return None
+    in_time = now_ms + admission.fetch_ms <= deadline_ms
+    return Turn(admission.fetch_ms, deadline_ms if in_time else now_ms + SLACK * admission.fetch_ms)
 
 
-def release(fetches: Sequence[Fetch], key: str) -> tuple[Fetch, ...]:
-    """The ledger without the fetch `key`; releasing one that is not there changes nothing."""
-    return tuple(fetch for fetch in fetches if fetch.key != key)
+def background_deadline_ms(link_bps: int, fetches: Sequence[Fetch], size_bytes: int, now_ms: int) -> int | None:
+    """The deadline of a fetch that nobody waits for: BACKGROUND_SLACK times its predicted duration.
 
-
-def advance(link_bps: int, fetches: Sequence[Fetch], elapsed_ms: int) -> tuple[Fetch, ...]:
-    """The ledger `elapsed_ms` later, completed fetches dropped: for when no measured progress is at hand."""
-    active = sorted((fetch for fetch in fetches if fetch.remaining_bytes), key=lambda fetch: fetch.remaining_bytes)
-    budget = link_bps * elapsed_ms
-    level = 0
-    for position, fetch in enumerate(active):
-        sharing = len(active) - position
-        step = min((fetch.remaining_bytes - level) * 1000, -(-budget // sharing))
-        level += -(-step // 1000)
-        budget = max(0, budget - step * sharing)
-    return tuple(
-        replace(fetch, remaining_bytes=fetch.remaining_bytes - level)
-        for fetch in fetches
-        if fetch.remaining_bytes > level
-    )
+    None when it may not start.
+    """
+    admission = assess(link_bps, fetches, size_bytes, now_ms)
+    return now_ms + BACKGROUND_SLACK * admission.fetch_ms if admission.admitted else None
 
 
 def _beside_ms(link_bps: int, fetches: Sequence[Fetch], size_bytes: int) -> int:

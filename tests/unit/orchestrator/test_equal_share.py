@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.clusters import NOW
 
-from orchestrator.bandwidth import Admission, advance, assess, finish_ms, late, release, reserve
+from orchestrator.equal_share import Admission, assess, background_deadline_ms, finish_ms, late
 from orchestrator.types import Fetch
 
 LINK = 1_000_000
@@ -60,34 +60,6 @@ def test_the_predicted_duration_is_when_the_newcomer_ends(running, size):
     assert admission.fetch_ms == finish_ms(LINK, (*running, fetch("new", size, 10**9)))["new"]
 
 
-@given(st.lists(st.tuples(st.integers(1, 10_000_000), st.integers(0, 5000), st.integers(0, 3000)), max_size=8))
-def test_over_time_every_admitted_fetch_ends_by_its_deadline(arrivals):
-    """Fetches arrive one after the other, each allowed some slack; what was admitted ends on time (within rounding)."""
-    running: tuple[Fetch, ...] = ()
-    now = NOW
-    for number, (size, slack_ms, pause_ms) in enumerate(arrivals):
-        running = advance(LINK, running, pause_ms)
-        now += pause_ms
-        admission = assess(LINK, running, size, now)
-        if admission.admitted:
-            running += (Fetch(str(number), "n", size, now + admission.fetch_ms + slack_ms),)
-        for key, in_ms in finish_ms(LINK, running).items():
-            deadline = next(f.deadline_ms for f in running if f.key == key)
-            assert now + in_ms <= deadline + 1
-
-
-@given(ledgers, st.integers(0, 30_000), st.integers(0, 30_000))
-def test_advancing_moves_as_much_as_the_link_carries(running, first, second):
-    total = sum(f.remaining_bytes for f in running)
-    once = advance(LINK, running, first)
-    moved = total - sum(f.remaining_bytes for f in once)
-    assert moved == pytest.approx(min(total, LINK * first // 1000), abs=len(running) + 1)
-    twice = {f.key: f.remaining_bytes for f in advance(LINK, once, second)}
-    direct = {f.key: f.remaining_bytes for f in advance(LINK, running, first + second)}
-    for key in twice.keys() | direct.keys():
-        assert twice.get(key, 0) == pytest.approx(direct.get(key, 0), abs=3 * len(running))
-
-
 @given(ledgers, st.integers(1, 20_000_000))
 def test_a_faster_link_never_refuses_what_a_slower_one_admits_without_late_fetches(running, size):
     on_time = tuple(f for f in running if f.key not in late(LINK, running, NOW))
@@ -130,35 +102,16 @@ def test_nothing_to_fetch_is_admitted_on_any_link():
 
 def test_a_link_that_is_down_admits_nothing():
     assert assess(0, (), 1, NOW) == Admission(False, 0, 0)
-    assert reserve(0, (), "k", "n", 1, NOW, slack=4) == Admission(False, 0, 0)
+    assert background_deadline_ms(0, (), 1, NOW) is None
     with pytest.raises(ValueError, match="never finishes"):
         finish_ms(0, (fetch("a", 1, 1),))
 
 
 def test_a_background_fetch_gets_a_deadline_it_can_keep_and_leaves_room_for_others():
-    background = reserve(LINK, (), "consolidate", "n", 4_000_000, NOW, slack=4)
-    assert background == Fetch("consolidate", "n", 4_000_000, NOW + 16_000)
-    urgent = assess(LINK, (background,), 1_000_000, NOW)
-    assert urgent.admitted
+    deadline_ms = background_deadline_ms(LINK, (), 4_000_000, NOW)
+    assert deadline_ms == NOW + 16_000
+    assert assess(LINK, (Fetch("consolidate", "n", 4_000_000, deadline_ms),), 1_000_000, NOW).admitted
 
 
 def test_a_background_fetch_waits_for_a_tight_one():
-    running = (fetch("tight", 1_000_000, 1000),)
-    refused = reserve(LINK, running, "consolidate", "n", 4_000_000, NOW, slack=4)
-    assert isinstance(refused, Admission)
-    assert refused.harmed == "tight"
-    assert isinstance(reserve(LINK, release(running, "tight"), "consolidate", "n", 4_000_000, NOW, slack=4), Fetch)
-
-
-def test_the_same_key_is_not_reserved_twice():
-    with pytest.raises(ValueError, match="in the ledger already"):
-        reserve(LINK, (fetch("a", 1, 1000),), "a", "n", 1, NOW, slack=1)
-    with pytest.raises(ValueError, match="slack"):
-        reserve(LINK, (), "a", "n", 1, NOW, slack=0)
-
-
-def test_releasing_twice_changes_nothing_more():
-    running = (fetch("a", 1, 1000), fetch("b", 1, 1000))
-    once = release(running, "a")
-    assert once == (running[1],)
-    assert release(once, "a") == once
+    assert background_deadline_ms(LINK, (fetch("tight", 1_000_000, 1000),), 4_000_000, NOW) is None
