@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from orchestrator.keep_alive import keep_alive_ms
 from registry.ids import now_ms
 from registry.models import Group, Model, Price
 from registry.ops import models, prices
@@ -19,15 +20,19 @@ def model_document(session: Session, row: Model) -> dict[str, Any]:
         .where(Group.model_id == row.id, Group.state.not_in(models.ENDED_STATES))
         .order_by(Group.created_at_ms)
     ).all()
+    pauses = models.pauses_ms(session, row.id) if row.keep_alive_mode == "learned" else ()
     copied: Sequence[str] = (
         "name", "source", "enabled", "lane", "architecture", "layers", "tied_embeddings", "weight_bytes", "max_stages",
         "context_length", "default_max_tokens", "capacity", "kv_reserve_bytes", "slo_ttft_ms", "slo_tpot_ms",
-        "keep_alive_s", "min_replicas", "warm_until_ms", "settings", "created_at_ms", "updated_at_ms",
+        "keep_alive_s", "keep_alive_mode", "min_replicas", "warm_until_ms", "settings", "created_at_ms",
+        "updated_at_ms",
     )  # fmt: skip
     return {
         "model_id": row.id,
         **{field: getattr(row, field) for field in copied},
         "aliases": models.list_aliases(session, row.id),
+        "pauses": len(pauses),
+        "kept_s": keep_alive_ms(pauses, row.keep_alive_s * 1000) / 1000,
         "price": price_document(prices.price_at(session, row.id, now_ms())),
         "groups": [
             {

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from cli.params import GIGABYTES, LIMIT, NONE, or_none
+from registry.ops.model_fields import KEEP_ALIVE_MODES
 from registry.settings_allowlist import CHOICES, OPTIONAL
 
 _SETTINGS = ("context_length", *CHOICES, "embedding")
@@ -19,6 +20,11 @@ _SERVING = (
     click.option("--slo-ttft-ms", type=int, help="The first token must come within this, cold start included."),
     click.option("--slo-tpot-ms", type=LIMIT, help="Milliseconds for each further token, or none."),
     click.option("--keep-alive-s", type=int, help="Seconds of idleness after which a worker is stopped."),
+    click.option(
+        "--keep-alive-mode",
+        type=click.Choice(KEEP_ALIVE_MODES),
+        help="fixed: just so long; learned: longer or shorter, as the model's own pauses make it worth.",
+    ),
     click.option("--min-replicas", type=int, help="Workers kept up without any demand; 0 scales to zero."),
     click.option("--capacity", type=int, help="Requests that one worker runs at once."),
     click.option("--default-max-tokens", type=int, help="For requests that name no max_tokens; bounds a reservation."),

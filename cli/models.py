@@ -129,6 +129,12 @@ def list_(console: Console) -> None:
     console.show({"models": documents}, table(headings, rows, right="000111110") if rows else none)
 
 
+def _keep_alive(document: dict[str, Any]) -> str:
+    if document["keep_alive_mode"] == "fixed":
+        return f"{document['keep_alive_s']} s"
+    return f"{document['kept_s']:.0f} s, learned from {document['pauses']} pauses (set: {document['keep_alive_s']} s)"
+
+
 @model.command(examples=["hydrant model show qwen3-8b"])
 @click.argument("name")
 @reporting
@@ -154,7 +160,7 @@ def show(console: Console, name: str) -> None:
             ("price, $ per request", price["request_usd"]),
             ("first token within", seconds(document["slo_ttft_ms"])),
             ("each token within", f"{document['slo_tpot_ms']} ms" if document["slo_tpot_ms"] else None),
-            ("keep-alive", f"{document['keep_alive_s']} s"),
+            ("keep-alive", _keep_alive(document)),
             ("minimum replicas", document["min_replicas"]),
             ("kept warm until (UTC)", moment(document["warm_until_ms"])),
             ("requests a worker", document["capacity"]),

@@ -99,6 +99,8 @@ def seed(
                 default_max_tokens=256,
                 slo_ttft_ms=slo_ttft_ms,
                 keep_alive_s=keep_alive_s,
+                # So that what newcomers are told is what happens.
+                keep_alive_mode="fixed",
             )
             model.profile = dict(CPU_PROFILE)
         if session.scalar(select(Tenant.id).where(Tenant.name == TENANT)) is None:

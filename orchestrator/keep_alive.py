@@ -5,7 +5,7 @@ of idle memory and saves a cold start for every pause that ends within T; the T 
 worth so much idle time, is taken. ("Serverless in the Wild", ATC '20, keeps by a histogram of the same pauses.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 WORTH_OF_A_START = 3
 """A saved cold start is worth this many times the keep-alive that people have set."""
@@ -36,6 +36,19 @@ def keep_alive_ms(pauses_ms: Sequence[int], set_ms: int) -> int:
         if gain > gained:
             best, gained = pause, gain
     return min(most, max(SHORTEST_MS, best * SLACK_PERCENT // 100))
+
+
+def note(busy_until_ms: int, pauses_ms: Sequence[int], spans: Iterable[tuple[int, int]]) -> tuple[int, list[int]]:
+    """Until when a model has been busy now, and its newest pauses, after requests with these (beginning, end).
+
+    `busy_until_ms` and `pauses_ms` are what was noted before; without any, `busy_until_ms` is 0.
+    """
+    pauses = list(pauses_ms)
+    for begun_ms, ended_ms in sorted(spans):
+        if 0 < busy_until_ms < begun_ms:
+            pauses.append(begun_ms - busy_until_ms)
+        busy_until_ms = max(busy_until_ms, ended_ms)
+    return busy_until_ms, pauses[-REMEMBERED:]
 
 
 def missed(pauses_ms: Sequence[int], unused_ms: int, within_ms: int) -> float:

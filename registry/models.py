@@ -107,6 +107,8 @@ class Model(Base):
     slo_ttft_ms: Mapped[int] = mapped_column(default=10_000)
     slo_tpot_ms: Mapped[int | None]
     keep_alive_s: Mapped[int] = mapped_column(default=300)
+    # fixed: just so long | learned: so long as the model's own pauses make it worth (orchestrator/keep_alive.py)
+    keep_alive_mode: Mapped[str] = mapped_column(String(16), default="fixed", server_default="fixed")
     min_replicas: Mapped[int] = mapped_column(default=0)
     warm_until_ms: Mapped[int | None]  # "warm now": hold at least one worker until then
     # "stop": the controller drains every group that was created at or before this moment.
@@ -130,6 +132,15 @@ class Model(Base):
             postgresql_where=text("deleted_at_ms IS NULL"),
         ),
     )
+
+
+class ModelUse(Base):
+    """When a model was used: the ledger writes it with the usage that it settles."""
+
+    __tablename__ = "model_use"
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    busy_until_ms: Mapped[int]  # the latest end of a request
+    pauses_ms: Mapped[list[Any]]  # the newest times from a last request's end to the next one's beginning, oldest first
 
 
 class Alias(Base):

@@ -1,5 +1,6 @@
 """The ledger's tasks: usage events from the Redis stream become rows in SQL, each attempt once, whatever dies when."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from redis.exceptions import ResponseError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from orchestrator.keep_alive import note
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import ColdStart, ColdStartEvent
+from registry.models import ColdStart, ColdStartEvent, ModelUse
 from registry.ops.ledger import Settlement, settle
 from registry.publish import publish_balances, rebuild_redis_if_lost
 from tasks.app import app
@@ -118,6 +120,7 @@ def _settle(here: Runtime, events: Sequence[Any]) -> Settlement:
     with session_scope(here.sessions) as session:
         result = settle(session, events)
         _note_first_tokens(session, events, {*result.settled, *result.corrected})
+        _note_use(session, events, set(result.settled))
     reach("ledger.committed")
     for rejected in result.rejected:
         log.error(
@@ -149,6 +152,18 @@ def _note_first_tokens(session: Session, events: Iterable[Any], settled: set[str
     ):
         row.first_token_at_ms = firsts[row.id]
         session.add(ColdStartEvent(cold_start_id=row.id, kind="first_token", at_ms=firsts[row.id]))
+
+
+def _note_use(session: Session, events: Iterable[Any], settled: set[str]) -> None:
+    """Each model's pauses, from when these attempts ran."""
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for event in events:
+        if isinstance(event, dict) and str(event.get("attempt_id")) in settled:
+            spans[event["model_id"]].append((event["started_at_ms"], event["ended_at_ms"]))
+    for model_id, mine in spans.items():
+        row = session.get(ModelUse, model_id) or ModelUse(model_id=model_id, busy_until_ms=0, pauses_ms=[])
+        row.busy_until_ms, row.pauses_ms = note(row.busy_until_ms, row.pauses_ms, mine)
+        session.add(row)
 
 
 def _ensure_group(redis: Redis) -> None:

@@ -15,7 +15,7 @@ from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
-from registry.models import ColdStart, Group, Model, Node, Outbox, Stage, Usage
+from registry.models import ColdStart, Group, Model, ModelUse, Node, Outbox, Stage, Usage
 from tasks.demand import Demand, ModelDemand
 from tasks.facts import Facts, Held, ModelFacts
 from tasks.outbox import stop_under_way, unheard
@@ -52,6 +52,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
     stores = {node.name: facts.of_node(node).digests for node in nodes}
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None)).options(defer(Model.manifest))).all()
     learnt = facts.learnt(session)
+    pauses = _pauses(session, groups)
     failing = _failing(session)
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
@@ -80,6 +81,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
                 stores,
                 used.get(m.id),
                 _failures(session, m) if m.id in failing else _NO_FAILURES,
+                pauses.get(m.id, ()) if m.keep_alive_mode == "learned" else (),
             )
             for m in models
         },
@@ -128,6 +130,13 @@ def _note_use(groups: Iterable[Group], demand: Demand, now_ms: int) -> dict[str,
             if at_ms > (group.last_used_at_ms or 0) + LAST_USED_STEP_MS:
                 group.last_used_at_ms = at_ms
     return used
+
+
+def _pauses(session: Session, groups: Iterable[Group]) -> dict[str, tuple[int, ...]]:
+    """By model id, of those that have workers: for how long each of these is kept hangs on them."""
+    ids = {group.model_id for group in groups}
+    rows = session.scalars(select(ModelUse).where(ModelUse.model_id.in_(ids)))
+    return {row.model_id: tuple(row.pauses_ms) for row in rows}
 
 
 def _draining(nodes: Iterable[Node], now_ms: int) -> dict[str, int]:
@@ -231,6 +240,7 @@ def _model(
     stores: Mapping[str, frozenset[str]],
     used_ms: int | None,
     failures: Failures,
+    pauses_ms: tuple[int, ...],
 ) -> ModelView:
     count, failed_ms, avoid = failures
     return ModelView(
@@ -249,6 +259,7 @@ def _model(
         avoid=avoid,
         held=Held(known.parts, stores),
         version=model.control_version,
+        pauses_ms=pauses_ms,
     )
 
 

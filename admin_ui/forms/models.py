@@ -20,6 +20,7 @@ from registry.models import Model
 from registry.settings_allowlist import CHOICES
 
 LANES = {"direct": "Direct", "litellm": "LiteLLM"}
+KEEP_ALIVE_MODES = {"learned": "Learned from its pauses", "fixed": "Fixed"}
 WARM_MINUTES = {"15": "15 minutes", "60": "1 hour", "240": "4 hours", "480": "8 hours", "1440": "24 hours"}
 
 
@@ -47,6 +48,11 @@ class ServingForm(Form):
     keep_alive_s = WholeNumberField(
         "Keep alive", [Required()], default=300, unit="s", description="Stops after so long without a request."
     )
+    keep_alive_mode = SelectField(
+        "Keep-alive is",
+        choices=KEEP_ALIVE_MODES,
+        description="Learned: longer or shorter, as its own pauses make it worth; at most ten times as set.",
+    )
     min_replicas = WholeNumberField("Minimum replicas", [Required()], default=0, description="0: scales to zero.")
     capacity = WholeNumberField("Requests at once, one worker", [Required()], default=8)
     default_max_tokens = WholeNumberField(
@@ -62,7 +68,16 @@ class ServingForm(Form):
 
     def serving(self) -> dict[str, Any]:
         """The fields as the registry takes them, without the engine settings; what is empty keeps its default."""
-        names = ("lane", "slo_ttft_ms", "slo_tpot_ms", "keep_alive_s", "min_replicas", "capacity", "default_max_tokens")
+        names = (
+            "lane",
+            "slo_ttft_ms",
+            "slo_tpot_ms",
+            "keep_alive_s",
+            "keep_alive_mode",
+            "min_replicas",
+            "capacity",
+            "default_max_tokens",
+        )
         values = {name: self[name].data for name in names}
         if self.kv_reserve_bytes.data is not None:
             values["kv_reserve_bytes"] = self.kv_reserve_bytes.data

@@ -12,6 +12,7 @@ from admin_ui.read.decision import VERDICTS, explained
 from admin_ui.read.demand import demand, start_states
 from admin_ui.read.waterfall import draw
 from admin_ui.views.found import found
+from orchestrator.keep_alive import keep_alive_ms
 from registry.ids import now_ms
 from registry.models import Model
 from registry.ops import calibrations, coldstarts, models, prices
@@ -226,12 +227,15 @@ def cold_start(cold_start_id: str) -> str:
 def _page(model: Model, *, alias_form: AliasForm | None = None, warm_form: WarmForm | None = None) -> str:
     now = now_ms()
     history = prices.list_prices(db(), model.id)
+    pauses = models.pauses_ms(db(), model.id)
     return render_template(
         "models/show.html",
         prices=history,
         price=next((price for price in history if price.from_ms <= now), None),
         aliases=models.list_aliases(db(), model.id),
         learnt=calibrations.list_learnt(db(), model.id),
+        pauses=len(pauses),
+        kept_ms=keep_alive_ms(pauses, model.keep_alive_s * 1000),
         alias_form=alias_form or AliasForm(formdata=None),
         warm_form=warm_form or WarmForm(formdata=None),
         **_state(model),

@@ -132,6 +132,7 @@ class ControlPlane:
                 input_nusd=20,
                 output_nusd=80,
                 settings={"dtype": "float32", "context_length": 2048},
+                keep_alive_mode="fixed",
                 **options,
             )
             model.source = url

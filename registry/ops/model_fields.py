@@ -6,6 +6,7 @@ from registry.errors import InvalidError
 from registry.ops import checks
 
 LANES = ("direct", "litellm")
+KEEP_ALIVE_MODES = ("learned", "fixed")
 _LARGEST_MS = 24 * 3600 * 1000
 
 
@@ -28,6 +29,10 @@ def checked(field: str, value: Any) -> Any:
             return None if value is None else checks.integer(field, value, low=1, high=_LARGEST_MS)
         case "keep_alive_s":
             return checks.integer(field, value, high=30 * 24 * 3600)
+        case "keep_alive_mode":
+            if value not in KEEP_ALIVE_MODES:
+                raise InvalidError(f"keep_alive_mode must be one of: {', '.join(KEEP_ALIVE_MODES)}", field)
+            return value
         case "min_replicas":
             return checks.integer(field, value, high=1000)
     raise InvalidError(f"{field} is not a field of a model that can be changed", field)

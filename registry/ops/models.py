@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from registry.errors import ConflictError, NotFoundError
 from registry.ids import new_id, now_ms
 from registry.manifest import ManifestDoc
-from registry.models import Alias, Group, Model
+from registry.models import Alias, Group, Model, ModelUse
 from registry.ops import audit, checks, key_models, prices
 from registry.ops.model_fields import checked
 from registry.settings_allowlist import validate_settings
@@ -38,6 +38,7 @@ def register_model(
     slo_ttft_ms: int = 10_000,
     slo_tpot_ms: int | None = None,
     keep_alive_s: int = 300,
+    keep_alive_mode: str = "learned",
     min_replicas: int = 0,
     manifest: ManifestDoc | None = None,
     progress: Progress | None = None,
@@ -84,6 +85,7 @@ def register_model(
         "slo_ttft_ms": slo_ttft_ms,
         "slo_tpot_ms": slo_tpot_ms,
         "keep_alive_s": keep_alive_s,
+        "keep_alive_mode": keep_alive_mode,
         "min_replicas": min_replicas,
     }
     for field, value in limits.items():
@@ -129,10 +131,16 @@ def list_models(session: Session) -> Sequence[Model]:
     return session.scalars(select(Model).where(Model.deleted_at_ms.is_(None)).order_by(Model.name)).all()
 
 
+def pauses_ms(session: Session, model_id: str) -> Sequence[int]:
+    """The model's newest pauses between requests, oldest first, as the ledger has noted them."""
+    use = session.get(ModelUse, model_id)
+    return () if use is None else use.pauses_ms
+
+
 def update_model(session: Session, actor: str, model_id: str, **changes: Any) -> Model:
     """Change any of: name (in the keys that may use it, too), settings, lane, default_max_tokens, capacity,
-    kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, min_replicas. New engine settings apply to workers started
-    from now on; they are given as changes to the present ones."""
+    kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, keep_alive_mode, min_replicas. New engine settings apply
+    to workers started from now on; they are given as changes to the present ones."""
     model = get_model(session, model_id)
     fresh: dict[str, Any] = {"updated_at_ms": now_ms()}
     for field, value in changes.items():

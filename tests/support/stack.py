@@ -225,7 +225,7 @@ class Stack:
                 input_nusd=20,
                 output_nusd=80,
                 settings={"dtype": "float32", "context_length": 2048},
-                **options,
+                **{"keep_alive_mode": "fixed", **options},
             )
             model.profile = profile or dict(seed.CPU_PROFILE)
             model_id = model.id

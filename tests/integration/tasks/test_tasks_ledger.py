@@ -12,7 +12,7 @@ from support.watching import watched
 
 from registry.db import session_scope
 from registry.ids import new_id, now_ms
-from registry.models import ColdStart, ColdStartEvent, LedgerEntry, RejectedUsage, Usage
+from registry.models import ColdStart, ColdStartEvent, LedgerEntry, ModelUse, RejectedUsage, Usage
 from registry.ops.money import balance_nusd, top_up
 
 PAID_IN = 10_000_000
@@ -316,3 +316,16 @@ def test_two_ledgers_at_once_bill_every_attempt_once(books):
     books.drain()
     books.assert_billed(120)
     assert books.count(LedgerEntry) == 121
+
+
+def test_a_models_pauses_are_noted_with_its_usage_once(books):
+    base = now_ms() - 600_000
+    first = books.event(started_at_ms=base, ended_at_ms=base + 1_000)
+    beside = books.event(started_at_ms=base + 500, ended_at_ms=base + 3_000)
+    later = books.event(started_at_ms=base + 60_000, ended_at_ms=base + 61_000)
+    for events in ([first, beside], [later], [later, first]):
+        books.deliver(*events)
+        books.drain()
+    with books.here.sessions() as session:
+        use = session.get_one(ModelUse, books.model.id)
+        assert (use.busy_until_ms, use.pauses_ms) == (base + 61_000, [57_000])

@@ -20,9 +20,10 @@ from registry.ops import models, prices
 SECONDS_TO_REGISTER = 20
 
 SERVING = {
-    "lane": "direct", "slo_ttft_ms": "7.5", "slo_tpot_ms": "", "keep_alive_s": "60", "min_replicas": "0",
-    "capacity": "4", "default_max_tokens": "256", "kv_reserve_bytes": "0.5", "context_length": "64", "dtype": "auto",
-    "grammar_backend": "xgrammar", "tool_parser": "hermes", "reasoning_parser": "",
+    "lane": "direct", "slo_ttft_ms": "7.5", "slo_tpot_ms": "", "keep_alive_s": "60", "keep_alive_mode": "fixed",
+    "min_replicas": "0", "capacity": "4", "default_max_tokens": "256", "kv_reserve_bytes": "0.5",
+    "context_length": "64", "dtype": "auto", "grammar_backend": "xgrammar", "tool_parser": "hermes",
+    "reasoning_parser": "",
 }  # fmt: skip
 PRICES = {"input_nusd": "0.02", "cached_input_nusd": "", "output_nusd": "0.06", "request_nusd": ""}
 
@@ -118,7 +119,8 @@ def test_editing_shows_what_is_there_and_changes_what_is_sent(admin: AdminApp, s
     assert re.search(r'name="slo_ttft_ms"[^>]* value="6"', page)
     assert send(client, path, {"name": "smollm2-135m-instruct", **SERVING}).status_code == 302
     model = stored(admin, samples.model.id)
-    assert (model.slo_ttft_ms, model.keep_alive_s, model.context_length) == (7_500, 60, 64)
+    assert (model.slo_ttft_ms, model.keep_alive_s, model.keep_alive_mode) == (7_500, 60, "fixed")
+    assert model.context_length == 64
 
 
 @pytest.mark.parametrize(

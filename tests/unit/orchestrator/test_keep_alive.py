@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.keep_alive import LONGEST, SHORTEST_MS, WORTH_OF_A_START, keep_alive_ms, missed
+from orchestrator.keep_alive import LONGEST, REMEMBERED, SHORTEST_MS, WORTH_OF_A_START, keep_alive_ms, missed, note
 
 SET = 30_000
 pauses = st.lists(st.integers(0, 10**7), max_size=32)
@@ -57,3 +57,21 @@ def test_what_it_chooses_saves_more_than_keeping_for_any_other_pause(found):
 @pytest.mark.parametrize(("unused_ms", "chance"), [(0, 2 / 4), (15_000, 1 / 3), (25_000, 0.0), (200_000, 0.0)])
 def test_how_likely_a_worker_will_be_missed(unused_ms, chance):
     assert missed([10_000, 20_000, 100_000], unused_ms, within_ms=30_000) == pytest.approx(chance)
+
+
+def test_pauses_are_the_times_in_which_nothing_ran() -> None:
+    assert note(0, (), [(1_000, 2_000)]) == (2_000, [])
+    assert note(2_000, (), [(5_000, 9_000), (6_000, 7_000), (10_000, 11_000)]) == (11_000, [3_000, 1_000])
+    assert note(11_000, [3_000], [(4_000, 5_000)]) == (11_000, [3_000]), "told late: it ran while others did"
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**4)), max_size=60))
+def test_however_requests_are_told_pauses_are_positive_and_bounded(asked) -> None:
+    spans = [(begun, begun + took) for begun, took in asked]
+    at_once = note(0, (), spans)
+    busy, pauses = 0, []
+    for span in sorted(spans):
+        busy, pauses = note(busy, pauses, [span])
+    assert (busy, pauses) == at_once
+    assert len(pauses) <= REMEMBERED
+    assert all(pause > 0 for pause in pauses)
