@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from orchestrator.keep_alive import note
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import ColdStart, ColdStartEvent, ModelUse
+from registry.models import ColdStart, ColdStartEvent, Model, ModelUse
 from registry.ops.ledger import Settlement, settle
 from registry.publish import publish_balances, rebuild_redis_if_lost
 from tasks.app import app
@@ -160,9 +160,10 @@ def _note_use(session: Session, events: Iterable[Any], settled: set[str]) -> Non
     for event in events:
         if isinstance(event, dict) and str(event.get("attempt_id")) in settled:
             spans[event["model_id"]].append((event["started_at_ms"], event["ended_at_ms"]))
-    for model_id, mine in spans.items():
+    # What was billed may be of a model that this database has never had (it was restored from a backup).
+    for model_id in session.scalars(select(Model.id).where(Model.id.in_(spans))):
         row = session.get(ModelUse, model_id) or ModelUse(model_id=model_id, busy_until_ms=0, pauses_ms=[])
-        row.busy_until_ms, row.pauses_ms = note(row.busy_until_ms, row.pauses_ms, mine)
+        row.busy_until_ms, row.pauses_ms = note(row.busy_until_ms, row.pauses_ms, spans[model_id])
         session.add(row)
 
 

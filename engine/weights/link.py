@@ -15,6 +15,8 @@ from engine.weights.pacing import BURST_S
 
 Due = float
 """A deadline, ms since the epoch; only their order counts."""
+AT_ONCE: Due = 0.0
+"""Of a model's small files: an engine cannot begin without them, and they are over before they could delay anyone."""
 NEVER: Due = float("inf")
 """Of a fetch that nobody waits for."""
 

@@ -34,7 +34,7 @@ from engine.weights import load_spec, recovery
 from engine.weights.fetch import Fetch, FetchError, Target
 from engine.weights.files import FileCache, FilesError
 from engine.weights.inventory import Inventory, StoreError
-from engine.weights.link import NEVER, Link
+from engine.weights.link import AT_ONCE, NEVER, Due, Link
 from engine.weights.pacing import piece_bytes
 from engine.weights.room import Room
 from engine.weights.segment import Segment
@@ -264,7 +264,7 @@ class WeightStore:
 
     async def _provide_files(self, stage: StageWeights) -> None:
         request = stage.request
-        pay = partial(self._pay, stage)
+        pay = partial(self._pay, stage, due=AT_ONCE)
         piece = piece_bytes(*self._rates(stage), background=request.background)
 
         async def provide() -> None:
@@ -282,10 +282,11 @@ class WeightStore:
 
         await self._room.having(make)
         await stage.wait_files()
+        deadline = stage.request.deadline_ms
         fetch = Fetch(
             targets,
             stage.source,
-            partial(self._pay, stage),
+            partial(self._pay, stage, due=NEVER if deadline is None else deadline),
             partial(self._rates, stage),
             self._pool,
             self._room.having,
@@ -295,11 +296,10 @@ class WeightStore:
         )
         await fetch.run()
 
-    async def _pay(self, stage: StageWeights, size: int) -> None:
+    async def _pay(self, stage: StageWeights, size: int, due: Due) -> None:
         """Return when `size` bytes more may be asked for by the stage's own rate and on the node's link."""
-        due = stage.request.deadline_ms
         await stage.pacer.pay(size)
-        await self._link.pay(size, NEVER if due is None else due)
+        await self._link.pay(size, due)
 
     def _rates(self, stage: StageWeights) -> tuple[int | None, int | None]:
         return stage.pacer.rate_bps, self._link.rate_bps

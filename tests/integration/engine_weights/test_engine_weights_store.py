@@ -297,6 +297,15 @@ async def test_the_link_belongs_to_the_stage_with_the_earliest_deadline(tmp_path
     assert ended[0] - begun >= 2 * (ended[2] - begun) - 1000 * BURST_S
 
 
+async def test_small_files_wait_for_no_other_stages_weights(tmp_path, make_store):
+    models = [write_model(tmp_path / str(i), [2_000_000], seed=i) for i in range(2)]
+    store = await make_store(link_bps=1_000_000)
+    first, second = (store.prefetch(models[i].request(f"s{i}", deadline_ms=1 + i)) for i in range(2))
+    await second.wait_files()
+    assert not first.verified, "the pacer holds it for two seconds"
+    await asyncio.gather(first.wait_verified(), second.wait_verified())
+
+
 async def test_in_the_background_one_small_read_is_under_way_at_a_time(model, server, make_store):
     store = await make_store(link_bps=10_000_000)
     request = model.request("s1", source=server.url, background=True)

@@ -318,6 +318,13 @@ def test_two_ledgers_at_once_bill_every_attempt_once(books):
     assert books.count(LedgerEntry) == 121
 
 
+def test_usage_of_a_model_that_is_not_there_is_billed_all_the_same(books):
+    books.deliver(books.event(model_id="mod_of_a_lost_database"))
+    books.drain()
+    books.assert_billed(1)
+    assert books.count(ModelUse) == 0
+
+
 def test_a_models_pauses_are_noted_with_its_usage_once(books):
     base = now_ms() - 600_000
     first = books.event(started_at_ms=base, ended_at_ms=base + 1_000)
