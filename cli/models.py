@@ -61,7 +61,7 @@ def register(
     request_price: int,
     **serving: Any,
 ) -> None:
-    """Add a model from SOURCE: a directory of safetensors files, http(s)://host/dir or s3://bucket/prefix.
+    """Add a model from SOURCE: a directory of safetensors files, http(s)://host/dir, or s3://, gs:// or az://.
 
     Every byte is read once, to check the files and to record a digest of every tensor: nodes accept only bytes that
     match. This takes about a second for each GB of a fast disk.

@@ -88,7 +88,7 @@ class Model(Base):
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(120))  # unique among models that are not deleted
-    source: Mapped[str] = mapped_column(Text)  # file:///dir, http(s)://host/dir, s3://bucket/prefix
+    source: Mapped[str] = mapped_column(Text)  # file:///dir, http(s)://host/dir, s3://, gs:// or az://bucket/prefix
     enabled: Mapped[bool] = mapped_column(default=True)
     lane: Mapped[str] = mapped_column(String(16), default="direct")  # direct | litellm
     # What registration found and recorded: registry.manifest reads and writes it.

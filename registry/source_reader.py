@@ -1,4 +1,4 @@
-"""Reading a model's files where they are: a local directory, HTTP(S), or S3. Every wait is bounded."""
+"""Reading a model's files where they are: a local directory, HTTP(S), S3, GCS or Azure. Every wait is bounded."""
 
 import os
 import re
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import HTTPStore, S3Store
+from obstore.store import from_url
 
 from registry.errors import SourceError
 
 if TYPE_CHECKING:  # obstore has these types in its stubs only
-    from obstore.store import ClientConfig, RetryConfig
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
+_REMOTE = ("http", "https", "s3", "gs", "az")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _CLIENT: "ClientConfig" = {"connect_timeout": "10s", "timeout": "120s", "allow_http": True}
 _RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
@@ -41,7 +42,8 @@ def open_source(url: str) -> SourceReader:
 
 
 def check_source(source: str) -> str:
-    """The source as a URL: file:///dir, http(s)://host/dir or s3://bucket/prefix; a path becomes file://.
+    """The source as a URL: file:///dir, http(s)://host/dir, s3://bucket/prefix, gs://bucket/prefix or
+    az://container/prefix; a path becomes file://.
 
     A URL may carry neither credentials nor a query: sources are shown to people and sent to nodes.
     """
@@ -59,8 +61,9 @@ def check_source(source: str) -> str:
         except RuntimeError:
             person = text.partition("/")[0]
             raise SourceError(f"source begins with {person}, and nobody here has that name", "source") from None
-    if parts.scheme not in ("file", "http", "https", "s3"):
-        raise SourceError("source must be a directory, or start with file://, http://, https:// or s3://", "source")
+    if parts.scheme not in ("file", *_REMOTE):
+        known = ", ".join(f"{scheme}://" for scheme in _REMOTE)
+        raise SourceError(f"source must be a directory, or start with file://, {known}", "source")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise SourceError(
             "source must hold no user name, password, query or fragment; see docs/operations.md", "source"
@@ -115,14 +118,11 @@ class LocalReader:
 
 
 class ObjectReader:
-    """An HTTP(S) directory or an S3 prefix, by obstore. S3 credentials come from the environment."""
+    """An HTTP(S) directory or a prefix in S3, GCS or Azure, by obstore. Credentials come from the environment."""
 
     def __init__(self, url: str) -> None:
         try:
-            if urlsplit(url).scheme == "s3":
-                self._store: HTTPStore | S3Store = S3Store.from_url(url, client_options=_CLIENT, retry_config=_RETRY)
-            else:
-                self._store = HTTPStore.from_url(url, client_options=_CLIENT, retry_config=_RETRY)
+            self._store: ObjectStore = from_url(url, client_options=_CLIENT, retry_config=_RETRY)
         except (BaseError, ValueError) as error:
             raise SourceError(f"{url} cannot be opened: {_reason(error)}", "source") from None
         self._url = url

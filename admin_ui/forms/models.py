@@ -104,7 +104,7 @@ class RegisterForm(ServingForm, PriceForm):
     source = StringField(
         "Source",
         [InputRequired("Say where the weights are.")],
-        description="A directory with safetensors on every node (/models/x), or a URL: https://…, s3://bucket/prefix.",
+        description="A directory with safetensors on every node (/models/x), or a URL: https://…, s3://, gs:// or az://.",
         render_kw={"autocomplete": "off"},
     )
 

@@ -43,8 +43,8 @@ def register_model(
     manifest: ManifestDoc | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """Add a model, enabled and priced from now, from `source`: a directory, file:///dir, http(s)://host/dir or
-    s3://bucket/prefix.
+    """Add a model, enabled and priced from now, from `source`: a directory, file:///dir, http(s)://host/dir, or a
+    prefix in a bucket (s3://, gs://, az://).
 
     Prices are nano-dollars per token; cached input costs as much as other input unless given. `kv_reserve_bytes`
     defaults to one context of full length, and at least 1024 tokens for each of `capacity` requests.

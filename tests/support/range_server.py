@@ -14,6 +14,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 _STEP = 16384
 
@@ -69,7 +70,7 @@ class RangeServer:
             def answer(self, body: bool) -> None:
                 if outer.silent:
                     outer.released.wait(60)
-                path = folder / self.path.lstrip("/")
+                path = folder / unquote(self.path).lstrip("/")
                 weights = path.suffix == ".safetensors"
                 if outer.status is not None and weights:
                     self.reply_empty(outer.status)

@@ -138,6 +138,33 @@ async def test_a_wrong_size_cannot_borrow_held_bytes(tmp_path, store):
     assert "SHA-256 differs" in await refused(store, Prefetch.from_json(effect))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "environment"),
+    [
+        ("gs", {"GOOGLE_BASE_URL": "{url}", "GOOGLE_SKIP_SIGNATURE": "true", "GOOGLE_ALLOW_HTTP": "true"}),
+        (
+            "az",
+            {
+                "AZURE_ENDPOINT": "{url}",
+                "AZURE_STORAGE_ACCOUNT_NAME": "a",
+                "AZURE_SKIP_SIGNATURE": "true",
+                "AZURE_ALLOW_HTTP": "true",
+            },
+        ),
+    ],
+)
+async def test_other_buckets(model, store, monkeypatch, tmp_path, scheme, environment):
+    bucket = RangeServer(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(url=bucket.url))
+    try:
+        stage = store.prefetch(model.request("s1", source=f"{scheme}://{model.folder.name}"))
+        await stage.wait_verified()
+        assert bucket.weight_bytes() == stage.bytes_total
+    finally:
+        bucket.close()
+
+
 async def test_symbolic_links_of_a_local_model_are_followed(model, store, tmp_path):
     linked = tmp_path / "snapshot"
     linked.mkdir()
