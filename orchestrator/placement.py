@@ -1,4 +1,5 @@
-"""Which node takes which stage: the assignment whose slowest stage is ready first."""
+"""Which node takes which stage: the assignment whose slowest stage is ready first, or one that leaves fast links to
+others."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from orchestrator.partition import Part
 from orchestrator.types import ClusterState, DeviceState, Fetch, ModelSpec, NodeState, PlanRequest, Sharing, Verdict
 
 NEVER_MS = 1 << 62
+SURE_PERCENT = 90
+"""A frugal start that would be ready within this share of its time is sure to be in time: predictions are some percent
+off (docs/simulation.md)."""
+_Rank = tuple[int, int]
 _TurnOf = Callable[[int, Sequence[Fetch], int], deadlines.Turn | None]
 """A link's rate, its fetches, and the bytes of one more: its turn, if it may start now."""
 
@@ -21,6 +26,8 @@ class Offer:
 
     fetch_bytes  what the node lacks of the stage; fetch_ms  how long that takes in its turn among the other fetches.
     deadline_ms  by which it gets its turn.
+    rank         how good it is, the least the best: by when the stage is ready and how long its fetch takes; for a
+                 frugal request, where it is in time, by the link alone.
     held_bytes   what it holds of the stage already.
     blocked      what besides memory forbids it now (links or ports); None when nothing does.
     """
@@ -33,6 +40,7 @@ class Offer:
     fetch_ms: int
     floor_ms: int
     deadline_ms: int
+    rank: _Rank
     blocked: Verdict | None
 
     @property
@@ -41,9 +49,9 @@ class Offer:
         return max(self.fetch_ms, self.floor_ms)
 
     @property
-    def rank_key(self) -> tuple[int, int, int, bool, str]:
-        """Order of preference: ready first, the quicker fetch, the better fit, no other fetch, the name."""
-        return (self.ready_ms, self.fetch_ms, self.seat.spare_bytes, bool(self.node.fetches), self.node.name)
+    def rank_key(self) -> tuple[_Rank, int, bool, str]:
+        """Order of preference: the rank, the better fit, no other fetch, the name."""
+        return (self.rank, self.seat.spare_bytes, bool(self.node.fetches), self.node.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +100,15 @@ class Placer:
         self._now_ms = cluster.now_ms
         self._turn = deadlines.turn if cluster.sharing is Sharing.BY_DEADLINE else equal_share.turn
         self._holding = any(site.node.held for site in sites)
-        self._times: dict[tuple[int, object], list[tuple[tuple[int, int], Site]]] = {}
+        self._ranks: dict[tuple[int, object], list[tuple[_Rank, Site]]] = {}
         self._offers: dict[tuple[int, int, bool, bool], list[Offer]] = {}
 
     def place(self, parts: Sequence[Part], w: int, *, drain_first: bool) -> tuple[Offer, ...] | Verdict:
         """One offer for each stage, `w` full ones first, or what stands in the way.
 
         The slowest stage is ready as early as possible; among equals the sum of fetch times is least, then the best
-        fit, then the first names. `drain_first` also accepts nodes that can run the whole worker only after the stage.
+        fit, then the first names. Of a frugal request the sum of link rates is least, if all are in time.
+        `drain_first` also accepts nodes that can run the whole worker only after the stage.
         """
         table = [self._offers_for(parts, rank, full=rank < w, drain_first=drain_first) for rank in range(len(parts))]
         chosen = _assign([[offer for offer in offers if offer.blocked is None] for offers in table])
@@ -118,18 +127,19 @@ class Placer:
         if key not in self._offers:
             ready = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
             offering = {offer.node.name for offer in ready}
-            turn = self._turn_in(len(parts))
-            need = _Need(self._model, self._kind, parts, rank, turn, full=full, drain_first=drain_first)
+            within_ms = self._within_ms(len(parts))
+            turn = partial(self._turn, now_ms=self._now_ms, deadline_ms=self._now_ms + within_ms)
+            sure_ms = within_ms * SURE_PERCENT // 100 if self._request.frugal else -1
+            need = _Need(self._model, self._kind, parts, rank, turn, sure_ms, full=full, drain_first=drain_first)
             found = ready + self._best(need, offering, len(parts))
             self._offers[key] = sorted(found, key=lambda offer: offer.rank_key)
         return self._offers[key]
 
-    def _turn_in(self, s: int) -> _TurnOf:
-        """How a stage of a pipeline of `s` gets its turn on a link: in time for the first token, with the slowest of
-        prefills."""
-        model, waited_ms = self._model, self._request.waited_ms
-        wanted_ms = self._now_ms + model.slo_ttft_ms - waited_ms - predict.after_fetch_ms(model.profile, s, 1)
-        return partial(self._turn, now_ms=self._now_ms, deadline_ms=wanted_ms)
+    def _within_ms(self, s: int) -> int:
+        """Within what time a stage of a pipeline of `s` must be ready for the first token to be in time, with the
+        slowest of prefills."""
+        after_ms = predict.after_fetch_ms(self._model.profile, s, 1)
+        return self._model.slo_ttft_ms - self._request.waited_ms - after_ms
 
     def _best(self, need: "_Need", without: Collection[str], count: int) -> list[Offer]:
         """The first offers, in the order of their rank, up to the `count`-th that nothing forbids.
@@ -139,7 +149,7 @@ class Placer:
         """
         found: list[Offer] = []
         free = 0
-        for _, equals in groupby(self._by_time(need, count), key=itemgetter(0)):
+        for _, equals in groupby(self._by_rank(need, count), key=itemgetter(0)):
             seats = ((site, need.seat(site)) for _, site in equals if site.node.name not in without)
             seated = [(site, seat) for site, seat in seats if seat is not None]
             for site, seat in sorted(seated, key=lambda one: (one[1].spare_bytes, one[0].order)):
@@ -149,13 +159,13 @@ class Placer:
                     return found
         return found
 
-    def _by_time(self, need: "_Need", s: int) -> list[tuple[tuple[int, int], Site]]:
-        """All sites by when the stage could be ready there, which is the same for every stage of that size."""
+    def _by_rank(self, need: "_Need", s: int) -> list[tuple[_Rank, Site]]:
+        """All sites by how good they are for the stage, which is the same for every stage of that size."""
         key = (s, need.part.groups if self._holding else need.part.size_bytes)
-        if key not in self._times:
-            times = ((need.when_ms(site.node), site) for site in self._sites)
-            self._times[key] = sorted(times, key=itemgetter(0))
-        return self._times[key]
+        if key not in self._ranks:
+            ranks = ((need.rank(site.node, need.turn(site.node)), site) for site in self._sites)
+            self._ranks[key] = sorted(ranks, key=itemgetter(0))
+        return self._ranks[key]
 
 
 class _Need:
@@ -168,6 +178,7 @@ class _Need:
         parts: Sequence[Part],
         rank: int,
         turn_of: _TurnOf,
+        sure_ms: int,
         *,
         full: bool,
         drain_first: bool,
@@ -184,6 +195,7 @@ class _Need:
         self.floor_ms = {warm: predict.floor_ms(model.profile, s, warm=warm) for warm in (False, True)}
         self.ports = ports_needed(s, rank, full=full)
         self.turn_of = turn_of
+        self.sure_ms = sure_ms
 
     def seat(self, site: Site) -> memory.Seat | None:
         """Where the stage would sit; None when the site lacks the memory."""
@@ -199,17 +211,19 @@ class _Need:
         """The turn of its fetch among those of that node; None where it cannot be fetched now."""
         return self.turn_of(node.link_bps, node.fetches, self.part.missing_bytes(self.model, node.held))
 
-    def when_ms(self, node: NodeState) -> tuple[int, int]:
-        """When the stage could be ready on that node, and how long its fetch takes there; where it cannot, last."""
-        turn = self.turn(node)
-        floor = self.floor_ms[node.warm]
-        return (NEVER_MS, NEVER_MS) if turn is None else (max(turn.fetch_ms, floor), turn.fetch_ms)
+    def rank(self, node: NodeState, turn: deadlines.Turn | None) -> _Rank:
+        """See Offer; where it cannot be fetched now, last."""
+        if turn is None:
+            return (NEVER_MS, NEVER_MS)
+        ready_ms = max(turn.fetch_ms, self.floor_ms[node.warm])
+        return (0, node.link_bps) if ready_ms <= self.sure_ms else (ready_ms, turn.fetch_ms)
 
 
 def _offer(need: _Need, node: NodeState, seat: memory.Seat) -> Offer:
     """What the node could do for that stage, which would sit there."""
     missing = need.part.missing_bytes(need.model, node.held)
     turn = need.turn(node)
+    rank = need.rank(node, turn)
     blocked = None
     if node.free_ports < need.ports:
         blocked = Verdict.NO_PORTS
@@ -224,6 +238,7 @@ def _offer(need: _Need, node: NodeState, seat: memory.Seat) -> Offer:
         fetch_ms=0 if turn is None else turn.fetch_ms,
         floor_ms=need.floor_ms[node.warm],
         deadline_ms=0 if turn is None else turn.deadline_ms,
+        rank=rank,
         blocked=blocked,
     )
 
@@ -260,8 +275,8 @@ def _assign(table: Sequence[Sequence[Offer]]) -> tuple[Offer, ...] | None:
             if offer.node.name not in used:
                 extend(
                     (*taken, offer),
-                    max(slowest, offer.ready_ms),
-                    fetching + offer.fetch_ms,
+                    max(slowest, offer.rank[0]),
+                    fetching + offer.rank[1],
                     spare + offer.seat.spare_bytes,
                 )
 

@@ -37,7 +37,13 @@ from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, SERVING, GroupState
 from orchestrator.policies.policy import HYDRANT, MakesRoom, Policy
 from orchestrator.scaling import instances_needed, retry_at
+from orchestrator.together import MANY_NODES, MOST, in_turn
 from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
+
+TOGETHER_MS = 1_000
+"""Requests that came within this time of each other came together."""
+_Wanted = tuple[ModelView, Cause, int]
+"""A model, why more workers of it are wanted, and how many."""
 
 
 def reconcile(state: ControlState, policy: Policy = HYDRANT, models: Collection[str] | None = None) -> list[Decision]:
@@ -166,17 +172,15 @@ def _start_one(
         (model for model in asked if model.enabled),
         key=lambda model: (model.oldest_waiting_ms is None, model.oldest_waiting_ms or 0, model.spec.name),
     )
-    for model in wanting:
-        wanted = _wanted(state, model)
-        if wanted is None:
-            continue
-        cause, instances = wanted
+    wants = [(model, *wanted) for model in wanting if (wanted := _wanted(state, model)) is not None]
+    for model, cause, instances in _in_turn(state, policy, wants):
         again = retry_at(model.failures, model.failed_ms)
         if again is not None and state.now_ms < again:
             yield Wait(model.spec.name, None, again)
             continue
-        outcome = _plan(state, policy, model, instances)
-        room = _find_room(state, policy, model, instances, outcome, ending)
+        request = replace(_request(state, model, instances), frugal=policy.together and len(wants) > 1)
+        outcome = _plan(state, policy, model, request)
+        room = _find_room(state, policy, model, request, outcome, ending)
         if isinstance(outcome, Plan) and room is None:
             yield Start(model.spec.name, outcome, cause, version=model.version)
             return
@@ -188,7 +192,34 @@ def _start_one(
             ending = [*ending, *_ending(state, [move])]
         why = outcome if isinstance(outcome, NoPlan) else None
         retry_ms = None if why is None or why.retry_after_ms is None else state.now_ms + why.retry_after_ms
-        yield Wait(model.spec.name, why, retry_ms, cause, _waited_ms(state, model))
+        yield Wait(model.spec.name, why, retry_ms, cause, request.waited_ms)
+
+
+def _in_turn(state: ControlState, policy: Policy, wants: list[_Wanted]) -> list[_Wanted]:
+    """Who is planned first: whose requests have waited longest, but of those that came together, as suits all best.
+
+    Nobody is passed over for long: only by those that came within TOGETHER_MS of the oldest.
+    """
+    if not policy.together or len(wants) < 2 or len(state.nodes) > MANY_NODES:
+        return wants
+    since_ms = wants[0][0].oldest_waiting_ms
+    came = [
+        one
+        for one in wants
+        if since_ms is not None
+        and one[0].oldest_waiting_ms is not None
+        and one[0].oldest_waiting_ms <= since_ms + TOGETHER_MS
+        and one[0].failed_ms is None
+    ][:MOST]
+    if len(came) < 2:
+        return wants
+    order = in_turn([(_request(state, m, n), state.cluster_for(m)) for m, _, n in came], policy.plan)
+    return [*(came[i] for i in order), *(one for one in wants if one not in came)]
+
+
+def _request(state: ControlState, model: ModelView, instances: int) -> PlanRequest:
+    waited_ms = 0 if model.oldest_waiting_ms is None else max(0, state.now_ms - model.oldest_waiting_ms)
+    return PlanRequest(model=model.spec, instances=instances, waited_ms=waited_ms)
 
 
 def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:
@@ -223,8 +254,7 @@ def _staying(state: ControlState, model: str) -> ControlState:
     return replace(state, groups=Groups(groups))
 
 
-def _plan(state: ControlState, policy: Policy, model: ModelView, instances: int) -> Plan | NoPlan:
-    request = PlanRequest(model=model.spec, instances=instances, waited_ms=_waited_ms(state, model))
+def _plan(state: ControlState, policy: Policy, model: ModelView, request: PlanRequest) -> Plan | NoPlan:
     if model.failures and model.avoid:
         elsewhere = policy.plan(request, state.cluster_for(model, without=model.avoid))
         if isinstance(elsewhere, Plan):
@@ -232,15 +262,11 @@ def _plan(state: ControlState, policy: Policy, model: ModelView, instances: int)
     return policy.plan(request, state.cluster_for(model))
 
 
-def _waited_ms(state: ControlState, model: ModelView) -> int:
-    return 0 if model.oldest_waiting_ms is None else max(0, state.now_ms - model.oldest_waiting_ms)
-
-
 def _find_room(
     state: ControlState,
     policy: Policy,
     model: ModelView,
-    instances: int,
+    request: PlanRequest,
     outcome: Plan | NoPlan,
     ending: Iterable[GroupView],
 ) -> Room | None:
@@ -254,5 +280,4 @@ def _find_room(
         return None
     others = (state.models[name] for name in state.groups.models() if name in state.models)
     may_go = [group for other in others for group in spare(state, other)]
-    request = PlanRequest(model=model.spec, instances=instances, waited_ms=_waited_ms(state, model))
     return find_room(state, policy, model, request, outcome, may_go, ending)

@@ -229,11 +229,15 @@ class ClusterState(Record):
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest(Record):
-    """`instances` more workers of `model` are needed; its oldest request has waited `waited_ms` so far."""
+    """`instances` more workers of `model` are needed; its oldest request has waited `waited_ms` so far.
+
+    frugal  other models are to start as well: fast links are left to those that need them.
+    """
 
     model: ModelSpec
     instances: int = 1
     waited_ms: int = 0
+    frugal: bool = False
 
     def __post_init__(self) -> None:
         _check("request.instances", self.instances, at_least=1)

@@ -1,19 +1,18 @@
 """Our planner, one model after the other, beside an exact solver that sees them all: small cases, HiGHS by scipy.
 
 The case: some models are to start at one moment on a small cluster with idle links, all with the same service level and
-floor, in place as the paper's engine does. Our planner takes them in order, each plan seeing what the one before took;
-what would be late is not started. The solver may place the models that ours has started wherever they fit and meet the
-service level. It minimizes device memory: at equal attainment, the cost of a start is what it reserves.
+floor, in place as the paper's engine does. Our planner takes them in the order that it finds, each plan seeing what the
+one before took; what would be late is not started. The solver may place the models that ours has started wherever they
+fit and meet the service level. It minimizes device memory: at equal attainment, a start costs what it reserves.
 
-Links are exact too: transfers that begin together and share a link equally, all with the same deadline, are in time if
-and only if their sum is.
+Links are exact too: transfers that begin together, all with the same deadline, are in time if and only if their sum is.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations, product
 from statistics import median
 
@@ -23,11 +22,11 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from orchestrator import memory
 from orchestrator.partition import split
 from orchestrator.plan import plan
+from orchestrator.together import begun_on, in_turn
 from orchestrator.types import (
     MAX_STAGES,
     ClusterState,
     DeviceState,
-    Fetch,
     ModelSpec,
     NodeState,
     Plan,
@@ -107,23 +106,16 @@ def model(name: str, size_gb: int, slo_ms: int, layers: int = 16) -> ModelSpec:
 
 
 def ours(nodes: Sequence[NodeState], models: Sequence[ModelSpec]) -> dict[str, list[Place]]:
-    """What our planner starts in time, one after the other, by model."""
-    there = {node.name: node for node in nodes}
-    started = {}
-    for one in models:
-        outcome = plan(PlanRequest(one), ClusterState(tuple(there.values()), NOW_MS))
-        if not isinstance(outcome, Plan) or outcome.degraded:
-            continue
-        started[one.name] = list(_places(outcome))
-        for place, stage in zip(started[one.name], outcome.stages, strict=True):
-            node = there[place.node]
-            devices = (
-                replace(each, free_bytes=each.free_bytes - place.reserved) if each.index == place.device else each
-                for each in node.devices
-            )
-            fetch = Fetch(f"{one.name}/{stage.rank}", node.name, place.nbytes, stage.deadline_ms)
-            there[node.name] = replace(node, devices=tuple(devices), fetches=(*node.fetches, fetch))
-    return started
+    """What our planner starts in time, as the controller would: in the order that suits all, one after the other."""
+    cluster = ClusterState(tuple(nodes), NOW_MS)
+    begun: list[Plan] = []
+    left = len(models)
+    for i in in_turn([(PlanRequest(one), cluster) for one in models], plan):
+        outcome = plan(PlanRequest(models[i], frugal=left > 1), begun_on(cluster, begun))
+        if isinstance(outcome, Plan) and not outcome.degraded:
+            begun.append(outcome)
+            left -= 1
+    return {one.model: list(_places(one)) for one in begun}
 
 
 def _places(outcome: Plan) -> Iterator[Place]:

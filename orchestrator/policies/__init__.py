@@ -11,8 +11,8 @@ POLICIES: Mapping[str, Policy] = {
     policy.name: policy
     for policy in (
         HYDRANT,
-        Policy("hydraserve", hydraserve.plan, MakesRoom.NEVER, learns=False),
-        Policy("serverlessllm", single.storage_aware, MakesRoom.NEVER, learns=False),
-        Policy("serverless-vllm", single.first_fit, MakesRoom.NEVER, learns=False),
+        Policy("hydraserve", hydraserve.plan, MakesRoom.NEVER, learns=False, together=False),
+        Policy("serverlessllm", single.storage_aware, MakesRoom.NEVER, learns=False, together=False),
+        Policy("serverless-vllm", single.first_fit, MakesRoom.NEVER, learns=False, together=False),
     )
 }

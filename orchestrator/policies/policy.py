@@ -23,12 +23,14 @@ class Policy:
 
     plan        how a cold start is laid out; a pure function.
     learns      whether a worker is kept for as long as its model's own pauses make it worth.
+    together    whether models that are asked for at the same moment are planned together.
     """
 
     name: str
     plan: Callable[[PlanRequest, ClusterState], Plan | NoPlan]
     makes_room: MakesRoom = MakesRoom.TO_MEET_SLO
     learns: bool = True
+    together: bool = True
 
 
 HYDRANT = Policy("hydrant", plan)
