@@ -43,17 +43,22 @@ def study(session: Session, now_ms: int) -> int:
     touched: set[tuple[str, str]] = set()
     for start in starts:
         start.studied_at_ms = now_ms
-        if start.ready_at_ms is not None and start.cause in _ALONE:
-            touched |= {(kind, start.model_id) for kind in _note(session, start)}
+        if start.ready_at_ms is None or start.cause not in _ALONE:
+            continue
+        try:
+            plan = Plan.from_json(start.plan)
+        except ValueError as error:
+            log.warning("a start of another version teaches nothing", cold_start=start.id, error=str(error))
+            continue
+        touched |= {(kind, start.model_id) for kind in _note(session, start, plan)}
     # All models together first ("" sorts so): each by itself goes by what they agree on.
     for kind, model_id in sorted(touched | {(kind, ALL_MODELS) for kind, _ in touched}):
         _calibrate(session, kind, model_id, now_ms)
     return len(starts)
 
 
-def _note(session: Session, start: ColdStart) -> list[str]:
+def _note(session: Session, start: ColdStart, plan: Plan) -> list[str]:
     """Write what one start has taken, on each kind of device; the kinds."""
-    plan = Plan.from_json(start.plan)
     predicted_ms = plan.predicted_ttft_ms - plan.waited_ms
     real_ms = None if start.first_token_at_ms is None else start.first_token_at_ms - start.requested_at_ms
     marks = _marks(session, start)

@@ -117,8 +117,8 @@ def test_one_odd_start_changes_nothing(bench) -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [{"failed_at_ms": 1, "ready_at_ms": None, "answered": False}, {"cause": "consolidation"}],
-    ids=["failed", "consolidation"],
+    [{"failed_at_ms": 1, "ready_at_ms": None, "answered": False}, {"cause": "consolidation"}, {"plan": {"s": "two"}}],
+    ids=["failed", "consolidation", "another version's plan"],
 )
 def test_what_was_no_usual_start_teaches_nothing_and_is_not_looked_at_again(bench, row) -> None:
     bench.add_model()
