@@ -53,15 +53,6 @@ def assess(link_bps: int, fetches: Sequence[Fetch], size_bytes: int, now_ms: int
     return Admission(True, duration, rate)
 
 
-def fetch_ms(link_bps: int, fetches: Sequence[Fetch], size_bytes: int) -> int | None:
-    """How long a fetch of `size_bytes` more takes beside these, admitted or not; None over a link that is down."""
-    if size_bytes == 0:
-        return 0
-    if link_bps == 0:
-        return None
-    return _beside_ms(link_bps, fetches, size_bytes)
-
-
 def finish_ms(link_bps: int, fetches: Sequence[Fetch]) -> dict[str, int]:
     """Milliseconds from now until each fetch ends if nothing is added, by key; ValueError when the link is down."""
     if link_bps == 0 and any(fetch.remaining_bytes for fetch in fetches):

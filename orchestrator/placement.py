@@ -163,7 +163,7 @@ class Placer:
         """All sites by how good they are for the stage, which is the same for every stage of that size."""
         key = (s, need.part.groups if self._holding else need.part.size_bytes)
         if key not in self._ranks:
-            ranks = ((need.rank(site.node, need.turn(site.node)), site) for site in self._sites)
+            ranks = ((need.rank_there(site.node), site) for site in self._sites)
             self._ranks[key] = sorted(ranks, key=itemgetter(0))
         return self._ranks[key]
 
@@ -207,9 +207,13 @@ class _Need:
             return memory.seat_in_place(site.devices, self.whole_bytes)
         return memory.seat_full_stage(site.devices, self.own_bytes, self.whole_bytes, drain_first=self.drain_first)
 
-    def turn(self, node: NodeState) -> deadlines.Turn | None:
-        """The turn of its fetch among those of that node; None where it cannot be fetched now."""
-        return self.turn_of(node.link_bps, node.fetches, self.part.missing_bytes(self.model, node.held))
+    def missing_bytes(self, node: NodeState) -> int:
+        """What that node lacks of it."""
+        return self.part.missing_bytes(self.model, node.held)
+
+    def rank_there(self, node: NodeState) -> _Rank:
+        """Its rank on that node."""
+        return self.rank(node, self.turn_of(node.link_bps, node.fetches, self.missing_bytes(node)))
 
     def rank(self, node: NodeState, turn: deadlines.Turn | None) -> _Rank:
         """See Offer; where it cannot be fetched now, last."""
@@ -221,9 +225,8 @@ class _Need:
 
 def _offer(need: _Need, node: NodeState, seat: memory.Seat) -> Offer:
     """What the node could do for that stage, which would sit there."""
-    missing = need.part.missing_bytes(need.model, node.held)
-    turn = need.turn(node)
-    rank = need.rank(node, turn)
+    missing = need.missing_bytes(node)
+    turn = need.turn_of(node.link_bps, node.fetches, missing)
     blocked = None
     if node.free_ports < need.ports:
         blocked = Verdict.NO_PORTS
@@ -238,7 +241,7 @@ def _offer(need: _Need, node: NodeState, seat: memory.Seat) -> Offer:
         fetch_ms=0 if turn is None else turn.fetch_ms,
         floor_ms=need.floor_ms[node.warm],
         deadline_ms=0 if turn is None else turn.deadline_ms,
-        rank=rank,
+        rank=need.rank(node, turn),
         blocked=blocked,
     )
 

@@ -9,7 +9,7 @@ it (orchestrator/calibration.py), so nothing is told of a start before it has ha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,9 @@ class Recording:
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._requests = document["requests"]
-        self._nodes = document["nodes"]
+        self._cluster = _cluster(document["nodes"])
+        names = [node["name"] for node in document["nodes"]]
+        self._hosts = {name: host for name, (host, _) in zip(names, self._cluster.hosts(), strict=True)}
         self._begun_ms = min(request["at_ms"] for request in self._requests)
         self._specs = {model["spec"]["name"]: ModelSpec.from_json(model["spec"]) for model in document["models"]}
         self._keep_alive_ms = {model["spec"]["name"]: model["keep_alive_ms"] for model in document["models"]}
@@ -94,7 +96,7 @@ class Recording:
             for name, spec in self._specs.items()
         ]
         policy = Policy("as recorded", self._as_recorded, MakesRoom.NEVER, learns=False)
-        simulation = Simulation(self._cluster(), models, ENGINES["hydrant"], policy, asked)
+        simulation = Simulation(self._cluster, models, ENGINES["hydrant"], policy, asked)
         for count, start in enumerate(self.starts, 1):
             simulation.at(start["first_token_at_ms"] - self._begun_ms, partial(self._teach, self.starts[:count]))
         simulation.run()
@@ -146,13 +148,12 @@ class Recording:
 
     def _plan(self, request: PlanRequest, start: Mapping[str, Any], now_ms: int) -> Plan:
         model, stages = request.model, start["stages"]
-        hosts = {node["name"]: host for node, (host, _) in zip(self._nodes, self._cluster().hosts(), strict=True)}
         parts = split(model, len(stages))
         due_ms = now_ms + model.slo_ttft_ms
         planned, targets = [], []
         whole = memory.full_bytes(model, KIND)
         for rank, (stage, part) in enumerate(zip(stages, parts, strict=True)):
-            node, full = hosts[stage["node"]], rank < start["full"]
+            node, full = self._hosts[stage["node"]], rank < start["full"]
             size = whole if len(stages) == 1 else memory.stage_bytes(model, part, KIND)
             planned.append(
                 StagePlan(rank, node, 0, part.first, part.count, size, full, stage["fetched_bytes"], due_ms, 0)
@@ -164,16 +165,18 @@ class Recording:
         ttft_ms = start["predicted_ttft_ms"]
         return Plan(model.name, len(stages), start["full"], tuple(planned), ttft_ms, None, False, consolidate, (), ())
 
-    def _cluster(self) -> Cluster:
-        node = self._nodes[0]
-        (device,) = node["devices"]
-        server = Server(
-            kind=KIND,
-            count=len(self._nodes),
-            devices=1,
-            memory_bytes=device["memory_bytes"],
-            link_bps=node["link_bps"],
-            cache_bytes=node["store_bytes"],
-            times=EVERY_MODEL_BRINGS_ITS_OWN,
-        )
-        return Cluster((server,))
+
+def _cluster(nodes: Sequence[Mapping[str, Any]]) -> Cluster:
+    """As recorded; all nodes are of one make."""
+    node = nodes[0]
+    (device,) = node["devices"]
+    server = Server(
+        kind=KIND,
+        count=len(nodes),
+        devices=1,
+        memory_bytes=device["memory_bytes"],
+        link_bps=node["link_bps"],
+        cache_bytes=node["store_bytes"],
+        times=EVERY_MODEL_BRINGS_ITS_OWN,
+    )
+    return Cluster((server,))

@@ -11,7 +11,7 @@ import heapq
 import time
 from collections.abc import Callable
 
-from engine.weights.pacing import BURST_S
+from engine.weights.pacing import BURST_S, checked_rate
 
 Due = float
 """A deadline, ms since the epoch; only their order counts."""
@@ -25,9 +25,7 @@ class DueBucket:
     """The pure half. Times are seconds of any monotonic clock, `rate_bps` bytes per second, None for unlimited."""
 
     def __init__(self, rate_bps: int | None, now: float) -> None:
-        if rate_bps is not None and rate_bps <= 0:
-            raise ValueError(f"a rate is positive bytes per second, or None for unlimited; got {rate_bps}")
-        self.rate_bps = rate_bps
+        self.rate_bps = checked_rate(rate_bps)
         self._at = now
         self._credit = 0.0
         self._asked = 0

@@ -32,7 +32,7 @@ class TokenBucket:
     """
 
     def __init__(self, rate_bps: int | None, now: float) -> None:
-        self._rate = _checked(rate_bps)
+        self._rate = checked_rate(rate_bps)
         self._at = now
         self._credit = 0.0
         self._taken = 0
@@ -44,7 +44,7 @@ class TokenBucket:
 
     def set_rate(self, rate_bps: int | None, now: float) -> None:
         """Change the rate from now on; what was earned stays earned. Raises ValueError unless positive or None."""
-        checked = _checked(rate_bps)
+        checked = checked_rate(rate_bps)
         self._advance(now)
         self._rate = checked
 
@@ -124,7 +124,8 @@ def reads_at_once(*rates_bps: int | None, background: bool = False) -> int:
     return max(_READS_LEAST, min(_READS_MOST, -(-int(min(limits) * _IN_FLIGHT_S) // piece_bytes(*rates_bps))))
 
 
-def _checked(rate_bps: int | None) -> int | None:
+def checked_rate(rate_bps: int | None) -> int | None:
+    """`rate_bps`, if it is one. Raises ValueError unless positive or None."""
     if rate_bps is not None and rate_bps <= 0:
         raise ValueError(f"a rate is positive bytes per second, or None for unlimited; got {rate_bps}")
     return rate_bps

@@ -253,7 +253,7 @@ class Stack:
             publish_snapshot(session, self.redis, now_ms())
             publish_balances(session, self.redis, {tenant.id})
         client = openai.OpenAI(base_url=f"{self.services.gateway_url}/v1", api_key=key, timeout=120)
-        wait_for("the key at the gateway", lambda: _accepted(client), 10)
+        wait_for("the key at the gateway", lambda: accepted(client), 10)
         return client
 
     def salt(self) -> str:
@@ -389,7 +389,8 @@ class Stack:
         self.publish()
 
 
-def _accepted(client: openai.OpenAI) -> bool:
+def accepted(client: openai.OpenAI) -> bool:
+    """Whether the gateway takes the client's key."""
     try:
         client.models.list()
     except openai.AuthenticationError:

@@ -63,18 +63,18 @@ def test_a_pipeline_on_devices_too_small_for_both_drains_and_its_worker_takes_it
     assert bench.fetched_in_background()[worker.id] is False, "requests would wait for it"
 
 
-def pause(bench, *pauses_ms):
-    """The ledger has noted these pauses of the model."""
+def an_unused_worker(bench, mode, *pauses_ms):
+    """Of a model with a keep-alive of a minute; the ledger has noted these pauses of it."""
+    bench.add_model(min_replicas=1, keep_alive_s=60)
+    bench.settle()
     with session_scope(bench.here.sessions) as session:
         model_id = session.scalars(select(Model.id)).one()
         session.add(ModelUse(model_id=model_id, busy_until_ms=1, pauses_ms=list(pauses_ms)))
+    bench.change_model(min_replicas=0, keep_alive_mode=mode)
 
 
 def test_a_worker_is_kept_for_as_long_as_its_models_pauses_make_it_worth(bench):
-    bench.add_model(min_replicas=1, keep_alive_s=60)
-    bench.settle()
-    pause(bench, *[90_000] * 8)
-    bench.change_model(min_replicas=0, keep_alive_mode="learned")
+    an_unused_worker(bench, "learned", *[90_000] * 8)
     bench.age_groups(100_000)
     bench.settle()
     assert bench.states() == ["standalone"], "most pauses end after a minute and a half"
@@ -84,20 +84,14 @@ def test_a_worker_is_kept_for_as_long_as_its_models_pauses_make_it_worth(bench):
 
 
 def test_a_worker_leaves_early_where_nobody_comes_back_soon(bench):
-    bench.add_model(min_replicas=1, keep_alive_s=60)
-    bench.settle()
-    pause(bench, *[9_000_000] * 8)
-    bench.change_model(min_replicas=0, keep_alive_mode="learned")
+    an_unused_worker(bench, "learned", *[9_000_000] * 8)
     bench.age_groups(20_000)
     bench.settle()
     assert bench.states() == ["stopped"]
 
 
 def test_a_fixed_keep_alive_is_what_people_have_set_whatever_the_pauses_are(bench):
-    bench.add_model(min_replicas=1, keep_alive_s=60)
-    bench.settle()
-    pause(bench, *[90_000] * 8)
-    bench.change_model(min_replicas=0, keep_alive_mode="fixed")
+    an_unused_worker(bench, "fixed", *[90_000] * 8)
     bench.age_groups(70_000)
     bench.settle()
     assert bench.states() == ["stopped"]
