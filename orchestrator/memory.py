@@ -32,7 +32,7 @@ def stage_bytes(model: ModelSpec, part: Part, kind: str) -> int:
 
 def weights_in_memory(model: ModelSpec, file_bytes: int) -> int:
     """Device memory of weights that take `file_bytes` in the model's files, rounded up."""
-    return -(-file_bytes * model.dtype_bytes // model.file_dtype_bytes)
+    return -(-file_bytes * model.loaded_bytes // model.stored_bytes)
 
 
 def context_bytes(model: ModelSpec, kind: str) -> int:

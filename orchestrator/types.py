@@ -69,7 +69,8 @@ class ModelSpec(Record):
     kv_reserve_bytes  K of the paper: device memory kept for the KV cache of a whole worker.
     context_bytes     device memory one engine process takes besides weights and KV cache, on any kind of device.
     gpu_context_bytes what it takes besides that on an accelerator; see `memory.GPU_CONTEXT_BYTES`.
-    file_dtype_bytes, dtype_bytes  bytes of one weight in the files (as all sizes above count it) and in device memory.
+    stored_bytes, loaded_bytes  so many bytes in the files (as all sizes above count them, compressed ones as they lie
+                      there) become so many in device memory.
     profile           what holds on every kind of device that is not among `profiles`.
     in_place          a stage of the engine can grow into a whole worker, in its process and its memory, as the paper's
                       can; SGLang's cannot, and a second process takes over.
@@ -90,8 +91,8 @@ class ModelSpec(Record):
     profile: Profile
     context_bytes: int = 0
     gpu_context_bytes: int = 0
-    file_dtype_bytes: int = 1
-    dtype_bytes: int = 1
+    stored_bytes: int = 1
+    loaded_bytes: int = 1
     max_stages: int = MAX_STAGES
     capacity: int = 8
     profiles: tuple[KindProfile, ...] = ()
@@ -107,7 +108,7 @@ class ModelSpec(Record):
             _check(f"model.{name}", getattr(self, name), at_least=0)
         for name in ("context_bytes", "gpu_context_bytes"):
             _check(f"model.{name}", getattr(self, name), at_least=0)
-        for name in ("slo_ttft_ms", "max_stages", "capacity", "file_dtype_bytes", "dtype_bytes"):
+        for name in ("slo_ttft_ms", "max_stages", "capacity", "stored_bytes", "loaded_bytes"):
             _check(f"model.{name}", getattr(self, name), at_least=1)
         _check_optional("model.slo_tpot_ms", self.slo_tpot_ms, at_least=1)
 

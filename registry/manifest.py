@@ -5,7 +5,8 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from math import prod
+from typing import Any, Literal, NotRequired, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -34,7 +35,8 @@ DTYPE_BYTES: Mapping[str, int] = {
 
 
 class TensorDoc(TypedDict):
-    """A tensor: its bytes are `[begin, end)` of `file`, absolute; `sha256` (hex) is of those bytes."""
+    """A tensor: `[begin, end)` of `file`, absolute, are its bytes, or with `codec` what decodes to them
+    (registry/compression.py); `sha256` (hex) is of its own bytes."""
 
     name: str
     file: str
@@ -43,6 +45,7 @@ class TensorDoc(TypedDict):
     dtype: str
     shape: list[int]
     sha256: str
+    codec: NotRequired[Literal["blosc"]]
 
 
 class FileDoc(TypedDict):
@@ -54,7 +57,8 @@ class FileDoc(TypedDict):
 
 
 class ManifestDoc(TypedDict):
-    """What registration found. `tensors` are in load order; `kv_bytes_per_token` is of the whole model at `dtype`."""
+    """What registration found. `tensors` are in load order; `kv_bytes_per_token` is of the whole model at `dtype`;
+    `weight_bytes` are the tensors' own, whatever they take at the source."""
 
     format: int
     architecture: str
@@ -89,8 +93,9 @@ class StageDoc(TypedDict):
 
 
 class TensorGroups(TypedDict):
-    """Bytes of the parts that stages are made of. `head` is what the last stage of a pipeline needs besides its layers:
-    the final norm and the output projection, which with tied embeddings is a second copy of the embedding.
+    """Bytes, as they lie at the source, of the parts that stages are made of. `head` is what the last stage of a
+    pipeline needs besides its layers: the final norm and the output projection, which with tied embeddings is a second
+    copy of the embedding.
     `whole` is the model on one worker, without that copy."""
 
     embed: int
@@ -132,6 +137,16 @@ def load_order(tensors: Iterable[_Tensor]) -> list[_Tensor]:
         return number, tensor["file"], tensor["begin"]
 
     return sorted(tensors, key=position)
+
+
+def tensor_bytes(tensor: TensorDoc) -> int:
+    """Its own bytes, which it has in memory, whatever it takes at the source."""
+    return DTYPE_BYTES[tensor["dtype"]] * prod(tensor["shape"])
+
+
+def source_bytes(manifest: ManifestDoc) -> int:
+    """What the weights take at the source, and on the way to a node."""
+    return sum(tensor["end"] - tensor["begin"] for tensor in manifest["tensors"])
 
 
 def tensor_groups(manifest: ManifestDoc) -> TensorGroups:

@@ -4,23 +4,12 @@ import json
 from math import prod
 from typing import Any
 
-from typing_extensions import TypedDict
-
+from registry.compressed_format import HeaderTensor, as_decoded
 from registry.errors import SourceError
 from registry.manifest import DTYPE_BYTES
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 LENGTH_BYTES = 8
-
-
-class HeaderTensor(TypedDict):
-    """A tensor of one file; `begin` and `end` are absolute offsets in bytes."""
-
-    name: str
-    dtype: str
-    shape: list[int]
-    begin: int
-    end: int
 
 
 def header_length(file: str, prefix: bytes, file_size: int) -> int:
@@ -35,14 +24,17 @@ def header_length(file: str, prefix: bytes, file_size: int) -> int:
 
 def parse_header(file: str, header: bytes, file_size: int) -> list[HeaderTensor]:
     """The tensors of a file in the order of their bytes, checked: known types, sizes that match the shapes, ranges that
-    neither overlap nor leave gaps, and a file exactly as long as they need. Raises SourceError."""
+    neither overlap nor leave gaps, and a file exactly as long as they need; those that are compressed are told as what
+    they decode to. Raises SourceError."""
     try:
         document = json.loads(header, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{file} has a corrupt header ({str(error)[:120]}); copy it again") from None
     if not isinstance(document, dict):
         raise SourceError(f"{file} has a corrupt header (not a JSON object); copy it again")
-    document.pop("__metadata__", None)
+    metadata = document.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise SourceError(f"{file} has a corrupt header (__metadata__ is not an object); copy it again")
     start = LENGTH_BYTES + len(header)
     tensors = sorted(
         (_tensor(file, name, entry, start) for name, entry in document.items()), key=lambda t: (t["begin"], t["end"])
@@ -58,7 +50,7 @@ def parse_header(file: str, header: bytes, file_size: int) -> list[HeaderTensor]
         raise SourceError(f"{file} is truncated: {file_size} of {expected} bytes; copy it again")
     if file_size > expected:
         raise SourceError(f"{file} is corrupt: {file_size - expected} bytes after its last tensor")
-    return tensors
+    return [as_decoded(file, tensor, metadata) for tensor in tensors]
 
 
 def _tensor(file: str, name: str, entry: Any, start: int) -> HeaderTensor:

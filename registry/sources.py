@@ -6,11 +6,12 @@ Every byte is read once, to record each tensor's SHA-256: nodes accept only byte
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 
+from registry.compressed_format import HeaderTensor, decoded
 from registry.errors import SourceError
 from registry.manifest import (
     EMBED_TENSOR,
@@ -23,10 +24,11 @@ from registry.manifest import (
     largest_useful_stages,
     layer_part,
     load_order,
+    tensor_bytes,
     tensor_group,
     tensor_groups,
 )
-from registry.safetensors_header import LENGTH_BYTES, HeaderTensor, header_length, parse_header
+from registry.safetensors_header import LENGTH_BYTES, header_length, parse_header
 from registry.source_reader import SourceReader, check_file_name, check_source, open_source
 
 __all__ = ["Progress", "check_source", "inspect_source"]
@@ -61,7 +63,7 @@ def inspect_source(source: str, progress: Progress | None = None) -> ManifestDoc
     """Read and check a model at `source` (see `check_source`); returns its manifest. Raises SourceError."""
     reader = open_source(check_source(source))
     config = _read_config(reader)
-    headers = _read_headers(reader)
+    headers = read_headers(reader)
     tied = config["tie_word_embeddings"]
     wanted = _check_layout(headers, config, tied)
     files = _read_small_files(reader)
@@ -76,7 +78,7 @@ def inspect_source(source: str, progress: Progress | None = None) -> ManifestDoc
         "tied_embeddings": tied,
         "context_length": config["max_position_embeddings"],
         "kv_bytes_per_token": _kv_bytes_per_token(config),
-        "weight_bytes": sum(tensor["end"] - tensor["begin"] for tensor in tensors),
+        "weight_bytes": sum(tensor_bytes(tensor) for tensor in tensors),
         "max_stages": 1,
         "tensors": tensors,
         "files": files,
@@ -142,7 +144,7 @@ def _read_json(reader: SourceReader, name: str) -> dict[str, Any]:
     return document
 
 
-def _read_headers(reader: SourceReader) -> list[tuple[str, HeaderTensor]]:
+def read_headers(reader: SourceReader) -> list[tuple[str, HeaderTensor]]:
     """Every tensor of the model with its file, from the index's shards or the single file."""
     if reader.size(INDEX_FILE) is None:
         if reader.size(SINGLE_FILE) is None:
@@ -228,7 +230,7 @@ def _read_small_files(reader: SourceReader) -> list[FileDoc]:
 def _digest_all(
     reader: SourceReader, wanted: list[tuple[str, HeaderTensor]], progress: Progress | None
 ) -> list[TensorDoc]:
-    """The tensors with the SHA-256 of their bytes, read in chunks by a few threads."""
+    """The tensors with the SHA-256 of their own bytes, read in chunks, and decoded if need be, by a few threads."""
     total = sum(tensor["end"] - tensor["begin"] for _file, tensor in wanted)
     lock, done = Lock(), 0
 
@@ -239,13 +241,20 @@ def _digest_all(
             if progress is not None:
                 progress(done, total)
 
+    def read(file: str, tensor: HeaderTensor) -> Iterator[bytes]:
+        for begin in range(tensor["begin"], tensor["end"], _CHUNK_BYTES):
+            chunk = reader.read(file, begin, min(begin + _CHUNK_BYTES, tensor["end"]))
+            yield chunk
+            advance(len(chunk))
+
     def digest(item: tuple[str, HeaderTensor]) -> TensorDoc:
         file, tensor = item
         hasher = hashlib.sha256()
-        for begin in range(tensor["begin"], tensor["end"], _CHUNK_BYTES):
-            chunk = reader.read(file, begin, min(begin + _CHUNK_BYTES, tensor["end"]))
-            hasher.update(chunk)
-            advance(len(chunk))
+        chunks = read(file, tensor)
+        for data in decoded(tensor, chunks) if "codec" in tensor else chunks:
+            hasher.update(data)
+        if tensor.get("sha256", hasher.hexdigest()) != hasher.hexdigest():
+            raise SourceError(f"{file} is corrupt: tensor {tensor['name']} is not what was compressed; copy it again")
         return {**tensor, "file": file, "sha256": hasher.hexdigest()}
 
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="digest")

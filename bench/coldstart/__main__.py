@@ -23,15 +23,13 @@ from bench.coldstart.smoothness import Gaps
 from bench.lab import Lab, LabError, LabUnavailable, NodeSettings, PacedNetwork
 from bench.lab.control_plane import ControlPlane
 from bench.lab.node import ROOT
-from orchestrator.types import ModelSpec
-from tasks.spec import model_spec
 
 NODE_MBIT = 400.0
 LINK_BPS = int(NODE_MBIT * 1e6 / 8)
 WARM_NODES = ("node-1", "node-2", "node-3", "node-4")
 PLAIN_NODE = "node-5"
 """Without a warm runtime: for the rows that have none."""
-ROWS = ("vllm", "naive", "prefetch", "stream", "warm", "pipeline-2", "pipeline-4", "hydrant", "memory")
+ROWS = ("vllm", "naive", "prefetch", "stream", "warm", "pipeline-2", "pipeline-4", "compressed", "hydrant", "memory")
 FLOOR_STAGES = (1, 2, 3, 4)
 MAX_STAGES = 4
 BODY = {"prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
@@ -51,16 +49,11 @@ class Run:
         self.gaps = Gaps()
         self.warm_bytes = [lab.nodes[name].client.report()["warm"]["memory_bytes"] for name in WARM_NODES]
         self._begun = time.monotonic()
-        self._specs: dict[str, ModelSpec] = {}
-        self._hydrant: dict[str, HydrantRows] = {}
         self._models = models
-        self._ids = {
-            model.name: plane.register(model.name, model.path, f"{lab.store_url}/{model.folder}") for model in models
+        self._plain = {model.name: HydrantRows(lab, plane, model, model.name, BODY) for model in models}
+        self._compressed = {
+            model.name: HydrantRows(lab, plane, model.compressed(), model.name, BODY) for model in models
         }
-        for model in models:
-            row = plane.model(self._ids[model.name])
-            self._specs[model.name] = model_spec(row)
-            self._hydrant[model.name] = HydrantRows(lab, plane, model, self._ids[model.name], self._specs[model.name])
 
     def say(self, text: str) -> None:
         """A line of progress."""
@@ -70,19 +63,18 @@ class Run:
         """Before anything decides by itself: starts that need no byte, asked of the nodes directly."""
         for number in range(1, rounds + 1):
             for model in self._models:
-                row = self._plane.model(self._ids[model.name])
+                plain = self._plain[model.name]
                 for stages in FLOOR_STAGES:
-                    spec = self._specs[model.name]
-                    seconds = floor.measure(self._lab, row, spec, stages, _body(model))
+                    seconds = floor.measure(self._lab, plain.row, plain.spec, stages, _body(model))
                     self.floors[model.name, stages].append(seconds)
                     self.say(f"floor {number}/{rounds}, {model.name}, {stages} stage(s): {seconds:.2f} s")
 
     def measure_smoothness(self, rounds: int) -> None:
         """Before anything decides by itself: consolidations under running streams, of the first model."""
         model = self._models[0]
-        row, spec = self._plane.model(self._ids[model.name]), self._specs[model.name]
+        plain = self._plain[model.name]
         for number in range(1, rounds + 1):
-            smoothness.measure(self._lab, row, spec, _body(model), self.gaps)
+            smoothness.measure(self._lab, plain.row, plain.spec, _body(model), self.gaps)
             before, during = (smoothness.percentile(gaps, 99) for gaps in (self.gaps.before, self.gaps.during))
             self.say(f"smoothness {number}/{rounds}, p99 between tokens: {before:.3f} s before, {during:.3f} s during")
 
@@ -99,26 +91,27 @@ class Run:
                         print(line, flush=True)
 
     def _measure(self, model: BenchModel, row: str, number: int) -> Sample:
-        spec, hydrant, body = self._specs[model.name], self._hydrant[model.name], _body(model)
+        plain, compressed = self._plain[model.name], self._compressed[model.name]
         match row:
             case "vllm" | "naive" | "prefetch":
-                return naive_row.run(self._lab, model, PLAIN_NODE, row, number, body)
+                return naive_row.run(self._lab, model, PLAIN_NODE, row, number, _body(model))
             case "stream":
-                return hydrant.run(row, number, [PLAIN_NODE], self._forced(spec, 1), body)
+                return plain.run(row, number, [PLAIN_NODE], self._forced(plain, 1))
             case "warm":
-                return hydrant.run(row, number, WARM_NODES, self._forced(spec, 1), body)
+                return plain.run(row, number, WARM_NODES, self._forced(plain, 1))
             case "pipeline-2" | "pipeline-4":
-                stages = int(row[-1])
-                return hydrant.run(row, number, WARM_NODES, self._forced(spec, stages), body)
+                return plain.run(row, number, WARM_NODES, self._forced(plain, int(row[-1])))
+            case "compressed":
+                return compressed.run(row, number, WARM_NODES, self._forced(compressed, MAX_STAGES))
             case "hydrant":
-                return hydrant.run(row, number, WARM_NODES, self._own_choice(model), body, keep=True)
+                return compressed.run(row, number, WARM_NODES, self._own_choice(model), keep=True)
             case "memory":
-                return hydrant.run_again(row, number, self._own_choice(model), body)
+                return compressed.run_again(row, number, self._own_choice(model))
             case _:
                 raise ValueError(f"there is no row {row!r}")
 
-    def _forced(self, spec: ModelSpec, stages: int) -> Forced:
-        return force(spec, stages, int(self._lab.network.payload_mbit * 1e6 / 8))
+    def _forced(self, rows: HydrantRows, stages: int) -> Forced:
+        return force(rows.spec, stages, int(self._lab.network.payload_mbit * 1e6 / 8))
 
     def _own_choice(self, model: BenchModel) -> Forced:
         """What the planner is told of a model: its service level, and the floors that this run has measured."""

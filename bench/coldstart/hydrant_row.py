@@ -14,17 +14,21 @@ from bench.coldstart.sample import Sample
 from bench.coldstart.sampling import Sampler
 from bench.lab import Lab, LabError, LinkBytes
 from bench.lab.control_plane import ControlPlane
-from orchestrator.types import ModelSpec
 from registry.models import ColdStartEvent, Stage
+from tasks.spec import model_spec
 
 CONSOLIDATES_WITHIN_S = 180.0
 
 
 class HydrantRows:
-    """Starts one registered model again and again."""
+    """Registers one model and starts it again and again; its samples are said to be of `shown_as`."""
 
-    def __init__(self, lab: Lab, plane: ControlPlane, model: BenchModel, model_id: str, spec: ModelSpec) -> None:
-        self._lab, self._plane, self._model, self._model_id, self._spec = lab, plane, model, model_id, spec
+    def __init__(self, lab: Lab, plane: ControlPlane, model: BenchModel, shown_as: str, body: dict[str, Any]) -> None:
+        self._lab, self._plane, self._model, self._shown_as = lab, plane, model, shown_as
+        self._model_id = plane.register(model.name, model.path, f"{lab.store_url}/{model.folder}")
+        self._body = body | {"model": model.name}
+        self.row = plane.model(self._model_id)
+        self.spec = model_spec(self.row)
 
     def run(
         self,
@@ -32,7 +36,6 @@ class HydrantRows:
         number: int,
         nodes: Collection[str],
         forced: Forced,
-        body: dict[str, Any],
         *,
         keep: bool = False,
     ) -> Sample:
@@ -44,15 +47,15 @@ class HydrantRows:
         self._plane.use_nodes(nodes)
         self.forget()
         before = self._lab.network.counters()
-        sample = self._start(row, number, forced, body)
+        sample = self._start(row, number, forced)
         if keep:
             sample = replace(sample, detail=sample.detail | {"consolidation": self._consolidate(before)})
         self._plane.stop_model(self._model_id)
         return sample
 
-    def run_again(self, row: str, number: int, forced: Forced, body: dict[str, Any]) -> Sample:
+    def run_again(self, row: str, number: int, forced: Forced) -> Sample:
         """One cold start with what the start before it has left in host memory. Raises LabError."""
-        sample = self._start(row, number, forced, body)
+        sample = self._start(row, number, forced)
         self._plane.stop_model(self._model_id)
         return sample
 
@@ -62,11 +65,11 @@ class HydrantRows:
             node.client.apply({"v": 1, "kind": "evict", "group_id": "", "version": 0, "digests": None})
         self._plane.wait(lambda: not any(self._plane.digests_held().values()), "empty host memory on every node")
 
-    def _start(self, row: str, number: int, forced: Forced, body: dict[str, Any]) -> Sample:
+    def _start(self, row: str, number: int, forced: Forced) -> Sample:
         self._plane.set_model(self._model_id, **forced.columns)
         before = self._lab.network.counters()
         with Sampler() as sampler:
-            asking = self._lab.start_ask(f"{self._plane.url}/v1/completions", body, self._plane.api_key)
+            asking = self._lab.start_ask(f"{self._plane.url}/v1/completions", self._body, self._plane.api_key)
             seen = self._lab.first_token(asking)
             after, cost = self._lab.network.counters(), sampler.cost()
             answer = self._lab.finish_ask(asking)
@@ -78,7 +81,7 @@ class HydrantRows:
         steps = _steps(stages, events, asked_wall_s)
         return Sample(
             row=row,
-            model=self._model.name,
+            model=self._shown_as,
             round=number,
             ttft_s=seen["first_token_s"] - seen["asked_s"],
             text=answer["text"],
@@ -86,7 +89,7 @@ class HydrantRows:
             link={stage.node_name: (after[stage.node_name] - before[stage.node_name]).received for stage in stages},
             cpu_s=cost.cpu_s,
             peak_bytes=cost.peak_bytes,
-            largest_stage_bytes=largest_stage_bytes(self._spec, len(stages)),
+            largest_stage_bytes=largest_stage_bytes(self.spec, len(stages)),
             stage_count=len(stages),
             engine_s=seen["first_token_s"] - seen["asked_s"] - min(step["fork"] for step in steps.values()),
             orchestration_s=_begun_s(steps, min),

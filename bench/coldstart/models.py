@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.lab.node import ENGINE_PYTHON, ROOT
+from registry.compressed_copy import write_compressed_copy
 
 MODELS_DIR = Path("~/.cache/hydrant/models").expanduser()
 
@@ -32,6 +33,13 @@ class BenchModel:
         """Make it if it is not there; prints its own progress. Raises CalledProcessError."""
         command: list[str | Path] = [ENGINE_PYTHON, "-m", "engine.prepare_model", "--out", self.path, *self.options]
         subprocess.run(command, cwd=ROOT, check=True, timeout=900)
+
+    def compressed(self) -> BenchModel:
+        """Its compressed copy, a model of its own, made from it if it is not there. Raises SourceError."""
+        copy = replace(self, name=f"{self.name}-compressed", folder=f"{self.folder}.compressed")
+        if not copy.path.exists():
+            write_compressed_copy(str(self.path), copy.path)
+        return copy
 
     @property
     def file_bytes(self) -> int:

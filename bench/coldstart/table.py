@@ -16,6 +16,7 @@ LABELS = {
     "warm": "+ warm runtime",
     "pipeline-2": "+ pipeline of 2",
     "pipeline-4": "+ pipeline of 4",
+    "compressed": "+ compressed weights",
     "hydrant": "Hydrant's own choice",
     "memory": "Hydrant, model in host memory",
 }

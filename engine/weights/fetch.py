@@ -1,27 +1,24 @@
 """Bringing tensors from a source into their segments: paced, several reads at once, verified as they land.
 
-A read is paid for, then streamed into place. Each tensor is hashed as its contiguous beginning grows, so
-that little hashing is left when its last byte comes; it is published only when the digest matches. Hashing and writing
-run in threads (both release the GIL).
+A read is paid for, then streamed into place, decoded on the way where it is compressed. Each tensor is hashed as its
+contiguous beginning grows, so that little hashing is left when its last byte comes; it is published only when the
+digest matches. Decoding, hashing and writing run in threads (all release the GIL).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import mmap
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 
+from engine.weights.compressed import CodecError
+from engine.weights.growing import Growing, Mapped, Target
 from engine.weights.pacing import piece_bytes, reads_at_once
 from engine.weights.ranges import Range, Wanted, coalesce, overlap
-from engine.weights.segment import Segment, write_at
+from engine.weights.segment import Segment
 from engine.weights.source import Source, SourceError
-from engine.weights.spec import TensorSpec
 from engine.weights.threads import first_cause, in_pool
 
 _HASH_STEP = 4 * 1024 * 1024
@@ -30,15 +27,6 @@ _INLINE_BYTES = 64 * 1024
 
 class FetchError(Exception):
     """The bytes cannot be had or are not the ones that were registered; the message says which and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A tensor and the place it is to land in."""
-
-    tensor: TensorSpec
-    segment: Segment
-    index: int
 
 
 class Fetch:
@@ -70,16 +58,16 @@ class Fetch:
         self._on_bytes = on_bytes
         self._on_landed = on_landed
         self._background = background
-        self._files: dict[Path, _Mapped] = {}
-        self._growing: list[_Growing] = []
+        self._files: dict[Path, Mapped] = {}
+        self._growing: list[Growing] = []
 
     async def run(self) -> None:
         """Fetch everything, or raise FetchError. When it returns or raises, nothing of it touches the segments."""
         try:
             for target in self._targets:
                 if target.segment.path not in self._files:
-                    self._files[target.segment.path] = _Mapped(target.segment.path)
-            self._growing = [_Growing(target, self._files[target.segment.path]) for target in self._targets]
+                    self._files[target.segment.path] = Mapped(target.segment.path)
+            self._growing = [Growing(target, self._files[target.segment.path]) for target in self._targets]
             for growing in self._growing:
                 await self._verify(growing)
             await self._read_all()
@@ -124,100 +112,49 @@ class Fetch:
         def write() -> None:
             offset = 0
             for growing, low, high in parts:
-                growing.mapped.write(data[offset : offset + high - low], growing.begin + low)
+                try:
+                    growing.write(low, data[offset : offset + high - low])
+                except CodecError as error:
+                    raise self._altered(growing, str(error)) from error
                 offset += high - low
 
-        await self._with_room(lambda: self._work(write, data.nbytes))
+        # A tiny piece may be the one that a long compressed run has waited for.
+        tiny = data.nbytes <= _INLINE_BYTES and not any(growing.compressed for growing, _, _ in parts)
+        await self._with_room(lambda: self._work(write, tiny))
         self._on_bytes(data.nbytes)
         for growing, low, high in parts:
             growing.target.segment.progress.add_received(high - low)
-            growing.add(low, high)
+            growing.wrote(low, high)
             await self._verify(growing)
 
-    async def _verify(self, growing: _Growing) -> None:
+    async def _verify(self, growing: Growing) -> None:
         """Hash on; whoever comes while another is hashing leaves the rest to that one."""
         if growing.hashing or growing.landed:
             return
         growing.hashing = True
         try:
             while growing.to_hash >= _HASH_STEP or (growing.complete and growing.to_hash):
-                await self._work(growing.hash_step, growing.to_hash)
+                await self._work(growing.hash_step, growing.to_hash <= _INLINE_BYTES)
         finally:
             growing.hashing = False
         if not growing.complete:
             return
-        tensor = growing.target.tensor
-        if growing.digest() != tensor.sha256:
-            raise FetchError(
-                f"tensor {tensor.source_name}: the bytes at {self._source.url}/{tensor.file} are not the ones "
-                "that were registered (SHA-256 differs): the file was changed or is corrupt. Restore it, or register "
-                "the model again."
-            )
+        if growing.digest() != growing.target.tensor.sha256:
+            raise self._altered(growing, "SHA-256 differs")
         growing.landed = True
         growing.target.segment.progress.set_landed(growing.target.index)
         self._on_landed(growing.target.segment, growing.target.index)
 
-    async def _work(self, work: Callable[[], None], size: int) -> None:
+    def _altered(self, growing: Growing, how: str) -> FetchError:
+        tensor = growing.target.tensor
+        return FetchError(
+            f"tensor {tensor.source_name}: the bytes at {self._source.url}/{tensor.file} are not the ones that were "
+            f"registered ({how}): the file was changed or is corrupt. Restore it, or register the model again."
+        )
+
+    async def _work(self, work: Callable[[], None], tiny: bool) -> None:
         """Do it here when tiny, else in a thread."""
-        if size <= _INLINE_BYTES:
+        if tiny:
             work()
         else:
             await in_pool(self._pool, work)
-
-
-class _Mapped:
-    """A segment file, open for writing and mapped for hashing."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
-
-    def write(self, data: memoryview, offset: int) -> None:
-        # pwrite rather than a store through the mapping: no page fault for each page, and the GIL is free meanwhile.
-        write_at(self._fd, data, offset)
-
-    def view(self, begin: int, end: int) -> memoryview:
-        return memoryview(self._map)[begin:end]
-
-    def close(self) -> None:
-        self._map.close()
-        os.close(self._fd)
-
-
-class _Growing:
-    """How much of one tensor has come and has been hashed. Offsets are inside the tensor."""
-
-    def __init__(self, target: Target, mapped: _Mapped) -> None:
-        self.target = target
-        self.mapped = mapped
-        self.begin = target.segment.layout.slots[target.index].begin
-        self.hashing = False
-        self.landed = False
-        self._size = target.tensor.nbytes
-        self._hash = hashlib.sha256()
-        self._hashed = 0
-        self._contiguous = 0
-        self._ahead: dict[int, int] = {}
-
-    def add(self, low: int, high: int) -> None:
-        """Bytes `[low, high)` are in place; pieces never overlap."""
-        self._ahead[low] = high
-        while self._contiguous in self._ahead:
-            self._contiguous = self._ahead.pop(self._contiguous)
-
-    @property
-    def complete(self) -> bool:
-        return self._contiguous == self._size
-
-    @property
-    def to_hash(self) -> int:
-        return self._contiguous - self._hashed
-
-    def hash_step(self) -> None:
-        end = self._contiguous
-        with self.mapped.view(self.begin + self._hashed, self.begin + end) as view:
-            self._hash.update(view)
-        self._hashed = end
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()

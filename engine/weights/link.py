@@ -72,7 +72,8 @@ class DueBucket:
     def _earn(self, now: float, wanted: int) -> None:
         """Credit up to now; what is waited for may be saved up, however slow the link is."""
         if self.rate_bps is not None:
-            most = max(self.rate_bps * BURST_S, wanted)
+            # On top of what is waited for: a timer that fires late must not cost the link what came meanwhile.
+            most = self.rate_bps * BURST_S + wanted
             self._credit = min(most, self._credit + max(0.0, now - self._at) * self.rate_bps)
         self._at = max(now, self._at)
 

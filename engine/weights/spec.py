@@ -21,6 +21,8 @@ DTYPE_BYTES: Mapping[str, int] = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
+CODEC = "blosc"
+"""How a tensor may be compressed at its source; see compressed.py."""
 SOURCE_SCHEMES = frozenset({"file", "http", "https", "s3", "gs", "az"})
 MAX_FILE_BYTES = 512 * 1024 * 1024
 
@@ -42,7 +44,8 @@ class TensorSpec:
     """One tensor of a stage.
 
     `name` is what the engine calls it, `source_name` what the source file calls it (they differ for an alias such as a
-    tied `lm_head.weight`); its bytes are `[begin, end)` of `file`, absolute; `sha256` is the digest of those bytes.
+    tied `lm_head.weight`); `[begin, end)` of `file`, absolute, are its bytes, or with `codec` what decodes to them;
+    `sha256` is the digest of its own bytes.
     """
 
     name: str
@@ -53,10 +56,16 @@ class TensorSpec:
     dtype: str
     shape: tuple[int, ...]
     sha256: str
+    codec: str | None = None
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
+        """Size in bytes, in memory."""
+        return DTYPE_BYTES[self.dtype] * math.prod(self.shape)
+
+    @property
+    def source_bytes(self) -> int:
+        """Size in bytes, at the source and on the wire."""
         return self.end - self.begin
 
     @property
@@ -217,7 +226,7 @@ class _Fields:
 
 def _tensor(obj: object, path: str) -> TensorSpec:
     fields = _Fields(obj, path)
-    fields.only({"name", "source_name", "file", "begin", "end", "dtype", "shape", "sha256"})
+    fields.only({"name", "source_name", "file", "begin", "end", "dtype", "shape", "sha256", "codec"})
     name = fields.text("name")
     dtype = fields.text("dtype")
     if dtype not in DTYPE_BYTES:
@@ -227,7 +236,12 @@ def _tensor(obj: object, path: str) -> TensorSpec:
         raise SpecError(f"{path}.shape: expected a list of non-negative integers")
     begin, end = fields.integer("begin", 0), fields.integer("end", 0)
     wanted = DTYPE_BYTES[dtype] * math.prod(shape)
-    if end - begin != wanted:
+    codec = fields.get("codec", None)
+    if codec not in (None, CODEC):
+        raise SpecError(f"{path}.codec: this node knows {CODEC!r} only; update it")
+    if codec is not None and (end <= begin or not wanted):
+        raise SpecError(f"{path}.codec: a tensor or range without bytes cannot be compressed")
+    if codec is None and end - begin != wanted:
         raise SpecError(f"{path}.end: [{begin}, {end}) has {end - begin} bytes, but {dtype} {shape} has {wanted}")
     return TensorSpec(
         name=name,
@@ -238,6 +252,7 @@ def _tensor(obj: object, path: str) -> TensorSpec:
         dtype=dtype,
         shape=tuple(shape),
         sha256=fields.digest("sha256"),
+        codec=codec,
     )
 
 
@@ -264,7 +279,7 @@ def _check_consistent(tensors: tuple[TensorSpec, ...]) -> None:
         known = by_source.setdefault(tensor.source_name, tensor)
         if (known.file, known.begin, known.end, known.sha256) != (tensor.file, tensor.begin, tensor.end, tensor.sha256):
             raise SpecError(f"tensors[{i}].source_name: {tensor.source_name!r} is given with two places or digests")
-    ranges = sorted({(t.file, t.begin, t.end, t.sha256, t.source_name) for t in tensors if t.nbytes})
+    ranges = sorted({(t.file, t.begin, t.end, t.sha256, t.source_name) for t in tensors if t.source_bytes})
     for left, right in pairwise(ranges):
         if left[0] == right[0] and right[1] < left[2]:
             raise SpecError(f"tensors: {left[4]!r} and {right[4]!r} overlap in {left[0]}")

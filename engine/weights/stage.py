@@ -21,8 +21,8 @@ class WeightsUnavailable(Exception):
 class StageWeights:
     """The weights of one stage. Made and driven by WeightStore; everything happens on its event loop's thread.
 
-    - `bytes_total`: all distinct tensors of the stage; `bytes_to_fetch`: those that this node did not hold when asked;
-      `bytes_fetched`: how many of these have come over the wire.
+    - `bytes_total`: all distinct tensors of the stage, as they lie at the source; `bytes_to_fetch`: those that this
+      node did not hold when asked; `bytes_fetched`: how many of these have come over the wire.
     - `marks`: ms since the epoch of `prefetch_start`, `first_byte` (absent when nothing was fetched), `prefetch_end`.
     - `on_change`: called with this object when a mark, `verified`, `files_ready` or `error` changes, and at most twice
       a second while bytes flow.
@@ -37,7 +37,7 @@ class StageWeights:
         self.folder = folder
         self.load_spec = folder / "load.json"
         self.model_dir = folder / "model"
-        self.bytes_total = sum({tensor.key: tensor.nbytes for tensor in request.tensors}.values())
+        self.bytes_total = sum({tensor.key: tensor.source_bytes for tensor in request.tensors}.values())
         self.bytes_to_fetch = 0
         self.bytes_fetched = 0
         self.error: str | None = None

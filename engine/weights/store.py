@@ -31,8 +31,9 @@ from typing import Any
 
 from engine.private_directory import make_private
 from engine.weights import load_spec, recovery
-from engine.weights.fetch import Fetch, FetchError, Target
+from engine.weights.fetch import Fetch, FetchError
 from engine.weights.files import FileCache, FilesError
+from engine.weights.growing import Target
 from engine.weights.inventory import Inventory, StoreError
 from engine.weights.link import AT_ONCE, NEVER, Due, Link
 from engine.weights.pacing import piece_bytes
@@ -225,7 +226,7 @@ class WeightStore:
         stage.expect(key for key in wanted if not self._inventory.holds(key))
         if missing:
             self._inventory.start_filling(filling, {key: places[key] for key in missing})
-            stage.bytes_to_fetch += sum(tensor.nbytes for tensor in missing.values())
+            stage.bytes_to_fetch += sum(tensor.source_bytes for tensor in missing.values())
             targets = [Target(tensor, *places[key]) for key, tensor in missing.items()]
             self._run(stage, lambda: self._fetch(stage, targets, filling), lambda: self._ended(stage, filling))
 

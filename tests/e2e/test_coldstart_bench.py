@@ -1,5 +1,5 @@
-"""The benchmark's rows on real SGLang over the lab's links: the naive way; a pipeline through the whole control plane,
-its consolidation, and the start after it from host memory. All must answer the same."""
+"""The benchmark's rows on real SGLang over the lab's links: the naive way; a pipeline of compressed weights through the
+whole control plane, its consolidation, and the start after it from host memory. All must answer the same."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +11,9 @@ from bench.coldstart import floor, naive_row
 from bench.coldstart.__main__ import BODY, LINK_BPS, NODE_MBIT
 from bench.coldstart.hydrant_row import HydrantRows
 from bench.coldstart.models import MODELS, MODELS_DIR, BenchModel
-from bench.coldstart.plans import force
+from bench.coldstart.plans import force, largest_stage_bytes
 from bench.lab import Lab, NodeSettings
 from bench.lab.control_plane import ControlPlane
-from tasks.spec import model_spec
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -45,17 +44,15 @@ def plane(lab: Lab) -> Iterator[ControlPlane]:
 
 def test_the_rows_answer_alike_and_move_each_byte_once(lab: Lab, plane: ControlPlane, model: BenchModel) -> None:
     body = {"model": model.name, **BODY}
-    model_id = plane.register(model.name, model.path, f"{lab.store_url}/{model.folder}")
-    row = plane.model(model_id)
-    spec = model_spec(row)
-    assert floor.measure(lab, row, spec, 2, body) > 0
+    plain = HydrantRows(lab, plane, model, model.name, BODY)
+    rows = HydrantRows(lab, plane, model.compressed(), model.name, BODY)
+    assert floor.measure(lab, plain.row, plain.spec, 2, body) > 0
 
     naive = naive_row.run(lab, model, "node-1", "naive", 1, body)
     plane.start()
     plane.wait(lambda: plane.warm_nodes() == set(lab.nodes), "warm runtimes at the controller")
-    rows = HydrantRows(lab, plane, model, model_id, spec)
-    pipeline = rows.run("hydrant", 1, list(lab.nodes), force(spec, 2, LINK_BPS), body, keep=True)
-    memory = rows.run_again("memory", 1, force(spec, 1, LINK_BPS), body)
+    pipeline = rows.run("hydrant", 1, list(lab.nodes), force(rows.spec, 2, LINK_BPS), keep=True)
+    memory = rows.run_again("memory", 1, force(rows.spec, 1, LINK_BPS))
 
     assert "Paris" in naive.text
     assert naive.text == pipeline.text == memory.text
@@ -63,6 +60,7 @@ def test_the_rows_answer_alike_and_move_each_byte_once(lab: Lab, plane: ControlP
     assert naive.link["node-1"] > model.weight_bytes
     largest = max(pipeline.link.values())
     assert pipeline.largest_stage_bytes <= largest < 1.05 * pipeline.largest_stage_bytes
+    assert pipeline.largest_stage_bytes < 0.9 * largest_stage_bytes(plain.spec, 2), "compressed"
     moved = pipeline.detail["consolidation"]
     assert moved["model_bytes"] <= moved["received_bytes"] <= 1.02 * moved["model_bytes"]
     assert max(memory.link.values()) < 1_000_000, "what is in host memory is not fetched"

@@ -70,8 +70,8 @@ models = st.builds(
     profile=profiles,
     context_bytes=st.integers(0, 500),
     gpu_context_bytes=st.sampled_from([0, 300]),
-    file_dtype_bytes=st.sampled_from([2, 4]),
-    dtype_bytes=st.sampled_from([2, 4]),
+    stored_bytes=st.sampled_from([2, 4]),
+    loaded_bytes=st.sampled_from([2, 4]),
     max_stages=st.integers(1, 5),
     capacity=st.integers(1, 16),
 )

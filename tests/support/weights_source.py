@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.weights import load_spec
 from engine.weights.spec import Prefetch
+from registry.compressed_format import encoded
 
 
 @dataclass
@@ -24,9 +25,12 @@ class Model:
     folder: Path
     tensors: list[dict[str, Any]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
+    plain: Model | None = None
 
     def data(self, name: str) -> bytes:
         """The true bytes of a tensor."""
+        if self.plain is not None:
+            return self.plain.data(name)
         tensor = next(tensor for tensor in self.tensors if tensor["name"] == name)
         return (self.folder / tensor["file"]).read_bytes()[tensor["begin"] : tensor["end"]]
 
@@ -50,8 +54,12 @@ class Model:
         return Prefetch.from_json(self.effect(stage_id, names, **changes))
 
 
-def write_model(folder: Path, sizes: Sequence[int], per_file: int = 4, seed: int = 1) -> Model:
-    """A model of U8 tensors `t000`, `t001`, ... of these sizes; inside a file they lie in reverse load order."""
+def write_model(folder: Path, sizes: Sequence[int], per_file: int = 4, seed: int = 1, bits: int = 8) -> Model:
+    """A model of U8 tensors `t000`, `t001`, ... of these sizes; inside a file they lie in reverse load order.
+
+    `bits`: how many of each byte are random, so that the rest can be compressed away.
+    """
+    table = bytes(value % 2**bits for value in range(256))
     folder.mkdir(parents=True, exist_ok=True)
     model = Model(folder)
     rng = random.Random(seed)
@@ -60,7 +68,7 @@ def write_model(folder: Path, sizes: Sequence[int], per_file: int = 4, seed: int
         chunk = list(enumerate(sizes))[start : start + per_file]
         header, at, bodies, entries = {}, 0, [], []
         for index, size in reversed(chunk):
-            body = rng.randbytes(size)
+            body = rng.randbytes(size).translate(table)
             header[f"t{index:03d}"] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
             entries.append((index, at, body))
             bodies.append(body)
@@ -84,6 +92,23 @@ def write_model(folder: Path, sizes: Sequence[int], per_file: int = 4, seed: int
         (folder / name).write_bytes(content)
         model.files.append({"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
     return model
+
+
+def compressed(model: Model, folder: Path, width: str = "U8") -> Model:
+    """A copy of a model in which every tensor that has bytes lies compressed, as of type `width`, one to a file."""
+    folder.mkdir(parents=True)
+    copy = Model(folder, files=model.files, plain=model)
+    for file in model.files:
+        (folder / file["name"]).write_bytes((model.folder / file["name"]).read_bytes())
+    for tensor in model.tensors:
+        data = model.data(tensor["name"])
+        packed = encoded(data, width)
+        if data:
+            tensor = tensor | {"begin": 100, "end": 100 + len(packed), "codec": "blosc"}
+        file = f"{tensor['name']}.safetensors"
+        (folder / file).write_bytes(bytes(100) + packed)
+        copy.tensors.append(tensor | {"file": file})
+    return copy
 
 
 def read_back(load_spec_path: Path) -> dict[str, bytes]:

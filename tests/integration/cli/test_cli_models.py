@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.safetensors_writer import write_model
+from support.safetensors_writer import llama_tensors, write_model
 
 PRICES = ("--input-price", "0.02", "--output-price", "0.08")
 
@@ -126,3 +126,17 @@ def test_a_truncated_file_is_said_and_nothing_is_registered(hydrant, source: Pat
     result = hydrant.run("model", "register", "tiny", str(source), *PRICES, expect=1)
     assert "model.safetensors" in result.stderr
     assert hydrant.json("model", "list") == {"models": []}
+
+
+def test_a_compressed_copy_is_registered_like_the_model(hydrant, tmp_path: Path) -> None:
+    tensors = llama_tensors(hidden=256, vocab=300)
+    tensors["model.embed_tokens.weight"] = ("F16", [300, 256], bytes(300 * 256 * 2))
+    config = {"hidden_size": 256, "vocab_size": 300}
+    source = write_model(tmp_path / "big", tensors, config_changes=config)
+    said = hydrant.json("model", "compress", str(source), str(tmp_path / "small"))
+    assert said["after_bytes"] < said["before_bytes"] - 150_000
+    told = hydrant.run("model", "register", "small", said["directory"], *PRICES).stdout
+    assert "compressed), pipelines" in told
+    assert hydrant.json("model", "show", "small")["model"]["weight_bytes"] == said["before_bytes"]
+    again = hydrant.run("model", "compress", str(source), str(tmp_path / "small"), expect=1)
+    assert "exists already" in again.output

@@ -180,3 +180,20 @@ def test_size_must_match_dtype_and_shape(dtype, shape, off):
     else:
         with pytest.raises(SpecError, match=r"\.end"):
             Prefetch.from_json(changed(["tensors"], [tensor]))
+
+
+def test_a_compressed_tensor_has_another_size_at_its_source():
+    (tensor,) = Prefetch.from_json(changed(["tensors", 0], TENSOR | {"end": 107, "codec": "blosc"})).tensors
+    assert (tensor.nbytes, tensor.source_bytes, tensor.key) == (12, 7, ("0" * 64, 12))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"codec": "zip"}, {"codec": 1}, {"codec": "blosc", "end": 100}, {"codec": "blosc", "end": 50},
+        {"codec": "blosc", "shape": [0]}, {"end": 107}, {"codec": None, "end": 107},
+    ],
+)  # fmt: skip
+def test_a_compressed_tensor_that_cannot_be_is_refused(change):
+    with pytest.raises(SpecError, match=r"tensors\[0\]\.(codec|end)"):
+        Prefetch.from_json(changed(["tensors", 0], TENSOR | change))

@@ -28,6 +28,7 @@ def a_model(*, tied: bool = False) -> Model:
         layers=4,
         tied_embeddings=tied,
         manifest=dict(manifest),
+        weight_bytes=manifest["weight_bytes"],
         settings={"dtype": "float16", "context_length": 512, "embedding": False},
         context_length=512,
         kv_reserve_bytes=1000,

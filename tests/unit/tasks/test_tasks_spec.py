@@ -28,7 +28,8 @@ def llama(dtype: str = "auto", file_dtype: str = "F16", **changes) -> Model:
     ]
     values = {
         "name": "llama", "manifest": manifest, "settings": {"dtype": dtype}, "tied_embeddings": False,
-        "kv_reserve_bytes": K, "slo_ttft_ms": 1, "slo_tpot_ms": None, "profile": {}, "max_stages": 4, "capacity": 8,
+        "weight_bytes": sum(sizes), "kv_reserve_bytes": K, "slo_ttft_ms": 1, "slo_tpot_ms": None, "profile": {},
+        "max_stages": 4, "capacity": 8,
     }  # fmt: skip
     return Model(**(values | changes))
 
@@ -83,3 +84,14 @@ def test_memory_counts_weights_as_the_engine_holds_them_and_fetches_as_the_files
     (stage,) = plan_of(model, 1).stages
     assert stage.reserved_bytes == weights * times // over + K + GPU_RESERVE_BYTES
     assert stage.fetch_bytes == weights == 262_144_000 + 32 * LLAMA_LAYER_BYTES + 262_152_192
+
+
+def test_compressed_weights_are_fetched_as_they_lie_there_and_take_what_they_decode_to():
+    model = llama("float16")
+    plain = plan_of(model, 2)
+    for tensor in model.manifest["tensors"]:
+        tensor |= {"end": tensor["end"] * 2 // 3, "codec": "blosc"}
+    compressed = plan_of(model, 2)
+    for before, after in zip(plain.stages, compressed.stages, strict=True):
+        assert after.fetch_bytes == pytest.approx(before.fetch_bytes * 2 / 3, rel=1e-6)
+        assert after.reserved_bytes == pytest.approx(before.reserved_bytes, rel=1e-6)
