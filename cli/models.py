@@ -164,6 +164,11 @@ def _keep_alive(document: dict[str, Any]) -> str:
     return f"{document['kept_s']:.0f} s, learned from {document['pauses']} pauses (set: {document['keep_alive_s']} s)"
 
 
+def _expected(document: dict[str, Any]) -> str | None:
+    window = document["expected_ms"]
+    return None if window is None else f"{moment(window[0])} to {moment(window[1])}"
+
+
 @model.command(examples=["hydrant model show qwen3-8b"])
 @click.argument("name")
 @reporting
@@ -190,6 +195,7 @@ def show(console: Console, name: str) -> None:
             ("first token within", seconds(document["slo_ttft_ms"])),
             ("each token within", f"{document['slo_tpot_ms']} ms" if document["slo_tpot_ms"] else None),
             ("keep-alive", _keep_alive(document)),
+            ("expected again (UTC)", _expected(document)),
             ("minimum replicas", document["min_replicas"]),
             ("kept warm until (UTC)", moment(document["warm_until_ms"])),
             ("requests a worker", document["capacity"]),

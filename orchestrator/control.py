@@ -22,6 +22,7 @@ class Cause(StrEnum):
     WARM = "warm"
     MIN_REPLICAS = "min_replicas"
     CONSOLIDATION = "consolidation"
+    PREWARM = "prewarm"
 
 
 class StageState(StrEnum):
@@ -114,6 +115,7 @@ class ModelView:
     avoid            nodes on which any of those failed starts broke.
     held             tensor groups of this model that each node's host memory holds, verified.
     pauses_ms        the newest times from a last request to the next one, if keep-alive is to be learned from them.
+    expected_ms      from when until when it is likely to be asked for again (prewarming.py).
     """
 
     spec: ModelSpec
@@ -132,6 +134,7 @@ class ModelView:
     held: Mapping[str, frozenset[str]] = field(default_factory=dict)
     version: int = 1
     pauses_ms: tuple[int, ...] = ()
+    expected_ms: tuple[int, int] | None = None
 
     @property
     def kept_ms(self) -> int:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from orchestrator.consolidation import targets
 from orchestrator.control import ControlState, GroupView, ModelView, StageState, StageView
 from orchestrator.lifecycle import SERVING, GroupState
+from orchestrator.prewarming import is_awaited
 from orchestrator.scaling import idle_since
 
 DRAIN_WAIT_MS = 300_000
@@ -97,7 +98,7 @@ def is_idle(state: ControlState, group: GroupView) -> bool:
     clock only samples what runs; the last worker goes by the model's, which misses no request.
     """
     model = state.models[group.model]
-    if not state.gateways_known or group.ready_ms is None:
+    if not state.gateways_known or group.ready_ms is None or is_awaited(model, group, state.now_ms):
         return False
     if state.now_ms - idle_since(group.ready_ms, group.last_used_ms) < model.kept_ms:
         return False

@@ -67,9 +67,11 @@ def find_room(
 
 def _order(state: ControlState, group: GroupView) -> tuple[float, int, str]:
     """The order in which idle groups go: least likely to be asked for soon, then longest unused."""
+    model = state.models[group.model]
     since = idle_since(group.ready_ms or 0, group.last_used_ms)
-    pauses = state.models[group.model].pauses_ms
-    return missed(pauses, state.now_ms - since, SOON_MS), since, group.group_id
+    # A worker that was started before its request was not used yet: the pause goes on from the one before it.
+    unused_ms = state.now_ms - (since if model.last_request_ms is None else model.last_request_ms)
+    return missed(model.pauses_ms, unused_ms, SOON_MS), since, group.group_id
 
 
 def _idle(state: ControlState, model: ModelView, group: GroupView, unused_ms: int) -> bool:

@@ -35,7 +35,9 @@ from orchestrator.ending import broken, is_idle, on_draining_node, spare, unwant
 from orchestrator.eviction import Room, find_room
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, SERVING, GroupState
+from orchestrator.plan import RETRY_MS
 from orchestrator.policies.policy import HYDRANT, MakesRoom, Policy
+from orchestrator.prewarming import is_near
 from orchestrator.scaling import instances_needed, retry_at
 from orchestrator.together import MANY_NODES, MOST, in_turn
 from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
@@ -166,7 +168,10 @@ def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Dec
 def _start_one(
     state: ControlState, policy: Policy, models: Collection[str] | None, ending: list[GroupView]
 ) -> Iterator[Decision]:
-    """At most one Start, for the model whose request has waited longest; models that cannot start get a Wait."""
+    """At most one Start, for the model whose request has waited longest; models that cannot start get a Wait.
+
+    Where none of them starts, one that is only expected may.
+    """
     asked = state.models.values() if models is None else [state.models[name] for name in models if name in state.models]
     wanting = sorted(
         (model for model in asked if model.enabled),
@@ -193,6 +198,30 @@ def _start_one(
         why = outcome if isinstance(outcome, NoPlan) else None
         retry_ms = None if why is None or why.retry_after_ms is None else state.now_ms + why.retry_after_ms
         yield Wait(model.spec.name, why, retry_ms, cause, request.waited_ms)
+    if policy.prewarms:
+        wanted = {model.spec.name for model, _, _ in wants}
+        yield from _prewarm_one(state, policy, (model for model in wanting if model.spec.name not in wanted))
+
+
+def _prewarm_one(state: ControlState, policy: Policy, models: Iterable[ModelView]) -> Iterator[Decision]:
+    """At most one Start, of a single worker, that will be ready just before its model is expected.
+
+    It has time, so it takes one node and nobody's memory; and what failed before is left to whoever asks for it.
+    """
+    for model in models:
+        if not is_near(model, state.now_ms) or model.expected_ms is None or model.failures:
+            continue
+        if workers_in_the_end(state, model.spec.name):
+            continue
+        alone = replace(model.spec, max_stages=1)
+        outcome = policy.plan(PlanRequest(alone, instances=1), state.cluster_for(model))
+        at_ms = state.now_ms + RETRY_MS
+        if isinstance(outcome, Plan):
+            at_ms = model.expected_ms[0] - outcome.predicted_ttft_ms
+            if at_ms <= state.now_ms:
+                yield Start(model.spec.name, outcome, Cause.PREWARM, version=model.version)
+                return
+        yield Wait(model.spec.name, None, at_ms, Cause.PREWARM)
 
 
 def _in_turn(state: ControlState, policy: Policy, wants: list[_Wanted]) -> list[_Wanted]:

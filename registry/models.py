@@ -141,6 +141,9 @@ class ModelUse(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
     busy_until_ms: Mapped[int]  # the latest end of a request
     pauses_ms: Mapped[list[Any]]  # the newest times from a last request's end to the next one's beginning, oldest first
+    # When it is likely to be asked for again (orchestrator/prewarming.py); NULL: nothing is expected.
+    expected_from_ms: Mapped[int | None]
+    expected_until_ms: Mapped[int | None] = mapped_column(index=True)
 
 
 class Alias(Base):
@@ -269,7 +272,7 @@ class ColdStart(Base):
     __tablename__ = "cold_starts"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
-    cause: Mapped[str] = mapped_column(String(40))  # demand | warm | min_replicas | consolidation | replace
+    cause: Mapped[str] = mapped_column(String(40))  # demand | warm | min_replicas | consolidation | prewarm
     plan: Mapped[dict[str, Any]]  # orchestrator.types.Plan.to_json(), or NoPlan's for a start that could not be planned
     predicted_ttft_ms: Mapped[int | None]
     requested_at_ms: Mapped[int]

@@ -21,7 +21,7 @@ SETTLED_MS = 60_000
 """How long after it was ready a start's first token, and its last report, may still come."""
 AT_ONCE = 20
 """Starts a look: more wait for the next one."""
-_ALONE = [Cause.DEMAND.value, Cause.WARM.value, Cause.MIN_REPLICAS.value]
+_ALONE = [Cause.DEMAND.value, Cause.WARM.value, Cause.MIN_REPLICAS.value, Cause.PREWARM.value]
 """Causes of starts that are like those to be predicted; a consolidation starts beside its own pipeline, unhurried."""
 
 log = structlog.get_logger(__name__)

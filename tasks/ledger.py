@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from orchestrator.keep_alive import note
+from orchestrator.prewarming import expected
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.models import ColdStart, ColdStartEvent, Model, ModelUse
@@ -155,15 +156,20 @@ def _note_first_tokens(session: Session, events: Iterable[Any], settled: set[str
 
 
 def _note_use(session: Session, events: Iterable[Any], settled: set[str]) -> None:
-    """Each model's pauses, from when these attempts ran."""
+    """Each model's pauses, from when these attempts ran, and when it is to be expected again."""
     spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for event in events:
         if isinstance(event, dict) and str(event.get("attempt_id")) in settled:
             spans[event["model_id"]].append((event["started_at_ms"], event["ended_at_ms"]))
     # What was billed may be of a model that this database has never had (it was restored from a backup).
-    for model_id in session.scalars(select(Model.id).where(Model.id.in_(spans))):
+    known = select(Model.id, Model.keep_alive_s, Model.keep_alive_mode).where(Model.id.in_(spans))
+    for model_id, keep_alive_s, mode in session.execute(known):
         row = session.get(ModelUse, model_id) or ModelUse(model_id=model_id, busy_until_ms=0, pauses_ms=[])
         row.busy_until_ms, row.pauses_ms = note(row.busy_until_ms, row.pauses_ms, spans[model_id])
+        window = expected(row.pauses_ms, keep_alive_s * 1000) if mode == "learned" else None
+        row.expected_from_ms, row.expected_until_ms = (
+            (None, None) if window is None else (row.busy_until_ms + window[0], row.busy_until_ms + window[1])
+        )
         session.add(row)
 
 

@@ -9,7 +9,7 @@ from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from orchestrator.control import ControlState, Decision, Wait
+from orchestrator.control import Cause, ControlState, Decision, Wait
 from orchestrator.explain import refusal_text
 from orchestrator.lifecycle import SERVING, GroupState
 from registry.models import Group, Model
@@ -88,7 +88,8 @@ def cold_starts(session: Session, state: ControlState, decisions: Iterable[Decis
                 "failed_at_ms": None,
             }
     for decision in decisions:
-        if not isinstance(decision, Wait) or decision.model in entries:
+        # Nobody waits for a model that is only expected.
+        if not isinstance(decision, Wait) or decision.model in entries or decision.cause is Cause.PREWARM:
             continue
         model = state.models[decision.model]
         hopeless = decision.retry_at_ms is None

@@ -13,6 +13,7 @@ from orchestrator.control import Cause, ControlState, GroupView, ModelView, Prob
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.nodes import Nodes
+from orchestrator.prewarming import LEAD_MS
 from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan
 from registry.models import ColdStart, Group, Model, ModelUse, Node, Outbox, Stage, Usage
@@ -52,7 +53,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
     stores = {node.name: facts.of_node(node).digests for node in nodes}
     models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None)).options(defer(Model.manifest))).all()
     learnt = facts.learnt(session)
-    pauses = _pauses(session, groups)
+    pauses, windows = _pauses(session, groups), _expected(session, now_ms)
     failing = _failing(session)
     causes = _causes(session, groups)
     stopping = _stopping(session, groups, now_ms)
@@ -82,6 +83,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
                 used.get(m.id),
                 _failures(session, m) if m.id in failing else _NO_FAILURES,
                 pauses.get(m.id, ()) if m.keep_alive_mode == "learned" else (),
+                windows.get(m.id) if m.keep_alive_mode == "learned" else None,
             )
             for m in models
         },
@@ -137,6 +139,13 @@ def _pauses(session: Session, groups: Iterable[Group]) -> dict[str, tuple[int, .
     ids = {group.model_id for group in groups}
     rows = session.scalars(select(ModelUse).where(ModelUse.model_id.in_(ids)))
     return {row.model_id: tuple(row.pauses_ms) for row in rows}
+
+
+def _expected(session: Session, now_ms: int) -> dict[str, tuple[int, int]]:
+    """By model id, of those for which it is time to think of it: from when until when they are expected."""
+    begin, end = ModelUse.expected_from_ms, ModelUse.expected_until_ms
+    rows = session.execute(select(ModelUse.model_id, begin, end).where(end > now_ms, begin < now_ms + LEAD_MS))
+    return {model_id: (from_ms, until_ms) for model_id, from_ms, until_ms in rows if from_ms and until_ms}
 
 
 def _draining(nodes: Iterable[Node], now_ms: int) -> dict[str, int]:
@@ -241,6 +250,7 @@ def _model(
     used_ms: int | None,
     failures: Failures,
     pauses_ms: tuple[int, ...],
+    expected_ms: tuple[int, int] | None,
 ) -> ModelView:
     count, failed_ms, avoid = failures
     return ModelView(
@@ -260,6 +270,7 @@ def _model(
         held=Held(known.parts, stores),
         version=model.control_version,
         pauses_ms=pauses_ms,
+        expected_ms=expected_ms,
     )
 
 

@@ -23,6 +23,7 @@ class Policy:
 
     plan        how a cold start is laid out; a pure function.
     learns      whether a worker is kept for as long as its model's own pauses make it worth.
+    prewarms    whether one is started before a request that is expected by these pauses.
     together    whether models that are asked for at the same moment are planned together.
     """
 
@@ -30,6 +31,7 @@ class Policy:
     plan: Callable[[PlanRequest, ClusterState], Plan | NoPlan]
     makes_room: MakesRoom = MakesRoom.TO_MEET_SLO
     learns: bool = True
+    prewarms: bool = True
     together: bool = True
 
 

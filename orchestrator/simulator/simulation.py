@@ -11,6 +11,7 @@ from orchestrator.keep_alive import REMEMBERED
 from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.partition import split
 from orchestrator.policies import Policy
+from orchestrator.prewarming import LEAD_MS, Window, expected
 from orchestrator.reconcile import reconcile
 from orchestrator.simulator.cluster import Cluster
 from orchestrator.simulator.host_cache import Keeps
@@ -86,6 +87,7 @@ class Simulation:
         self._dirty: dict[str, None] = {}
         self._prompts: dict[str, Prompts] = {}
         self._retrying: set[str] = set()
+        self._windows: dict[str, Window | None] = {}
         self._unplaced: dict[str, None] = {}
 
     def run(self) -> None:
@@ -152,7 +154,10 @@ class Simulation:
         model = self.world.models[name]
         if self._policy.learns and not model.waiting and not model.running and model.last_request_ms is not None:
             pause = self.world.now_ms - model.last_request_ms
-            self.world.change_model(name, pauses_ms=(*model.pauses_ms, pause)[-REMEMBERED:])
+            pauses = (*model.pauses_ms, pause)[-REMEMBERED:]
+            self.world.change_model(name, pauses_ms=pauses)
+            if self._policy.prewarms:
+                self._windows[name] = expected(pauses, model.keep_alive_ms)
 
     def _note_demand(self, name: str) -> None:
         queue = self._queues[name]
@@ -169,7 +174,18 @@ class Simulation:
         self.world.change(group_id, running=group.running - 1, last_used_ms=self.world.now_ms)
         self._dispatch(name)
         self._touch(name)
+        self._expect(name)
         self._look_when_idle(name)
+
+    def _expect(self, name: str) -> None:
+        """The model has just been used: when it is likely to be again."""
+        now_ms, window = self.world.now_ms, self._windows.get(name)
+        if window is None and self.world.models[name].expected_ms is None:
+            return
+        then = None if window is None else (now_ms + window[0], now_ms + window[1])
+        self.world.change_model(name, expected_ms=then)
+        for at in () if then is None else (then[0] - LEAD_MS, then[1]):
+            self._at(at, partial(self._touch, name))
 
     def _look_when_idle(self, name: str) -> None:
         self._at(self.world.now_ms + self.world.models[name].kept_ms, partial(self._touch, name))

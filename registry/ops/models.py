@@ -137,6 +137,15 @@ def pauses_ms(session: Session, model_id: str) -> Sequence[int]:
     return () if use is None else use.pauses_ms
 
 
+def expected_ms(session: Session, model_id: str) -> tuple[int, int] | None:
+    """From when until when the model is likely to be asked for again, as the ledger has worked out; None: unknown, or
+    it is past."""
+    use = session.get(ModelUse, model_id)
+    if use is None or use.expected_from_ms is None or use.expected_until_ms is None:
+        return None
+    return None if use.expected_until_ms <= now_ms() else (use.expected_from_ms, use.expected_until_ms)
+
+
 def update_model(session: Session, actor: str, model_id: str, **changes: Any) -> Model:
     """Change any of: name (in the keys that may use it, too), settings, lane, default_max_tokens, capacity,
     kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, keep_alive_mode, min_replicas. New engine settings apply
@@ -203,13 +212,19 @@ def warm_now(session: Session, actor: str, model_id: str, minutes: int) -> Model
 
 
 def stop_now(session: Session, actor: str, model_id: str) -> Model:
-    """Drain every group that exists now. A later request starts the model again; disable it to prevent that."""
+    """Drain every group that exists now. A later request starts the model again; disable it to prevent that.
+
+    Nothing is started before that request, even if it is expected.
+    """
     model = get_model(session, model_id)
     if model.min_replicas:
         raise ConflictError(
             f"{model.name} has a minimum of {model.min_replicas} replica(s); set it to 0 first", "min_replicas"
         )
     _request_stop(model)
+    use = session.get(ModelUse, model.id)
+    if use is not None:
+        use.expected_from_ms = use.expected_until_ms = None
     audit.record(session, actor, "model.stop", model.id)
     return model
 

@@ -12,7 +12,7 @@ from support.watching import watched
 
 from registry.db import session_scope
 from registry.ids import new_id, now_ms
-from registry.models import ColdStart, ColdStartEvent, LedgerEntry, ModelUse, RejectedUsage, Usage
+from registry.models import ColdStart, ColdStartEvent, LedgerEntry, Model, ModelUse, RejectedUsage, Usage
 from registry.ops.money import balance_nusd, top_up
 
 PAID_IN = 10_000_000
@@ -336,3 +336,18 @@ def test_a_models_pauses_are_noted_with_its_usage_once(books):
     with books.here.sessions() as session:
         use = session.get_one(ModelUse, books.model.id)
         assert (use.busy_until_ms, use.pauses_ms) == (base + 61_000, [57_000])
+
+
+@pytest.mark.parametrize(("mode", "told"), [("learned", True), ("fixed", False)])
+def test_a_model_that_is_asked_for_by_the_clock_is_expected(books, mode, told):
+    hour, base = 3_600_000, now_ms() - 40_000_000
+    with session_scope(books.here.sessions) as session:
+        session.get_one(Model, books.model.id).keep_alive_mode = mode
+    books.deliver(*(books.event(started_at_ms=base + i * hour, ended_at_ms=base + i * hour + 900) for i in range(10)))
+    books.drain()
+    with books.here.sessions() as session:
+        use = session.get_one(ModelUse, books.model.id)
+        if told:
+            assert base + 10 * hour - 20_000 < use.expected_from_ms < base + 10 * hour < use.expected_until_ms
+        else:
+            assert use.expected_from_ms is use.expected_until_ms is None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from sqlalchemy import select
 
 from registry.db import session_scope
-from registry.models import Model, ModelUse
+from registry.ids import now_ms
+from registry.models import ColdStart, Model, ModelUse
+from registry.ops.models import stop_now
 
 
 def workers(bench):
@@ -95,3 +97,60 @@ def test_a_fixed_keep_alive_is_what_people_have_set_whatever_the_pauses_are(benc
     bench.age_groups(70_000)
     bench.settle()
     assert bench.states() == ["stopped"]
+
+
+def expect(bench, from_ms, until_ms):
+    """The ledger has found that the model will be asked for then, from now on."""
+    bench.add_model(keep_alive_s=60, keep_alive_mode="learned")
+    with session_scope(bench.here.sessions) as session:
+        model_id = session.scalars(select(Model.id)).one()
+        now = now_ms()
+        use = ModelUse(model_id=model_id, busy_until_ms=1, pauses_ms=[9_000_000] * 8)
+        use.expected_from_ms, use.expected_until_ms = now + from_ms, now + until_ms
+        session.add(use)
+    return model_id
+
+
+def expect_no_more(bench):
+    with session_scope(bench.here.sessions) as session:
+        session.scalars(select(ModelUse)).one().expected_until_ms = now_ms() - 1
+
+
+def test_a_worker_is_there_before_the_request_that_is_expected_and_leaves_when_none_comes(bench):
+    expect(bench, 1_000, 60_000)
+    bench.settle()
+    assert bench.states() == ["standalone"]
+    with bench.here.sessions() as session:
+        assert session.scalars(select(ColdStart.cause)).all() == ["prewarm"]
+    assert bench.here.redis.hgetall("hyd:coldstart") == {}
+    bench.age_groups(20_000)
+    bench.settle()
+    assert bench.states() == ["standalone"], "its keep-alive is a second"
+    expect_no_more(bench)
+    bench.settle()
+    assert bench.states() == ["stopped"]
+
+
+def test_gateways_are_told_nothing_of_a_start_that_may_come_later(bench):
+    expect(bench, 500_000, 600_000)
+    bench.settle()
+    assert bench.states() == []
+    assert bench.here.redis.hgetall("hyd:coldstart") == {}
+
+
+def test_a_model_that_was_told_to_stop_is_not_expected(bench):
+    model_id = expect(bench, 1_000, 60_000)
+    with session_scope(bench.here.sessions) as session:
+        stop_now(session, "somebody", model_id)
+    bench.settle()
+    assert bench.states() == []
+    bench.gateway.activity("m", waiting=1)
+    bench.settle()
+    assert bench.states() == ["standalone"]
+
+
+def test_a_fixed_keep_alive_expects_nobody(bench):
+    expect(bench, 1_000, 60_000)
+    bench.change_model(keep_alive_mode="fixed")
+    bench.settle()
+    assert bench.states() == []

@@ -1,5 +1,7 @@
 """Whole simulations: what a request gets, what the cluster holds, that nothing is over-committed or forgotten."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,3 +130,42 @@ def test_a_stage_is_on_one_device_and_a_group_on_as_many_nodes_as_it_has_stages(
         nodes = [stage.node for stage in group.plan.stages]
         assert len(set(nodes)) == len(nodes)
         assert group.state in (GroupState.STARTING, GroupState.PIPELINE, GroupState.STANDALONE)
+
+
+def by_the_clock(count, every_ms, *, model="m"):
+    """Asked every so often, give or take a second."""
+    return ask(*(i * every_ms + (i * 733) % 2_000 for i in range(count)), model=model)
+
+
+def test_a_model_that_is_asked_for_by_the_clock_has_a_worker_before_the_request():
+    """After eight pauses it is known; the ninth request and all later ones find one, for a few per cent of the time."""
+    every_ms, requests = 3_600_000, by_the_clock(30, 3_600_000)
+    done = simulate(requests, [sim_model(keep_alive_ms=300_000)])
+    without = simulate(requests, [sim_model(keep_alive_ms=300_000)], policy=replace(POLICIES["hydrant"], prewarms=False))
+    assert [one.cold for one in done.served] == [True] * 9 + [False] * 21
+    assert all(one.cold for one in without.served)
+    assert done.world.device_ms < without.world.device_ms + 21 * 60_000 < 0.05 * 30 * every_ms
+
+
+def test_a_worker_that_waits_in_vain_for_its_model_leaves():
+    done = simulate(by_the_clock(12, 3_600_000), [sim_model(keep_alive_ms=300_000)])
+    assert len(done.cold_starts) == 13, "the last one was for nobody"
+    assert len(done.world.groups) == 0
+
+
+@given(
+    clusters,
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(9, 20), st.integers(70_000, 4_000_000)), max_size=3),
+    st.integers(4, 18),
+    st.sampled_from([1_000, 30_000, 300_000]),
+)
+def test_whoever_comes_by_the_clock_memory_is_never_promised_twice_and_everybody_is_answered(
+    cluster, rhythms, size_gb, keep_alive_ms
+):
+    requests = [one for name, count, every_ms in rhythms for one in by_the_clock(count, every_ms, model=name)]
+    requests.sort(key=lambda request: request.at_ms)
+    models = [sim_model(name, size_gb, keep_alive_ms=keep_alive_ms) for name in "abc"]
+    done = simulate(requests, models, cluster)
+    assert all(one.done_ms is not None for one in done.served)
+    assert len(done.world.groups) == 0
+    assert all(taken == 0 for host in done.world.hosts.values() for taken in host.taken)
