@@ -8,8 +8,13 @@ ApiError
 
 from __future__ import annotations
 
+import math
+
 import orjson
 
+RETRY_S = 5
+"""After how long to ask again for a model of which nobody knows when it will be there."""
+RETRY_MOST_S = 600
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -168,14 +173,19 @@ def unavailable(message: str, code: str = "service_unavailable", retry_after_s: 
     return ApiError(503, message, type_="server_error", code=code, retry_after_s=retry_after_s)
 
 
-def hold_timed_out(model: str, waited_s: float) -> ApiError:
-    """504: the model was not ready before the hold's deadline."""
+def hold_timed_out(model: str, waited_s: float, left_s: float | None) -> ApiError:
+    """504: the model was not ready before the hold's deadline; `left_s`: how much longer it is expected to take."""
+    hint = "It may still be starting: try again."
+    retry_after_s = RETRY_S
+    if left_s is not None and left_s > 0:
+        retry_after_s = max(1, min(RETRY_MOST_S, math.ceil(left_s)))
+        hint = f"It is expected in {retry_after_s} s: try again then."
     return ApiError(
         504,
-        f"The model `{model}` was not ready within {waited_s:.0f} s. It may still be starting: try again.",
+        f"The model `{model}` was not ready within {waited_s:.0f} s. {hint}",
         type_="server_error",
         code="hold_timeout",
-        retry_after_s=5,
+        retry_after_s=retry_after_s,
     )
 
 

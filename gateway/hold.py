@@ -117,6 +117,10 @@ class Hold:
         """The cold start that a model without any route waits for."""
         return self._routes.starting(model)
 
+    def eta_ms(self, model: str) -> int | None:
+        """When a model that does not serve is expected to (ms since the epoch); None: unknown."""
+        return self._routes.eta_ms(model)
+
     def cold_starts(self, model: str) -> frozenset[str]:
         """The cold starts of the groups that serve a model now."""
         return self._routes.cold_starts(model)

@@ -72,7 +72,9 @@ class Places:
         try:
             await self._until(call, call.deadline, waiter.ready)
             if not waiter.ready.done():
-                raise hold_timed_out(call.request.model, (now_ms() - call.arrived_at_ms) / 1000)
+                now, eta_ms = now_ms(), self._hold.eta_ms(model)
+                left_s = None if eta_ms is None else (eta_ms - now) / 1000
+                raise hold_timed_out(call.request.model, (now - call.arrived_at_ms) / 1000, left_s)
             # Key, tenant and model may have gone since they were looked up.
             call.permit()
             route = waiter.claim()

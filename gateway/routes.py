@@ -29,7 +29,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """The controller's word on a starting model, or on its last failure."""
+    """The controller's word on a starting model, or on its last failure. `eta_ms`: when it expects a first token."""
 
     cold_start_id: str | None
     state: str
@@ -95,6 +95,11 @@ class RouteTable:
         """The cold start that a model without any route waits for."""
         start = self._cold_starts.get(model)
         return None if start is None or self._routes.get(model) else start.cold_start_id
+
+    def eta_ms(self, model: str) -> int | None:
+        """When a model that does not serve is expected to; None: unknown."""
+        start = self._cold_starts.get(model)
+        return None if start is None else start.eta_ms
 
     def cold_starts(self, model: str) -> frozenset[str]:
         """The cold starts of the groups that serve a model now."""

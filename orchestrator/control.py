@@ -137,6 +137,11 @@ class ModelView:
     expected_ms: tuple[int, int] | None = None
 
     @property
+    def due_ms(self) -> int | None:
+        """By when its oldest request should have its first token; None when nobody waits."""
+        return None if self.oldest_waiting_ms is None else self.oldest_waiting_ms + self.spec.slo_ttft_ms
+
+    @property
     def kept_ms(self) -> int:
         """How long an unused worker is kept: as people have set it, or as the model's own pauses teach."""
         return keep_alive_ms(self.pauses_ms, self.keep_alive_ms)
@@ -222,7 +227,8 @@ class Stop:
 class Wait:
     """A wanted start that cannot happen now, and why: gateways turn it into Retry-After.
 
-    `waited_ms`: how long the oldest request has waited for it.
+    `waited_ms`: how long the oldest request has waited for it. `eta_ms`: when its first token could come, where what
+    would start is known: memory is about to be free. None where nobody can tell.
     """
 
     model: str
@@ -230,6 +236,7 @@ class Wait:
     retry_at_ms: int | None
     cause: Cause = Cause.DEMAND
     waited_ms: int = 0
+    eta_ms: int | None = None
 
 
 Decision = Start | Move | Stop | Wait

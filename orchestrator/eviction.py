@@ -24,9 +24,13 @@ SOON_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How a better start can be had: a group to drain for it, or, with None, what is leaving already."""
+    """How a better start can be had: a group to drain for it, or, with None, what is leaving already.
+
+    plan  what could be started then.
+    """
 
     victim: GroupView | None
+    plan: Plan
 
 
 def find_room(
@@ -50,19 +54,20 @@ def find_room(
     # What still runs may take long to leave: worth waiting for to start at all, not to start sooner.
     leaving = [group for group in leaving if not (degraded and group.running)]
     leaving += [group for group in ending if group not in leaving]
-    if leaving and _helps(state, policy, model, request, leaving, degraded=degraded):
-        return Room(None)
+    if leaving and (then := _then(state, policy, model, request, leaving, degraded=degraded)):
+        return Room(None, then)
     unused_ms = UNUSED_MS if degraded else 0
     idle = sorted(
         (group for group in spare if group not in leaving and _idle(state, model, group, unused_ms)),
         key=lambda group: _order(state, group),
     )
-    if not idle or not _helps(state, policy, model, request, [*leaving, *idle], degraded=degraded):
+    every = _then(state, policy, model, request, [*leaving, *idle], degraded=degraded) if idle else None
+    if every is None:
         return None
     for group in idle[:TRIED]:
-        if _helps(state, policy, model, request, [*leaving, group], degraded=degraded):
-            return Room(group)
-    return Room(idle[0])
+        if then := _then(state, policy, model, request, [*leaving, group], degraded=degraded):
+            return Room(group, then)
+    return Room(idle[0], every)
 
 
 def _order(state: ControlState, group: GroupView) -> tuple[float, int, str]:
@@ -83,7 +88,7 @@ def _idle(state: ControlState, model: ModelView, group: GroupView, unused_ms: in
     return may_evict(group.state, running=group.running)
 
 
-def _helps(
+def _then(
     state: ControlState,
     policy: Policy,
     model: ModelView,
@@ -91,8 +96,8 @@ def _helps(
     gone: Iterable[GroupView],
     *,
     degraded: bool,
-) -> bool:
-    """Whether there would be a plan (one that is not degraded, if there is such a one already) without `gone`."""
+) -> Plan | None:
+    """The plan that there would be without `gone`; one that is not degraded, if there is such a one already."""
     freed: Counter[tuple[str, int]] = Counter()
     for group in gone:
         claims = {(name, device): size for name, device, size in kept(state.groups, group)}
@@ -108,7 +113,7 @@ def _helps(
     nodes = Nodes(_with_more(node, freed) if node.name in touched else node for node in state.nodes)
     then = replace(state, nodes=nodes)
     outcome = policy.plan(request, then.cluster_for(model))
-    return isinstance(outcome, Plan) and not (degraded and outcome.degraded)
+    return outcome if isinstance(outcome, Plan) and not (degraded and outcome.degraded) else None
 
 
 def _with_more(node: NodeState, freed: Mapping[tuple[str, int], int]) -> NodeState:

@@ -44,6 +44,8 @@ from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
 
 TOGETHER_MS = 1_000
 """Requests that came within this time of each other came together."""
+LEAVES_MS = 2_000
+"""What a worker that is unused takes to end and to give its memory back, about."""
 _Wanted = tuple[ModelView, Cause, int]
 """A model, why more workers of it are wanted, and how many."""
 
@@ -168,14 +170,14 @@ def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Dec
 def _start_one(
     state: ControlState, policy: Policy, models: Collection[str] | None, ending: list[GroupView]
 ) -> Iterator[Decision]:
-    """At most one Start, for the model whose request has waited longest; models that cannot start get a Wait.
+    """At most one Start, for the model whose request is due first; models that cannot start get a Wait.
 
     Where none of them starts, one that is only expected may.
     """
     asked = state.models.values() if models is None else [state.models[name] for name in models if name in state.models]
     wanting = sorted(
         (model for model in asked if model.enabled),
-        key=lambda model: (model.oldest_waiting_ms is None, model.oldest_waiting_ms or 0, model.spec.name),
+        key=lambda model: (model.due_ms is None, model.due_ms or 0, model.spec.name),
     )
     wants = [(model, *wanted) for model in wanting if (wanted := _wanted(state, model)) is not None]
     for model, cause, instances in _in_turn(state, policy, wants):
@@ -197,7 +199,8 @@ def _start_one(
             ending = [*ending, *_ending(state, [move])]
         why = outcome if isinstance(outcome, NoPlan) else None
         retry_ms = None if why is None or why.retry_after_ms is None else state.now_ms + why.retry_after_ms
-        yield Wait(model.spec.name, why, retry_ms, cause, request.waited_ms)
+        eta_ms = None if room is None else state.now_ms + LEAVES_MS + room.plan.predicted_ttft_ms - room.plan.waited_ms
+        yield Wait(model.spec.name, why, retry_ms, cause, request.waited_ms, eta_ms)
     if policy.prewarms:
         wanted = {model.spec.name for model, _, _ in wants}
         yield from _prewarm_one(state, policy, (model for model in wanting if model.spec.name not in wanted))
@@ -225,9 +228,9 @@ def _prewarm_one(state: ControlState, policy: Policy, models: Iterable[ModelView
 
 
 def _in_turn(state: ControlState, policy: Policy, wants: list[_Wanted]) -> list[_Wanted]:
-    """Who is planned first: whose requests have waited longest, but of those that came together, as suits all best.
+    """Who is planned first: whose requests are due first, but of those that came together, as suits all best.
 
-    Nobody is passed over for long: only by those that came within TOGETHER_MS of the oldest.
+    Nobody is passed over for ever: whoever comes later is due later, but for models of a tighter service level.
     """
     if not policy.together or len(wants) < 2 or len(state.nodes) > MANY_NODES:
         return wants
@@ -237,7 +240,7 @@ def _in_turn(state: ControlState, policy: Policy, wants: list[_Wanted]) -> list[
         for one in wants
         if since_ms is not None
         and one[0].oldest_waiting_ms is not None
-        and one[0].oldest_waiting_ms <= since_ms + TOGETHER_MS
+        and abs(one[0].oldest_waiting_ms - since_ms) <= TOGETHER_MS
         and one[0].failed_ms is None
     ][:MOST]
     if len(came) < 2:

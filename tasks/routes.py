@@ -83,7 +83,7 @@ def cold_starts(session: Session, state: ControlState, decisions: Iterable[Decis
             entries[group.model] = {
                 "cold_start_id": session.get_one(Group, group.group_id).cold_start_id,
                 "state": "starting",
-                "eta_ms": group.created_ms + group.plan.predicted_ttft_ms,
+                "eta_ms": group.created_ms + group.plan.predicted_ttft_ms - group.plan.waited_ms,
                 "error": None,
                 "failed_at_ms": None,
             }
@@ -98,7 +98,7 @@ def cold_starts(session: Session, state: ControlState, decisions: Iterable[Decis
         entries[decision.model] = {
             "cold_start_id": None,
             "state": "failed" if told else "waiting",
-            "eta_ms": decision.retry_at_ms,
+            "eta_ms": decision.eta_ms,
             "error": _why(session, decision, state),
             "failed_at_ms": (state.now_ms if hopeless else model.failed_ms) if told else None,
         }

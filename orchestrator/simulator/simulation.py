@@ -194,14 +194,14 @@ class Simulation:
 
     def _decide(self) -> None:
         while self._dirty:
-            names = sorted(self._dirty, key=self._waits_since)
+            names = sorted(self._dirty, key=self._due)
             self._dirty.clear()
             for name in names:
                 self._settle(name)
 
-    def _waits_since(self, name: str) -> tuple[bool, int, str]:
-        oldest = self._queues[name].oldest_ms
-        return oldest is None, oldest or 0, name
+    def _due(self, name: str) -> tuple[bool, int, str]:
+        due = self.world.models[name].due_ms
+        return due is None, due or 0, name
 
     def _settle(self, name: str) -> None:
         self.world.see_held(name)

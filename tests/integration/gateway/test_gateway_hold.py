@@ -222,6 +222,34 @@ async def test_the_deadline_ends_a_hold(
     await nothing_held(world)
 
 
+@pytest.mark.parametrize(
+    ("eta_ms", "least_s", "most_s"),
+    [(90_000, 85, 90), (10**7, 600, 600), (-1000, 5, 5), (None, 5, 5)],
+    ids=["known", "far", "past", "unknown"],
+)
+async def test_a_hold_that_ends_tells_when_the_model_is_expected(
+    cold_gateway: RunningGateway,
+    client: aiohttp.ClientSession,
+    world: World,
+    question: dict[str, Any],
+    eta_ms: int | None,
+    least_s: int,
+    most_s: int,
+) -> None:
+    world.hold["deadline_s"] = 0.3
+    await world.applied()
+    start = {"cold_start_id": "cst_1", "state": "starting", "error": None, "failed_at_ms": None}
+    expected_ms = None if eta_ms is None else now_ms() + eta_ms
+    await world.redis.hset("hyd:coldstart", "small", json.dumps(start | {"eta_ms": expected_ms}))
+    await world.redis.publish("hyd:routes:changed", "1")
+    await until(lambda: cold_gateway.app._routes.starting("small") == "cst_1")
+    async with client.post(CHAT, json=question) as answer:
+        assert answer.status == 504
+        assert least_s <= int(answer.headers["retry-after"]) <= most_s
+        message = (await answer.json())["error"]["message"]
+        assert ("expected in" in message) is (most_s > 5)
+
+
 async def test_a_failed_cold_start_ends_the_wait_with_its_reason(
     cold_gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any]
 ) -> None:

@@ -10,7 +10,7 @@ from orchestrator.control import Move, Start, Wait
 from orchestrator.eviction import UNUSED_MS
 from orchestrator.lifecycle import GroupState
 from orchestrator.policies import HYDRANT, MakesRoom
-from orchestrator.reconcile import reconcile
+from orchestrator.reconcile import LEAVES_MS, reconcile
 
 G = GroupState
 NO_ROOM, FAST, TOO_SLOW = (0.5,), 16, 0.1
@@ -35,6 +35,14 @@ def test_an_idle_worker_makes_room_for_a_service_level():
     assert (move.group_id, move.to, move.reason) == ("grp_a", G.DRAINING, "makes room for m")
     assert isinstance(wait, Wait)
     assert wait.model == "m"
+
+
+def test_whoever_waits_for_room_is_told_when_a_first_token_could_come():
+    _, wait = decide(idle())
+    (start,) = reconcile(state(models=[waiting()], nodes=[a_node("n0", gbps=FAST)]))
+    assert wait.eta_ms == NOW + LEAVES_MS + start.plan.predicted_ttft_ms - 1000, "of which it has waited a second"
+    (wait,) = decide(idle(running=1), nodes=[a_node("n0", free_gb=NO_ROOM)])
+    assert wait.eta_ms is None, "nobody knows when a worker that is used will end"
 
 
 def test_while_it_leaves_the_model_waits_and_nobody_else_goes():

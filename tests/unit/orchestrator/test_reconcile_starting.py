@@ -95,6 +95,12 @@ def test_the_request_that_has_waited_longest_is_served_first_and_one_group_at_a_
     assert [start.model for start in starts(reconcile(state(models=[younger, older])))] == ["z"]
 
 
+def test_the_request_that_is_due_first_goes_first_though_another_has_waited_longer():
+    patient = waiting("a", oldest_waiting_ms=NOW - 20_000)
+    urgent = waiting("z", spec=replace(SMALL, slo_ttft_ms=5_000), oldest_waiting_ms=NOW - 10)
+    assert [start.model for start in starts(reconcile(state(models=[patient, urgent])))] == ["z"]
+
+
 def test_a_model_that_cannot_start_does_not_hold_up_another():
     giant = waiting("giant", spec=a_model(500), oldest_waiting_ms=NOW - 5000)
     decisions = reconcile(state(models=[giant, waiting("b")]))
