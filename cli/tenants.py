@@ -16,6 +16,12 @@ _limits = (
     click.option("--rpm", type=LIMIT, help="Requests a minute over all keys of the tenant, or none."),
     click.option("--tpm", type=LIMIT, help="Tokens a minute, or none."),
     click.option("--parallel", type=LIMIT, help="Requests at once, or none."),
+    click.option(
+        "--class",
+        "service_class",
+        type=click.Choice(["fast", "standard", "cheap"]),
+        help="How soon models that sleep answer it: in half of their service level, in all, or in four times as long.",
+    ),
 )
 
 
@@ -37,16 +43,18 @@ def tenant() -> None:
     """Tenants: who may ask, how much at once, and with what money. A tenant is named by its name or its id."""
 
 
-@tenant.command(examples=["hydrant tenant create acme", "hydrant tenant create acme --rpm 600 --tpm 200000 --json"])
+@tenant.command(examples=["hydrant tenant create acme", "hydrant tenant create acme --rpm 600 --class fast --json"])
 @click.argument("name")
 @_with_limits
 @reporting
-def create(console: Console, name: str, **limits: int | str | None) -> None:
+def create(console: Console, name: str, service_class: str | None, **limits: int | str | None) -> None:
     """Add a tenant. Its balance is zero: top it up before its first request, and give it a key."""
     from cli.workspace import Workspace
     from registry.ops import tenants
 
-    given = {field: or_none(value) for field, value in limits.items() if value is not None}
+    given: dict[str, Any] = {field: or_none(value) for field, value in limits.items() if value is not None}
+    if service_class is not None:
+        given["service_class"] = service_class
     with Workspace(console) as here:
         row = here.change(
             lambda session, actor: tenants.create_tenant(session, actor, name=name, **given),
@@ -72,10 +80,10 @@ def list_(console: Console) -> None:
         balances = money.balances_nusd(session)
         documents = [_document(row, balances.get(row.id, 0)) for row in tenants.list_tenants(session)]
     rows = [
-        (d["name"], d["tenant_id"], d["enabled"], d["rpm"], d["tpm"], d["parallel"], d["balance_usd"])
+        (d["name"], d["tenant_id"], d["enabled"], d["class"], d["rpm"], d["tpm"], d["parallel"], d["balance_usd"])
         for d in documents
     ]
-    lines = table(("NAME", "ID", "ENABLED", "RPM", "TPM", "PARALLEL", "BALANCE $"), rows, right="0001111")
+    lines = table(("NAME", "ID", "ENABLED", "CLASS", "RPM", "TPM", "PARALLEL", "BALANCE $"), rows, right="00001111")
     console.show({"tenants": documents}, lines if rows else ["no tenant yet; add one: hydrant tenant create NAME"])
 
 
@@ -99,6 +107,7 @@ def show(console: Console, name: str) -> None:
             ("name", "name"),
             ("id", "tenant_id"),
             ("enabled", "enabled"),
+            ("class", "class"),
             ("balance $", "balance_usd"),
             ("requests a minute", "rpm"),
             ("tokens a minute", "tpm"),
@@ -115,16 +124,20 @@ def show(console: Console, name: str) -> None:
 @click.option("--name", "new_name", help="A new name.")
 @_with_limits
 @reporting
-def update(console: Console, name: str, new_name: str | None, **limits: int | str | None) -> None:
-    """Change a tenant's name or limits. What is not given stays; `none` lifts a limit."""
+def update(
+    console: Console, name: str, new_name: str | None, service_class: str | None, **limits: int | str | None
+) -> None:
+    """Change a tenant's name, class or limits. What is not given stays; `none` lifts a limit."""
     from cli.workspace import Workspace
     from registry.ops import tenants
 
     changes: dict[str, Any] = {field: or_none(value) for field, value in limits.items() if value is not None}
     if new_name is not None:
         changes["name"] = new_name
+    if service_class is not None:
+        changes["service_class"] = service_class
     if not changes:
-        raise click.UsageError("nothing to change: give --name, --rpm, --tpm or --parallel")
+        raise click.UsageError("nothing to change: give --name, --class, --rpm, --tpm or --parallel")
     with Workspace(console) as here:
         row = here.change(
             lambda session, actor: tenants.update_tenant(
@@ -207,6 +220,7 @@ def _document(row: "Tenant", balance_nusd: int | None = None) -> dict[str, Any]:
         "tenant_id": row.id,
         "name": row.name,
         "enabled": row.enabled,
+        "class": row.service_class,
         "rpm": row.rpm,
         "tpm": row.tpm,
         "parallel": row.parallel,

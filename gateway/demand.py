@@ -133,13 +133,14 @@ class Demand:
             raise
 
     def _activity(self, model: str) -> bytes:
-        waiting, oldest_at_ms = self._hold.waiting(model)
+        waiting, oldest = self._hold.waiting(model)
         groups = self._routes.running(model)
         return orjson.dumps(
             {
                 "at_ms": now_ms(),
                 "waiting": waiting,
-                "oldest_at_ms": oldest_at_ms,
+                "oldest_at_ms": min(oldest.values(), default=None),
+                "oldest_by_class": oldest,
                 "running": sum(groups.values()),
                 "last_request_at_ms": self._last_request_ms.get(model, 0),
                 "groups": groups,

@@ -22,7 +22,8 @@ RETRY_AFTER_FAILURE_S = 10
 class Waiter:
     """One held request. `ready` gets a route, or the `ApiError` that ends the wait.
 
-    `avoid` are groups to take only where there is no other; `permit` raises the `ApiError` that ends the wait early.
+    `avoid` are groups to take only where there is no other; `permit` raises the `ApiError` that ends the wait early;
+    `service_class` is its tenant's.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Waiter:
     arrived_at_ms: int
     avoid: Collection[str] = ()
     permit: Callable[[], None] = lambda: None
+    service_class: str = "standard"
     claimed: bool = False
     ready: asyncio.Future[Route] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -125,10 +127,16 @@ class Hold:
         """The cold starts of the groups that serve a model now."""
         return self._routes.cold_starts(model)
 
-    def waiting(self, model: str) -> tuple[int, int | None]:
-        """How many wait for a model, and since when the first does (ms since the epoch)."""
-        waiters = [waiter for queue in self._queues.get(model, {}).values() for waiter in queue]
-        return len(waiters), min((waiter.arrived_at_ms for waiter in waiters), default=None)
+    def waiting(self, model: str) -> tuple[int, dict[str, int]]:
+        """How many wait for a model, and since when the first of each service class does (ms since the epoch)."""
+        count, oldest = 0, dict[str, int]()
+        for queue in self._queues.get(model, {}).values():
+            for waiter in queue:
+                count += 1
+                oldest[waiter.service_class] = min(
+                    waiter.arrived_at_ms, oldest.get(waiter.service_class, waiter.arrived_at_ms)
+                )
+        return count, oldest
 
     def models(self) -> set[str]:
         """Models that somebody waits for."""

@@ -61,7 +61,16 @@ class Places:
 
     async def _in_line(self, call: Call) -> Route:
         model = call.model.name
-        waiter = Waiter(model, call.tenant.tenant_id, call.request.size_bytes, now_ms(), call.failed, call.permit)
+        tenant = call.tenant
+        waiter = Waiter(
+            model,
+            tenant.tenant_id,
+            call.request.size_bytes,
+            now_ms(),
+            call.failed,
+            call.permit,
+            tenant.service_class,
+        )
         is_first = model not in self._hold.models()
         if call.warm_starts is None:
             call.warm_starts = self._hold.cold_starts(model)

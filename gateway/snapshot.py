@@ -23,13 +23,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who pays. `salt` keeps its prefix cache entries apart from other tenants'."""
+    """Who pays. `salt` keeps its prefix cache entries apart from other tenants'.
+
+    `service_class`: how soon it should be answered by a model that sleeps.
+    """
 
     tenant_id: str
     name: str
     enabled: bool
     limits: Limits
     salt: str
+    service_class: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,9 @@ def _key(entry: dict[str, Any]) -> Key:
 
 
 def _tenant(tenant_id: str, entry: dict[str, Any]) -> Tenant:
-    return Tenant(tenant_id, entry["name"], entry["enabled"], _limits(entry), entry["salt"])
+    # Without one: the snapshot is of a registry before there were classes.
+    service_class = entry.get("service_class", "standard")
+    return Tenant(tenant_id, entry["name"], entry["enabled"], _limits(entry), entry["salt"], service_class)
 
 
 def _model(name: str, entry: dict[str, Any]) -> Model:

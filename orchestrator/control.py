@@ -12,6 +12,7 @@ from orchestrator.groups import Groups
 from orchestrator.keep_alive import keep_alive_ms
 from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
+from orchestrator.service_class import ServiceClass, slo_ms
 from orchestrator.types import ClusterState, ModelSpec, NoPlan, Plan, Sharing
 
 
@@ -107,6 +108,7 @@ class GroupView:
 class ModelView:
     """A model with its demand.
 
+    oldest_by_class  since when the oldest held request of each class waits; without it all are standard.
     version          compared and swapped when a group of it is started.
     last_request_ms  when a request of it last ended or began on any gateway.
     failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment. Among them
@@ -126,6 +128,7 @@ class ModelView:
     keep_alive_ms: int = 300_000
     waiting: int = 0
     oldest_waiting_ms: int | None = None
+    oldest_by_class: Mapping[ServiceClass, int] = field(default_factory=dict)
     running: int = 0
     last_request_ms: int | None = None
     failures: int = 0
@@ -137,9 +140,19 @@ class ModelView:
     expected_ms: tuple[int, int] | None = None
 
     @property
+    def most_urgent(self) -> tuple[int, int] | None:
+        """Since when the held request waits that is due first, and its time to first token; None: none is held."""
+        oldest = self.oldest_by_class
+        if not oldest and self.oldest_waiting_ms is not None:
+            oldest = {ServiceClass.STANDARD: self.oldest_waiting_ms}
+        waits = ((since_ms, slo_ms(self.spec.slo_ttft_ms, one)) for one, since_ms in oldest.items())
+        return min(waits, key=lambda wait: (sum(wait), wait), default=None)
+
+    @property
     def due_ms(self) -> int | None:
-        """By when its oldest request should have its first token; None when nobody waits."""
-        return None if self.oldest_waiting_ms is None else self.oldest_waiting_ms + self.spec.slo_ttft_ms
+        """By when the first of its held requests should have its first token; None when nobody waits."""
+        urgent = self.most_urgent
+        return None if urgent is None else sum(urgent)
 
     @property
     def kept_ms(self) -> int:

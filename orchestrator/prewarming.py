@@ -18,8 +18,11 @@ AWAY_MS = 60_000
 """A worker that would be back within this time of its end is not worth ending: no window begins so soon."""
 LEAD_MS = 600_000
 """How long before a window a start may begin; one that takes longer is late."""
-_SLACK_MS = 5_000
 _SLACK_OF_SPREAD = 5
+_SLACK_OF_WORTH = 20
+"""A window is wider than the pauses that it holds, at either end, by this part of what lies between them, and at least
+by this part of what a saved start is worth. A pause after a cold start is shorter than others by as long as that took.
+"""
 Window = tuple[int, int]
 """From and until, ms."""
 
@@ -64,7 +67,7 @@ class _Pauses:
         found: tuple[int, int, Window] | None = None
         for i, first in enumerate(self._sorted):
             for last in self._sorted[i:]:
-                slack = max(_SLACK_MS, (last - first) // _SLACK_OF_SPREAD)
+                slack = max(self._worth // _SLACK_OF_WORTH, (last - first) // _SLACK_OF_SPREAD)
                 window = first - slack, last + slack
                 if window[0] < soonest_ms or window[1] - window[0] > self._longest:
                     continue
@@ -81,8 +84,8 @@ def is_near(model: ModelView, now_ms: int) -> bool:
 
 
 def is_awaited(model: ModelView, group: GroupView, now_ms: int) -> bool:
-    """Whether an unused worker stays because its model is expected."""
+    """Whether an unused worker stays because its model is expected; one that was started for that, from then on."""
     window = model.expected_ms
     if window is None or now_ms >= window[1]:
         return False
-    return group.cause is Cause.PREWARM or now_ms >= window[0]
+    return now_ms >= window[0] or (group.cause is Cause.PREWARM and group.last_used_ms is None)

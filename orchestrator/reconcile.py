@@ -202,8 +202,8 @@ def _start_one(
         eta_ms = None if room is None else state.now_ms + LEAVES_MS + room.plan.predicted_ttft_ms - room.plan.waited_ms
         yield Wait(model.spec.name, why, retry_ms, cause, request.waited_ms, eta_ms)
     if policy.prewarms:
-        wanted = {model.spec.name for model, _, _ in wants}
-        yield from _prewarm_one(state, policy, (model for model in wanting if model.spec.name not in wanted))
+        asked_for = {model.spec.name for model, _, _ in wants}
+        yield from _prewarm_one(state, policy, (model for model in wanting if model.spec.name not in asked_for))
 
 
 def _prewarm_one(state: ControlState, policy: Policy, models: Iterable[ModelView]) -> Iterator[Decision]:
@@ -250,8 +250,11 @@ def _in_turn(state: ControlState, policy: Policy, wants: list[_Wanted]) -> list[
 
 
 def _request(state: ControlState, model: ModelView, instances: int) -> PlanRequest:
-    waited_ms = 0 if model.oldest_waiting_ms is None else max(0, state.now_ms - model.oldest_waiting_ms)
-    return PlanRequest(model=model.spec, instances=instances, waited_ms=waited_ms)
+    if model.most_urgent is None:
+        return PlanRequest(model=model.spec, instances=instances)
+    since_ms, slo_ms = model.most_urgent
+    spec = model.spec if slo_ms == model.spec.slo_ttft_ms else replace(model.spec, slo_ttft_ms=slo_ms)
+    return PlanRequest(model=spec, instances=instances, waited_ms=max(0, state.now_ms - since_ms))
 
 
 def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:

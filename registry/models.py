@@ -54,6 +54,7 @@ class Tenant(Base):
     rpm: Mapped[int | None]  # requests a minute over all keys; None: unlimited
     tpm: Mapped[int | None]  # tokens a minute
     parallel: Mapped[int | None]  # requests at once
+    service_class: Mapped[str] = mapped_column(String(16), default="standard", server_default="standard")
     salt: Mapped[str] = mapped_column(String(64))  # goes into every request's prefix-cache key: tenants share no cache
     created_at_ms: Mapped[int]
     keys: Mapped[list["ApiKey"]] = relationship(back_populates="tenant")

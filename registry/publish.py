@@ -133,6 +133,7 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
                 "tpm": tenant.tpm,
                 "parallel": tenant.parallel,
                 "salt": tenant.salt,
+                "service_class": tenant.service_class,
             }
             for tenant in tenants
         },

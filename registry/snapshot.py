@@ -49,6 +49,7 @@ class TenantDoc(TypedDict):
     tpm: int | None
     parallel: int | None
     salt: str
+    service_class: str
 
 
 class PriceDoc(TypedDict):

@@ -7,6 +7,9 @@ from typing import Any
 
 from redis import Redis
 
+from orchestrator import service_class
+from orchestrator.service_class import ServiceClass
+
 ACTIVITY_STALE_MS = 5_000
 GATEWAY_DEAD_MS = 10_000
 
@@ -17,6 +20,7 @@ class ModelDemand:
 
     waiting: int = 0
     oldest_at_ms: int | None = None
+    oldest_by_class: dict[ServiceClass, int] = field(default_factory=dict)
     running: int = 0
     last_request_at_ms: int | None = None
 
@@ -68,6 +72,11 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
             oldest = entry.get("oldest_at_ms")
             if entry["waiting"] and oldest is not None:
                 model.oldest_at_ms = min(oldest, model.oldest_at_ms or oldest)
+                # An older gateway tells no classes.
+                by_class = entry.get("oldest_by_class") or {ServiceClass.STANDARD.value: oldest}
+                for name, at_ms in by_class.items():
+                    one = service_class.named(name)
+                    model.oldest_by_class[one] = min(at_ms, model.oldest_by_class.get(one, at_ms))
     return demand
 
 

@@ -262,6 +262,7 @@ def _model(
         keep_alive_ms=model.keep_alive_s * 1000,
         waiting=demand.waiting,
         oldest_waiting_ms=demand.oldest_at_ms,
+        oldest_by_class=demand.oldest_by_class,
         running=demand.running,
         last_request_ms=used_ms or demand.last_request_at_ms,
         failures=count,

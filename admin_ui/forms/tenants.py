@@ -1,6 +1,6 @@
 """Tenants: limits and money."""
 
-from wtforms import StringField
+from wtforms import SelectField, StringField
 from wtforms.validators import InputRequired
 
 from admin_ui.forms.base import AtLeast, DollarsField, Form, Required, WholeNumberField
@@ -9,10 +9,23 @@ EMPTY_IS_UNLIMITED = "Leave empty for no limit."
 ONE = "At least 1, or empty for no limit."
 
 
+SERVICE_CLASSES = {
+    "fast": "Fast: in half of a model's service level",
+    "standard": "Standard: in a model's service level",
+    "cheap": "Cheap: in four times a model's service level",
+}
+
+
 class TenantForm(Form):
-    """A tenant's name and its limits over all keys."""
+    """A tenant's name and class, and its limits over all keys."""
 
     name = StringField("Name", [InputRequired("Give the tenant a name.")], render_kw={"maxlength": 120})
+    service_class = SelectField(
+        "First tokens of sleeping models",
+        choices=SERVICE_CLASSES,
+        default="standard",
+        description="A tighter one takes more servers at once, and goes first.",
+    )
     rpm = WholeNumberField("Requests a minute", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
     tpm = WholeNumberField("Tokens a minute", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
     parallel = WholeNumberField("Requests at once", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)

@@ -37,7 +37,13 @@ def create() -> WsgiResponse | str | tuple[str, int]:
     tenant = submit(
         form,
         lambda session, actor: tenants.create_tenant(
-            session, actor, name=form.name.data, rpm=form.rpm.data, tpm=form.tpm.data, parallel=form.parallel.data
+            session,
+            actor,
+            name=form.name.data,
+            service_class=form.service_class.data,
+            rpm=form.rpm.data,
+            tpm=form.tpm.data,
+            parallel=form.parallel.data,
         ),
         # Without one, gateways would say that balances are still being loaded.
         balance_of=lambda made: made.id,
@@ -68,6 +74,7 @@ def update(tenant_id: str) -> WsgiResponse | tuple[str, int]:
             actor,
             tenant_id,
             name=form.name.data,
+            service_class=form.service_class.data,
             rpm=form.rpm.data,
             tpm=form.tpm.data,
             parallel=form.parallel.data,

@@ -66,6 +66,7 @@ class HydrantRows:
         self._plane.wait(lambda: not any(self._plane.digests_held().values()), "empty host memory on every node")
 
     def _start(self, row: str, number: int, forced: Forced) -> Sample:
+        self._plane.forget_learnt()
         self._plane.set_model(self._model_id, **forced.columns)
         before = self._lab.network.counters()
         with Sampler() as sampler:

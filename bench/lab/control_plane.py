@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from bench.lab.lab import Lab
 from bench.lab.network import CONTROL
@@ -24,7 +24,7 @@ from cli.services import procfile
 from registry.db import SessionFactory, make_engine, make_session_factory, read_scope, session_scope
 from registry.ids import now_ms
 from registry.migrate import upgrade
-from registry.models import ColdStart, ColdStartEvent, Group, Model, Node, Stage
+from registry.models import Calibration, ColdStart, ColdStartEvent, Group, Model, Node, Stage, StartObservation
 from registry.ops.keys import create_key
 from registry.ops.models import register_model, set_enabled
 from registry.ops.money import top_up
@@ -155,6 +155,13 @@ class ControlPlane:
                 setattr(model, name, value)
             model.updated_at_ms = now_ms()
         self.publish()
+
+    def forget_learnt(self) -> None:
+        """Nothing is known of what starts have taken: the planner goes by what it is told of a model."""
+        with session_scope(self.sessions) as session:
+            session.execute(update(ColdStart).values(studied_at_ms=now_ms()))
+            for table in (StartObservation, Calibration):
+                session.execute(delete(table))
 
     def publish(self) -> None:
         """Give the gateway what SQL says."""

@@ -160,11 +160,13 @@ class Simulation:
                 self._windows[name] = expected(pauses, model.keep_alive_ms)
 
     def _note_demand(self, name: str) -> None:
-        queue = self._queues[name]
+        queue, model = self._queues[name], self.world.models[name]
         running = sum(group.running for group in self.world.groups.of(name))
+        # A worker that becomes ready for nobody is no use of its model.
+        used = queue.waiting or running or model.running or model.waiting
         self.world.change_model(
             name, waiting=len(queue.waiting), oldest_waiting_ms=queue.oldest_ms, running=running,
-            last_request_ms=self.world.now_ms,
+            last_request_ms=self.world.now_ms if used else model.last_request_ms,
         )  # fmt: skip
 
     def _finish(self, one: Served, group_id: str) -> None:

@@ -8,10 +8,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from registry.errors import ConflictError, NotFoundError
+from registry.errors import ConflictError, InvalidError, NotFoundError
 from registry.ids import new_id, now_ms
 from registry.models import Tenant
 from registry.ops import audit, checks
+
+SERVICE_CLASSES: Final = ("fast", "standard", "cheap")
+"""What they mean is the orchestrator's to say (orchestrator/service_class.py); a test holds the two together."""
 
 
 class Unchanged:
@@ -29,8 +32,12 @@ def create_tenant(
     rpm: int | None = None,
     tpm: int | None = None,
     parallel: int | None = None,
+    service_class: str = "standard",
 ) -> Tenant:
-    """A new, enabled tenant with a balance of zero. Limits: requests and tokens a minute, requests at once."""
+    """A new, enabled tenant with a balance of zero. Limits: requests and tokens a minute, requests at once.
+
+    `service_class`, one of SERVICE_CLASSES: how soon it should be answered by a model that sleeps.
+    """
     tenant = Tenant(
         id=new_id("ten"),
         name=checks.text("name", name),
@@ -38,11 +45,13 @@ def create_tenant(
         rpm=checks.limit("rpm", rpm),
         tpm=checks.limit("tpm", tpm),
         parallel=checks.limit("parallel", parallel),
+        service_class=_service_class(service_class),
         salt=secrets.token_hex(16),
         created_at_ms=now_ms(),
     )
     _store(session, tenant, {})
-    audit.record(session, actor, "tenant.create", tenant.id, name=tenant.name, rpm=rpm, tpm=tpm, parallel=parallel)
+    limits = {"rpm": rpm, "tpm": tpm, "parallel": parallel, "service_class": service_class}
+    audit.record(session, actor, "tenant.create", tenant.id, name=tenant.name, **limits)
     return tenant
 
 
@@ -76,12 +85,15 @@ def update_tenant(
     rpm: int | Unchanged | None = UNCHANGED,
     tpm: int | Unchanged | None = UNCHANGED,
     parallel: int | Unchanged | None = UNCHANGED,
+    service_class: str | Unchanged = UNCHANGED,
 ) -> Tenant:
-    """Change a name or limits; what is not given stays, None removes a limit."""
+    """Change a name, class or limits; what is not given stays, None removes a limit."""
     tenant = get_tenant(session, tenant_id)
     changes: dict[str, Any] = {}
     if not isinstance(name, Unchanged):
         changes["name"] = checks.text("name", name)
+    if not isinstance(service_class, Unchanged):
+        changes["service_class"] = _service_class(service_class)
     for field, value in (("rpm", rpm), ("tpm", tpm), ("parallel", parallel)):
         if not isinstance(value, Unchanged):
             changes[field] = checks.limit(field, value)
@@ -96,6 +108,12 @@ def set_enabled(session: Session, actor: str, tenant_id: str, enabled: bool) -> 
     tenant.enabled = enabled
     audit.record(session, actor, "tenant.enable" if enabled else "tenant.disable", tenant.id)
     return tenant
+
+
+def _service_class(value: object) -> str:
+    if value not in SERVICE_CLASSES:
+        raise InvalidError(f"service_class must be one of {', '.join(SERVICE_CLASSES)}", "service_class")
+    return str(value)
 
 
 def _store(session: Session, tenant: Tenant, changes: Mapping[str, Any]) -> None:

@@ -16,6 +16,13 @@ def test_a_tenant_from_creation_to_lock_out(hydrant) -> None:
     shown = hydrant.json("tenant", "show", made["tenant_id"])["tenant"]
     assert (shown["name"], shown["rpm"], shown["tpm"], shown["parallel"]) == ("acme corp", None, 1000, 4)
 
+    assert shown["class"] == "standard"
+
+    hydrant.run("tenant", "update", "acme corp", "--class", "fast")
+    assert hydrant.snapshot()["tenants"][made["tenant_id"]]["service_class"] == "fast"
+    assert "fast" in hydrant.run("tenant", "list").stdout
+    assert hydrant.run("tenant", "update", "acme corp", "--class", "platinum", expect=2).exit_code == 2
+
     hydrant.run("tenant", "disable", "acme corp")
     assert hydrant.snapshot()["tenants"] == {}
     hydrant.run("tenant", "enable", "acme corp")
@@ -24,6 +31,7 @@ def test_a_tenant_from_creation_to_lock_out(hydrant) -> None:
         entries = session.scalars(select(Audit).order_by(Audit.id)).all()
     assert [entry.action for entry in entries] == [
         "tenant.create",
+        "tenant.update",
         "tenant.update",
         "tenant.disable",
         "tenant.enable",

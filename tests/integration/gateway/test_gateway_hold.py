@@ -95,6 +95,27 @@ async def test_a_held_request_is_announced_woken_and_told_its_cold_start(
     assert "x-hydrant-cold-start" not in headers
 
 
+async def test_the_controller_hears_since_when_each_class_waits(
+    cold_gateway: RunningGateway,
+    client: aiohttp.ClientSession,
+    world: World,
+    worker: FakeWorker,
+    question: dict[str, Any],
+) -> None:
+    world.tenants["ten_2"]["service_class"] = "fast"
+    await world.applied()
+    began_ms = now_ms()
+    slow = [asyncio.create_task(post(client, question)) for _ in range(2)]
+    await waiting(world, 2)
+    fast = asyncio.create_task(post(client, question, OTHER_KEY))
+    await waiting(world, 3)
+    entry = await activity(world)
+    oldest = entry["oldest_by_class"]
+    assert began_ms <= entry["oldest_at_ms"] == oldest["standard"] <= oldest["fast"] <= now_ms()
+    await world.route("small", route_entry(worker.url))
+    assert [status for status, _, _ in await asyncio.gather(*slow, fast)] == [200, 200, 200]
+
+
 async def test_a_held_stream_is_kept_alive_by_comments(
     cold_gateway: RunningGateway,
     client: aiohttp.ClientSession,

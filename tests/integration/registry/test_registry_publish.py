@@ -59,6 +59,7 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
         "tpm": None,
         "parallel": 4,
         "salt": tenant.salt,
+        "service_class": "standard",
     }
     assert snapshot["models"]["smol"] == {
         "model_id": model.id,

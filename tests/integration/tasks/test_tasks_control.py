@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import select
 from support.control_bench import count_runs, kinds, serving
 from support.fake_noded import FakeNoded
 from support.watching import watched
 
 from registry.db import session_scope
+from registry.ids import now_ms
 from registry.models import ColdStart, ColdStartEvent, Group, Node, Stage
 
 # --- the way of one cold request --------------------------------------------------------------------------------------
@@ -603,3 +605,23 @@ def test_two_controllers_that_race_start_exactly_one_group(bench):
     assert bench.states() == ["starting", "starting"]
     with bench.here.sessions() as session:
         assert len({group.model_id for group in session.scalars(select(Group))}) == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "stages"),
+    [
+        (None, 2),
+        (["standard"], 2),
+        (["platinum"], 2),
+        (["cheap"], 1),
+        (["cheap", "standard"], 2),
+    ],
+    ids=["an older gateway", "standard", "a newer gateway", "cheap", "both"],
+)
+def test_a_start_is_as_large_as_the_class_of_who_waits_needs_it(bench, classes, stages):
+    bench.add_model(split=True)
+    told = {} if classes is None else {"oldest_by_class": dict.fromkeys(classes, now_ms())}
+    bench.gateway.activity("m", waiting=1, **told)
+    bench.run()
+    (group,) = bench.groups()
+    assert len(group.stages) == stages

@@ -30,8 +30,8 @@ def create_tenant(admin: AdminApp, client: FlaskClient, **fields: Any) -> Tenant
 
 def test_a_tenant_is_created_with_its_limits(admin: AdminApp) -> None:
     client = admin.signed_in("operator")
-    tenant = create_tenant(admin, client, rpm="600", tpm="", parallel="16")
-    assert (tenant.rpm, tenant.tpm, tenant.parallel) == (600, None, 16)
+    tenant = create_tenant(admin, client, rpm="600", tpm="", parallel="16", service_class="fast")
+    assert (tenant.rpm, tenant.tpm, tenant.parallel, tenant.service_class) == (600, None, 16, "fast")
     assert "Next: top up" in client.get(f"/tenants/{tenant.id}").text
 
 
@@ -39,6 +39,7 @@ def test_a_tenant_is_created_with_its_limits(admin: AdminApp) -> None:
     ("fields", "message"),
     [
         ({"name": ""}, "Give the tenant a name."),
+        ({"name": "x", "service_class": "platinum"}, "Not a valid choice."),
         ({"name": "x", "rpm": "0"}, "At least 1"),
         ({"name": "x", "rpm": "-5"}, "At least 1"),
         ({"name": "x", "rpm": "many"}, "Enter a number"),

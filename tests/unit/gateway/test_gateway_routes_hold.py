@@ -198,6 +198,6 @@ async def test_only_a_failure_after_the_arrival_ends_a_wait() -> None:
     with pytest.raises(ApiError, match="corrupt file"):
         early.claim()
     assert not late.ready.done()
-    assert line.waiting("m") == (1, 30)
+    assert line.waiting("m") == (1, {"standard": 30})
     line.leave(late)
     await asyncio.sleep(0)

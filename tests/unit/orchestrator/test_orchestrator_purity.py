@@ -9,6 +9,7 @@ import orchestrator
 
 ALLOWED = {
     "__future__",
+    "bisect",
     "collections",
     "dataclasses",
     "enum",

@@ -141,7 +141,9 @@ def test_a_model_that_is_asked_for_by_the_clock_has_a_worker_before_the_request(
     """After eight pauses it is known; the ninth request and all later ones find one, for a few per cent of the time."""
     every_ms, requests = 3_600_000, by_the_clock(30, 3_600_000)
     done = simulate(requests, [sim_model(keep_alive_ms=300_000)])
-    without = simulate(requests, [sim_model(keep_alive_ms=300_000)], policy=replace(POLICIES["hydrant"], prewarms=False))
+    without = simulate(
+        requests, [sim_model(keep_alive_ms=300_000)], policy=replace(POLICIES["hydrant"], prewarms=False)
+    )
     assert [one.cold for one in done.served] == [True] * 9 + [False] * 21
     assert all(one.cold for one in without.served)
     assert done.world.device_ms < without.world.device_ms + 21 * 60_000 < 0.05 * 30 * every_ms
