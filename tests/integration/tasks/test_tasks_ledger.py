@@ -348,6 +348,6 @@ def test_a_model_that_is_asked_for_by_the_clock_is_expected(books, mode, told):
     with books.here.sessions() as session:
         use = session.get_one(ModelUse, books.model.id)
         if told:
-            assert base + 10 * hour - 20_000 < use.expected_from_ms < base + 10 * hour < use.expected_until_ms
+            assert base + 10 * hour - 60_000 < use.expected_from_ms < base + 10 * hour < use.expected_until_ms
         else:
             assert use.expected_from_ms is use.expected_until_ms is None
