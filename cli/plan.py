@@ -1,5 +1,6 @@
 """`hydrant plan`: what the planner would decide now, why, and what it would decide if one thing were different."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -50,7 +51,7 @@ def plan(
     from cli.workspace import Workspace
     from orchestrator.explain import explain
     from orchestrator.policies import POLICIES
-    from orchestrator.types import Plan, PlanRequest
+    from orchestrator.types import Plan
     from registry.ops import models
 
     with Workspace(console) as here:
@@ -60,15 +61,15 @@ def plan(
         state = _state(console, here)
         decide = POLICIES[here.settings.policy].plan
     view = state.models[name]
+    request = view.request(state.now_ms, instances)
     cluster = state.cluster_for(view)
     if view.failures and view.avoid:
         # As the controller does: nodes on which the last start broke come last.
         elsewhere = state.cluster_for(view, without=view.avoid)
-        if isinstance(decide(PlanRequest(view.spec, instances), elsewhere), Plan):
+        if isinstance(decide(request, elsewhere), Plan):
             cluster = elsewhere
-    spec, cluster = suppose(view.spec, cluster, link_bps=link_gbps, slo_ttft_ms=slo_ms, free_bytes=free_gb)
-    waited = 0 if view.oldest_waiting_ms is None else max(0, state.now_ms - view.oldest_waiting_ms)
-    outcome = decide(PlanRequest(spec, instances, waited), cluster)
+    spec, cluster = suppose(request.model, cluster, link_bps=link_gbps, slo_ttft_ms=slo_ms, free_bytes=free_gb)
+    outcome = decide(replace(request, model=spec), cluster)
 
     supposed = _supposed(link_gbps, slo_ms, free_gb)
     notes = [f"what if: {text}" for text in supposed] + _notes(name, enabled, state)
@@ -102,7 +103,7 @@ def _state(console: Console, here: "Workspace") -> "ControlState":
     except (RedisError, OSError):
         console.warn("Redis does not answer, so nobody's waiting time is known; planned as if nobody had waited")
     with here.read() as session:
-        return load_state(session, demand, at_ms)
+        return load_state(session, demand, at_ms, store_bps=here.settings.store_bps)
 
 
 def _supposed(link_bps: int | None, slo_ms: int | None, free_bytes: int | None) -> list[str]:

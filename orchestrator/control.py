@@ -13,7 +13,7 @@ from orchestrator.keep_alive import keep_alive_ms
 from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.service_class import ServiceClass, slo_ms
-from orchestrator.types import ClusterState, ModelSpec, NoPlan, Plan, Sharing
+from orchestrator.types import ClusterState, ModelSpec, NoPlan, Plan, PlanRequest, Sharing, StoreState
 
 
 class Cause(StrEnum):
@@ -109,6 +109,7 @@ class ModelView:
     """A model with its demand.
 
     oldest_by_class  since when the oldest held request of each class waits; without it all are standard.
+    store            where its weights come from; see ControlState.stores.
     version          compared and swapped when a group of it is started.
     last_request_ms  when a request of it last ended or began on any gateway.
     failures         failed starts in a row since one last succeeded; `failed_ms` is the last one's moment. Among them
@@ -136,6 +137,7 @@ class ModelView:
     avoid: frozenset[str] = frozenset()
     held: Mapping[str, frozenset[str]] = field(default_factory=dict)
     version: int = 1
+    store: str = ""
     pauses_ms: tuple[int, ...] = ()
     expected_ms: tuple[int, int] | None = None
 
@@ -154,6 +156,14 @@ class ModelView:
         urgent = self.most_urgent
         return None if urgent is None else sum(urgent)
 
+    def request(self, now_ms: int, instances: int = 1) -> PlanRequest:
+        """What the planner is asked for: `instances` more workers, by when the most urgent held request needs one."""
+        if self.most_urgent is None:
+            return PlanRequest(self.spec, instances)
+        since_ms, within_ms = self.most_urgent
+        spec = self.spec if within_ms == self.spec.slo_ttft_ms else replace(self.spec, slo_ttft_ms=within_ms)
+        return PlanRequest(spec, instances, max(0, now_ms - since_ms))
+
     @property
     def kept_ms(self) -> int:
         """How long an unused worker is kept: as people have set it, or as the model's own pauses teach."""
@@ -170,6 +180,7 @@ class ControlState:
     routes_version  the routes version that every live gateway has seen; None with no gateway alive: nobody chooses.
     gateways_known  False for a while after Redis has lost its memory: silence then does not mean that nothing runs.
     sharing         how nodes share their links between fetches.
+    stores          what is known of the stores of models, by name; of others no limit is.
     """
 
     now_ms: int
@@ -181,6 +192,7 @@ class ControlState:
     draining: Mapping[str, int] = field(default_factory=dict)
     gateways_known: bool = True
     sharing: Sharing = Sharing.BY_DEADLINE
+    stores: Mapping[str, StoreState] = field(default_factory=dict)
 
     def is_dismissed(self, group: GroupView) -> bool:
         """Whether people want the group to end: its model is gone, disabled, or was told to stop since it was made."""
@@ -197,7 +209,8 @@ class ControlState:
             for node in self.nodes
             if node.name not in out
         )
-        return ClusterState(nodes=tuple(nodes), now_ms=self.now_ms, silent=self.lost, sharing=self.sharing)
+        store = self.stores.get(model.store)
+        return ClusterState(tuple(nodes), self.now_ms, silent=self.lost, sharing=self.sharing, store=store)
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ _REASONS: Mapping[ReasonCode, str] = {
     ReasonCode.DEGRADED: "No pipeline size meets the service level (first token within {slo_ttft}), so one whole worker"
     " serves as well as it can: first token in {ttft}{tpot}.",
     ReasonCode.WAITED: "The oldest request has waited {waited} already; that is counted.",
+    ReasonCode.STORE: "The store gives no more, whatever the nodes' links are: its fetches take {fetch} at least.",
     ReasonCode.SPLIT_NEEDED: "Fewer stages are too slow: with up to {s}, the first token comes in {best_ttft} at best.",
     ReasonCode.BURST: "{instances} workers are needed, so the pipeline is planned to end as {w} standalone workers.",
     ReasonCode.FEWER_INSTANCES: "{instances} workers are needed, but this plan ends as {w}; the rest needs another.",

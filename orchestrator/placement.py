@@ -98,6 +98,7 @@ class Placer:
         self._kind = kind
         self._sites = sites
         self._now_ms = cluster.now_ms
+        self._store = cluster.store
         self._turn = deadlines.turn if cluster.sharing is Sharing.BY_DEADLINE else equal_share.turn
         self._holding = any(site.node.held for site in sites)
         self._ranks: dict[tuple[int, object], list[tuple[_Rank, Site]]] = {}
@@ -121,6 +122,19 @@ class Placer:
             return Verdict.NO_PORTS
         linked = any(offer.node.link_bps for offers in table for offer in offers)
         return Verdict.LINKS_BUSY if linked else Verdict.LINKS_DOWN
+
+    def store_ms(self, offers: Sequence[Offer]) -> int:
+        """How long the store takes to give what these stages lack together, in its turn among what it gives others.
+
+        Its egress is a link like any other, but nobody holds it to deadlines: that its other fetches make room for
+        what is due earlier is a prediction.
+        """
+        size = sum(offer.fetch_bytes for offer in offers)
+        if self._store is None:
+            return 0
+        due_ms = self._now_ms + self._within_ms(len(offers))
+        turn = self._turn(self._store.egress_bps, self._store.fetches, size, self._now_ms, due_ms)
+        return NEVER_MS if turn is None else turn.fetch_ms
 
     def _offers_for(self, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> list[Offer]:
         key = (len(parts), rank, full, drain_first)

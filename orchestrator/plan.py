@@ -148,7 +148,8 @@ def _judge(request: PlanRequest, placer: Placer, s: int, w: int) -> tuple[Candid
             if placed is None:
                 candidate = Candidate(s, w, offers, tpot_ms=tpot)
             continue
-        slowest = max(offer.ready_ms for offer in offers)
+        store_ms = placer.store_ms(offers)
+        slowest = max(store_ms, *(offer.ready_ms for offer in offers))
         ttft = predict.ttft_ms(model.profile, s, w, waited_ms=request.waited_ms, slowest_ms=slowest)
         if placed is not None and candidate.ttft_ms is not None and ttft >= candidate.ttft_ms:
             continue
@@ -158,7 +159,7 @@ def _judge(request: PlanRequest, placer: Placer, s: int, w: int) -> tuple[Candid
             _verdict(model, ttft, tpot),
             ttft_ms=ttft,
             tpot_ms=tpot,
-            fetch_ms=max(offer.fetch_ms for offer in offers),
+            fetch_ms=max(store_ms, *(offer.fetch_ms for offer in offers)),
             floor_ms=max(offer.floor_ms for offer in offers),
         )
         placed = _Choice(candidate, parts, offers)

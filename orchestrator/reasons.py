@@ -12,11 +12,11 @@ def explain_choice(
     request: PlanRequest, chosen: Candidate, judged: Sequence[Candidate], offers: Sequence[Offer], *, degraded: bool
 ) -> tuple[Reason, ...]:
     """The reasons for taking `chosen`, placed as `offers`: first the choice itself, then what it rests on."""
-    return (*_choice(request, chosen, judged, degraded=degraded), *_placement(offers))
+    return (*_choice(request, chosen, judged, offers, degraded=degraded), *_placement(offers))
 
 
 def _choice(
-    request: PlanRequest, chosen: Candidate, judged: Sequence[Candidate], *, degraded: bool
+    request: PlanRequest, chosen: Candidate, judged: Sequence[Candidate], offers: Sequence[Offer], *, degraded: bool
 ) -> Iterator[Reason]:
     model = request.model
     facts: dict[str, int | str] = {"s": chosen.s, "w": chosen.w, "slo_ttft_ms": model.slo_ttft_ms}
@@ -27,6 +27,8 @@ def _choice(
     yield Reason(ReasonCode.DEGRADED if degraded else ReasonCode.MEETS_SLO, facts)
     if request.waited_ms:
         yield Reason(ReasonCode.WAITED, {"waited_ms": request.waited_ms})
+    if chosen.fetch_ms is not None and chosen.fetch_ms > max(offer.fetch_ms for offer in offers):
+        yield Reason(ReasonCode.STORE, {"fetch_ms": chosen.fetch_ms})
     smaller = [c.ttft_ms for c in judged if c.s < chosen.s and c.ttft_ms is not None]
     if smaller and request.instances == 1 and not degraded:
         yield Reason(ReasonCode.SPLIT_NEEDED, {"best_ttft_ms": min(smaller), "s": chosen.s - 1})

@@ -177,7 +177,7 @@ def _start_one(
     asked = state.models.values() if models is None else [state.models[name] for name in models if name in state.models]
     wanting = sorted(
         (model for model in asked if model.enabled),
-        key=lambda model: (model.due_ms is None, model.due_ms or 0, model.spec.name),
+        key=lambda model: (*urgency(model, policy), model.spec.name),
     )
     wants = [(model, *wanted) for model in wanting if (wanted := _wanted(state, model)) is not None]
     for model, cause, instances in _in_turn(state, policy, wants):
@@ -185,7 +185,7 @@ def _start_one(
         if again is not None and state.now_ms < again:
             yield Wait(model.spec.name, None, again)
             continue
-        request = replace(_request(state, model, instances), frugal=policy.together and len(wants) > 1)
+        request = replace(model.request(state.now_ms, instances), frugal=policy.together and len(wants) > 1)
         outcome = _plan(state, policy, model, request)
         room = _find_room(state, policy, model, request, outcome, ending)
         if isinstance(outcome, Plan) and room is None:
@@ -245,16 +245,15 @@ def _in_turn(state: ControlState, policy: Policy, wants: list[_Wanted]) -> list[
     ][:MOST]
     if len(came) < 2:
         return wants
-    order = in_turn([(_request(state, m, n), state.cluster_for(m)) for m, _, n in came], policy.plan)
+    order = in_turn([(m.request(state.now_ms, n), state.cluster_for(m)) for m, _, n in came], policy.plan)
     return [*(came[i] for i in order), *(one for one in wants if one not in came)]
 
 
-def _request(state: ControlState, model: ModelView, instances: int) -> PlanRequest:
-    if model.most_urgent is None:
-        return PlanRequest(model=model.spec, instances=instances)
-    since_ms, slo_ms = model.most_urgent
-    spec = model.spec if slo_ms == model.spec.slo_ttft_ms else replace(model.spec, slo_ttft_ms=slo_ms)
-    return PlanRequest(model=spec, instances=instances, waited_ms=max(0, state.now_ms - since_ms))
+def urgency(model: ModelView, policy: Policy) -> tuple[bool, int]:
+    """What models are started by: whose request is due first, or, by a policy that looks at no deadlines, has waited
+    longest; then those for which nobody waits."""
+    at_ms = model.due_ms if policy.by_due else model.oldest_waiting_ms
+    return at_ms is None, at_ms or 0
 
 
 def _wanted(state: ControlState, model: ModelView) -> tuple[Cause, int] | None:

@@ -210,17 +210,32 @@ class NodeState(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreState(Record):
+    """Where models come from. `egress_bps`: bytes/s to all nodes together; `fetches`: what they fetch from it."""
+
+    name: str
+    egress_bps: int
+    fetches: tuple[Fetch, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_name("store.name", self.name)
+        _check(f"store {self.name}: egress_bps", self.egress_bps, at_least=1)
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterState(Record):
     """Every node that reports, as known at `now_ms`.
 
     silent   names of nodes that have stopped reporting: what they could do may be had again soon.
     sharing  how nodes share their links between fetches.
+    store    where the model that is planned comes from; None: it gives as much as all links take.
     """
 
     nodes: tuple[NodeState, ...]
     now_ms: int
     silent: frozenset[str] = frozenset()
     sharing: Sharing = Sharing.BY_DEADLINE
+    store: StoreState | None = None
 
     def __post_init__(self) -> None:
         _check("cluster.now_ms", self.now_ms, at_least=0)
@@ -346,6 +361,7 @@ class ReasonCode(StrEnum):
     MEETS_SLO = "meets_slo"
     DEGRADED = "degraded"
     WAITED = "waited"
+    STORE = "store"
     SPLIT_NEEDED = "split_needed"
     BURST = "burst"
     FEWER_INSTANCES = "fewer_instances"

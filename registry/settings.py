@@ -9,13 +9,15 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 from registry.errors import InvalidError
 from registry.snapshot import HoldDoc
+from registry.store_origin import origin
 
 SECRET_NAMES = ("key_pepper", "flask_secret", "hosted_secret")
 
@@ -43,9 +45,17 @@ class Settings(BaseSettings):
     policy: Literal["hydrant", "hydraserve", "serverlessllm", "serverless-vllm"] = Field(
         default="hydrant", validation_alias="HYDRANT_POLICY"
     )
+    store_gbps: dict[str, Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]] = Field(
+        default_factory=dict, validation_alias="HYDRANT_STORE_GBPS"
+    )
     hold_max_requests: int = Field(default=512, ge=0, validation_alias="HYDRANT_HOLD_MAX_REQUESTS")
     hold_max_bytes: int = Field(default=64_000_000, ge=0, validation_alias="HYDRANT_HOLD_MAX_BYTES")
     hold_deadline_s: int = Field(default=120, ge=1, validation_alias="HYDRANT_HOLD_DEADLINE_S")
+
+    @property
+    def store_bps(self) -> dict[str, int]:
+        """Bytes per second that each named store gives to all nodes together."""
+        return {origin(name): max(1, int(gbps * 1e9 / 8)) for name, gbps in self.store_gbps.items()}
 
     @property
     def hold(self) -> HoldDoc:
@@ -86,6 +96,10 @@ def load_environment() -> Settings:
     """
     try:
         return Settings()
+    except SettingsError:
+        # The only variable that is not a plain value; the library's message does not name it.
+        name = "HYDRANT_STORE_GBPS"
+        raise InvalidError(f'{name}: expected JSON like {{"s3://weights": 25}}; correct the variable', name) from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "environment"

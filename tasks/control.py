@@ -91,7 +91,7 @@ def run(here: Runtime) -> None:
             # Here, so that one who cannot reach the database, and stores no reports, does not look either.
             watching = look(here.redis, CONTROLLER, now)
             demand.known = is_known(watching, now)
-            state = load_state(session, demand, now, watching, here.facts)
+            state = load_state(session, demand, now, watching, here.facts, here.settings.store_bps)
             decisions = reconcile(state, POLICIES[here.settings.policy])
             changed = apply(session, decisions, now)
         reach("control.decided")

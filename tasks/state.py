@@ -1,7 +1,7 @@
 """Reads SQL and demand into the one state that decisions are made from."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from sqlalchemy import func, or_, select
@@ -15,8 +15,9 @@ from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.prewarming import LEAD_MS
 from orchestrator.scaling import EARLY_DEATH_MS
-from orchestrator.types import DeviceState, Fetch, NodeState, Plan
+from orchestrator.types import DeviceState, Fetch, NodeState, Plan, StoreState
 from registry.models import ColdStart, Group, Model, ModelUse, Node, Outbox, Stage, Usage
+from registry.store_origin import origin
 from tasks.demand import Demand, ModelDemand
 from tasks.facts import Facts, Held, ModelFacts
 from tasks.outbox import stop_under_way, unheard
@@ -32,19 +33,28 @@ _NO_FAILURES: Failures = (0, None, frozenset())
 
 
 def load_state(
-    session: Session, demand: Demand, now_ms: int, watching_ms: int = 0, facts: Facts | None = None
+    session: Session,
+    demand: Demand,
+    now_ms: int,
+    watching_ms: int = 0,
+    facts: Facts | None = None,
+    store_bps: Mapping[str, int] | None = None,
 ) -> ControlState:
     """Everything the controller may decide from, as of now.
+
+    `store_bps`: what stores give to all nodes together, by origin (registry/store_origin.py), bytes/s.
 
     `watching_ms`: since when it has listened to nodes without a gap (tasks/watch.py). Silence before that is no sign.
     `facts`: what the caller's process has decoded before.
     """
     # What is noted on the way is written with the controller's commit; a reader's session could not write it.
     with session.no_autoflush:
-        return _load(session, demand, now_ms, watching_ms, facts or Facts())
+        return _load(session, demand, now_ms, watching_ms, facts or Facts(), store_bps or {})
 
 
-def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts: Facts) -> ControlState:
+def _load(
+    session: Session, demand: Demand, now_ms: int, watching_ms: int, facts: Facts, store_bps: Mapping[str, int]
+) -> ControlState:
     groups = _live_groups(session)
     plans = {group.id: Plan.from_json(group.plan) for group in groups}
     nodes = session.scalars(
@@ -92,6 +102,7 @@ def _load(session: Session, demand: Demand, now_ms: int, watching_ms: int, facts
         lost=frozenset(n.name for n in nodes if now_ms - max(n.seen_at_ms, watching_ms) > NODE_LOST_MS),
         draining=_draining(nodes, now_ms),
         gateways_known=demand.known,
+        stores=_stores(groups, store_bps),
     )
 
 
@@ -170,7 +181,7 @@ def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
 
 def _node(node: Node, warm: bool, groups: Sequence[Group], kept_for_heirs: Iterable[tuple[str, int, int]]) -> NodeState:
     reserved: dict[int, int] = defaultdict(int)
-    fetches = []
+    fetches: list[Fetch] = []
     ports = 0
     for group in groups:
         for stage in group.stages:
@@ -178,9 +189,7 @@ def _node(node: Node, warm: bool, groups: Sequence[Group], kept_for_heirs: Itera
                 continue
             reserved[stage.device_idx] += stage.reserved_bytes
             ports += 1 + (stage.dist_port is not None)
-            if not stage.verified and stage.fetch_deadline_ms is not None:
-                remaining = max(0, stage.bytes_to_fetch - stage.bytes_fetched)
-                fetches.append(Fetch(stage.id, node.name, remaining, stage.fetch_deadline_ms))
+            fetches += _fetches(stage)
     for name, device_idx, size in kept_for_heirs:
         if name == node.name:
             reserved[device_idx] += size
@@ -203,6 +212,22 @@ def _node(node: Node, warm: bool, groups: Sequence[Group], kept_for_heirs: Itera
         warm=warm,
         free_ports=max(0, node.port_last - node.port_first + 1 - ports),
     )
+
+
+def _fetches(stage: Stage) -> Iterator[Fetch]:
+    """What the stage still fetches, if it does."""
+    if stage.state not in _GONE and not stage.verified and stage.fetch_deadline_ms is not None:
+        remaining = max(0, stage.bytes_to_fetch - stage.bytes_fetched)
+        yield Fetch(stage.id, stage.node_name, remaining, stage.fetch_deadline_ms)
+
+
+def _stores(groups: Iterable[Group], store_bps: Mapping[str, int]) -> dict[str, StoreState]:
+    """The stores of which it is known what they give, with what is fetched from them."""
+    fetches: dict[str, list[Fetch]] = {name: [] for name in store_bps}
+    for group in groups if store_bps else ():
+        if (name := origin(group.model.source)) in fetches:
+            fetches[name] += (fetch for stage in group.stages for fetch in _fetches(stage))
+    return {name: StoreState(name, bps, tuple(fetches[name])) for name, bps in store_bps.items()}
 
 
 # --- groups and models ------------------------------------------------------------------------------------------------
@@ -270,6 +295,7 @@ def _model(
         avoid=avoid,
         held=Held(known.parts, stores),
         version=model.control_version,
+        store=origin(model.source),
         pauses_ms=pauses_ms,
         expected_ms=expected_ms,
     )

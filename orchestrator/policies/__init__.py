@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from orchestrator.policies import hydraserve, single
-from orchestrator.policies.policy import HYDRANT, MakesRoom, Policy
+from orchestrator.policies.policy import HYDRANT, MakesRoom, Policy, published
 
 __all__ = ["HYDRANT", "POLICIES", "MakesRoom", "Policy"]
 
@@ -11,8 +11,8 @@ POLICIES: Mapping[str, Policy] = {
     policy.name: policy
     for policy in (
         HYDRANT,
-        Policy("hydraserve", hydraserve.plan, MakesRoom.NEVER, learns=False, together=False),
-        Policy("serverlessllm", single.storage_aware, MakesRoom.NEVER, learns=False, together=False),
-        Policy("serverless-vllm", single.first_fit, MakesRoom.NEVER, learns=False, together=False),
+        published("hydraserve", hydraserve.plan),
+        published("serverlessllm", single.storage_aware),
+        published("serverless-vllm", single.first_fit),
     )
 }

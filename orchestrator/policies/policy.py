@@ -25,6 +25,7 @@ class Policy:
     learns      whether a worker is kept for as long as its model's own pauses make it worth.
     prewarms    whether one is started before a request that is expected by these pauses.
     together    whether models that are asked for at the same moment are planned together.
+    by_due      whether whose request is due first goes first, and not who has waited longest.
     """
 
     name: str
@@ -33,7 +34,13 @@ class Policy:
     learns: bool = True
     prewarms: bool = True
     together: bool = True
+    by_due: bool = True
 
 
 HYDRANT = Policy("hydrant", plan)
 """Ours, which the controller uses unless told otherwise."""
+
+
+def published(name: str, plan: Callable[[PlanRequest, ClusterState], Plan | NoPlan]) -> Policy:
+    """One that plans as a published system does, and has none of the rest that is ours."""
+    return Policy(name, plan, MakesRoom.NEVER, learns=False, prewarms=False, together=False, by_due=False)

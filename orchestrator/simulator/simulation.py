@@ -12,7 +12,7 @@ from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.partition import split
 from orchestrator.policies import Policy
 from orchestrator.prewarming import LEAD_MS, Window, expected
-from orchestrator.reconcile import reconcile
+from orchestrator.reconcile import reconcile, urgency
 from orchestrator.simulator.cluster import Cluster
 from orchestrator.simulator.host_cache import Keeps
 from orchestrator.simulator.serving import Prompts, Queue, Served, choose
@@ -196,14 +196,13 @@ class Simulation:
 
     def _decide(self) -> None:
         while self._dirty:
-            names = sorted(self._dirty, key=self._due)
+            names = sorted(self._dirty, key=self._urgency)
             self._dirty.clear()
             for name in names:
                 self._settle(name)
 
-    def _due(self, name: str) -> tuple[bool, int, str]:
-        due = self.world.models[name].due_ms
-        return due is None, due or 0, name
+    def _urgency(self, name: str) -> tuple[bool, int, str]:
+        return *urgency(self.world.models[name], self._policy), name
 
     def _settle(self, name: str) -> None:
         self.world.see_held(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import select
 from support.control_bench import count_runs, kinds, serving
@@ -10,7 +12,10 @@ from support.watching import watched
 
 from registry.db import session_scope
 from registry.ids import now_ms
-from registry.models import ColdStart, ColdStartEvent, Group, Node, Stage
+from registry.models import ColdStart, ColdStartEvent, Group, Model, Node, Stage
+from registry.store_origin import origin
+from tasks.demand import read_demand
+from tasks.state import load_state
 
 # --- the way of one cold request --------------------------------------------------------------------------------------
 
@@ -564,8 +569,6 @@ def test_a_start_from_an_older_version_of_its_model_is_dropped(bench):
     from orchestrator.control import Start
     from orchestrator.reconcile import reconcile
     from tasks.apply import apply
-    from tasks.demand import read_demand
-    from tasks.state import load_state
 
     bench.add_model()
     bench.gateway.activity("m", waiting=1)
@@ -625,3 +628,33 @@ def test_a_start_is_as_large_as_the_class_of_who_waits_needs_it(bench, classes, 
     bench.run()
     (group,) = bench.groups()
     assert len(group.stages) == stages
+
+
+def test_a_stores_egress_and_what_is_fetched_from_it_are_known(bench):
+    bench.add_model(split=True)
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    now = now_ms()
+    with bench.here.sessions() as session:
+        source = session.scalars(select(Model.source)).one()
+        told = {origin(source): 10**6, "s3://other": 5}
+        seen = load_state(session, read_demand(bench.redis, now), now, store_bps=told)
+    assert {name: store.egress_bps for name, store in seen.stores.items()} == told
+    mine = seen.stores[origin(source)]
+    assert len(mine.fetches) == 2
+    assert seen.stores["s3://other"].fetches == ()
+    view = seen.models["m"]
+    assert seen.cluster_for(view).store == mine
+
+
+def test_a_store_that_gives_little_makes_no_pipeline(bench):
+    bench.add_model(split=True)
+    with bench.here.sessions() as session:
+        source = session.scalars(select(Model.source)).one()
+    bench.here = replace(
+        bench.here, settings=bench.here.settings.model_copy(update={"store_gbps": {origin(source): 1e-9}})
+    )
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    (group,) = bench.groups()
+    assert len(group.stages) == 1

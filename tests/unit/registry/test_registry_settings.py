@@ -9,6 +9,7 @@ import pytest
 
 from registry.errors import InvalidError
 from registry.settings import SECRET_NAMES, load_secrets, load_settings
+from registry.store_origin import origin
 
 VARIABLES = ("DATABASE_URL", "REDIS_URL", "HYDRANT_KEY_PEPPER", "HYDRANT_GATEWAY_PORT")
 
@@ -45,6 +46,30 @@ def test_a_bad_variable_is_named(home: Path, monkeypatch: pytest.MonkeyPatch, va
     monkeypatch.setenv("HYDRANT_GATEWAY_PORT", value)
     with pytest.raises(InvalidError, match="HYDRANT_GATEWAY_PORT"):
         load_settings()
+
+
+def test_what_stores_give_is_told_by_origin(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().store_bps == {}
+    monkeypatch.setenv("HYDRANT_STORE_GBPS", '{"s3://weights/": 8, "http://files:8080/models": 0.001}')
+    assert load_settings().store_bps == {"s3://weights": 10**9, "http://files:8080": 125_000}
+
+
+@pytest.mark.parametrize("value", ["8", "s3://weights=8", '{"a": "fast"}', '{"a": 0}', '{"a": -1}', '{"a": NaN}', "[]"])
+def test_stores_that_say_nothing_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("HYDRANT_STORE_GBPS", value)
+    with pytest.raises(InvalidError, match="HYDRANT_STORE_GBPS"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("source", "store"),
+    [
+        ("s3://weights/llama/8b", "s3://weights"), ("http://10.0.0.5:8080/m", "http://10.0.0.5:8080"),
+        ("file:///models/m", "file://"), ("gs://b/p", "gs://b"),
+    ],
+)  # fmt: skip
+def test_a_source_lies_in_a_store(source: str, store: str) -> None:
+    assert origin(source) == store
 
 
 def test_secrets_are_made_once_for_their_owner_only(home: Path) -> None:
