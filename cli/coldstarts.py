@@ -91,27 +91,42 @@ def show(console: Console, which: str, width: int | None) -> None:
 @click.option("--model", help="Only this model's.")
 @reporting
 def learnt(console: Console, model: str | None) -> None:
-    """What starts have really taken, by which the next ones are predicted, and how wrong predictions were."""
+    """What starts have really taken, by which the next ones are predicted, and how wrong predictions were.
+
+    EACH TOKEN: of a worker that serves one request, and what each further one beside it adds.
+    """
     from cli.workspace import Workspace
     from registry.ops import calibrations, models
 
     with Workspace(console) as here, here.read() as session:
         model_id = models.resolve_name(session, model).id if model is not None else None
         documents = [asdict(row) for row in calibrations.list_learnt(session, model_id)]
-    told = ("runtime_floor_ms", "per_stage_floor_ms", "tail_ms", "plain_start_ms")
+    told = ("runtime_floor_ms", "per_stage_floor_ms", "tail_ms", "plain_start_ms", "prefill_ms")
     rows = [
         (
             d["kind"],
             d["model"] or "(all)",
             d["starts"],
             *(seconds(d["fields"].get(field)) for field in told),
+            _pace(d["fields"]),
             "-" if d["error_permille"] is None else f"{d['error_permille'] / 10:.1f} %",
         )
         for d in documents
     ]
-    headings = ("DEVICE", "MODEL", "STARTS", "RUNTIME", "EACH STAGE", "AFTER FETCH", "WITHOUT WARM", "MEDIAN ERROR")
+    headings = (
+        *("DEVICE", "MODEL", "STARTS", "RUNTIME", "EACH STAGE", "AFTER FETCH", "WITHOUT WARM"),
+        *("PROMPT", "EACH TOKEN", "MEDIAN ERROR"),
+    )
     none = ["nothing yet: a start is looked at when its first token has been told, or a minute after it was ready"]
-    console.show({"learnt": documents}, table(headings, rows, right="00111111") if rows else none)
+    console.show({"learnt": documents}, table(headings, rows, right="0011111111") if rows else none)
+
+
+def _pace(fields: dict[str, Any]) -> str:
+    """Time per token of a worker that serves one request, and what each further one adds."""
+    if "tpot_ms" not in fields:
+        return "-"
+    more = fields.get("tpot_batch_us", 0) / 1000
+    return f"{fields['tpot_ms']} ms" + (f" + {more:.1f}" if more >= 0.1 else "")
 
 
 def drawable(found: "Waterfall") -> "list[WaterfallRow]":

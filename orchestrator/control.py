@@ -158,11 +158,12 @@ class ModelView:
 
     def request(self, now_ms: int, instances: int = 1) -> PlanRequest:
         """What the planner is asked for: `instances` more workers, by when the most urgent held request needs one."""
+        batch = min(self.spec.capacity, max(1, -(-self.waiting // instances)))
         if self.most_urgent is None:
-            return PlanRequest(self.spec, instances)
+            return PlanRequest(self.spec, instances, batch=batch)
         since_ms, within_ms = self.most_urgent
         spec = self.spec if within_ms == self.spec.slo_ttft_ms else replace(self.spec, slo_ttft_ms=within_ms)
-        return PlanRequest(spec, instances, max(0, now_ms - since_ms))
+        return PlanRequest(spec, instances, max(0, now_ms - since_ms), batch=batch)
 
     @property
     def kept_ms(self) -> int:

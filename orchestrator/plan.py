@@ -140,7 +140,7 @@ def _judge(request: PlanRequest, placer: Placer, s: int, w: int) -> tuple[Candid
     """
     model = request.model
     parts = split(model, s)
-    tpot = predict.tpot_ms(model.profile, s, w)
+    tpot = predict.tpot_ms(model.profile, s, w, request.batch)
     candidate, placed = Candidate(s, w, Verdict.NO_ROOM, tpot_ms=tpot), None
     for drain_first in (False, True) if s > 1 else (False,):
         offers = placer.place(parts, w, drain_first=drain_first)

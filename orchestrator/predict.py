@@ -16,11 +16,15 @@ def slowdown(s: int, w: int) -> tuple[int, int]:
     return (s - w) * s + w, s
 
 
-def tpot_ms(profile: Profile, s: int, w: int) -> int | None:
-    """TPOT(s, w) = tpot_1 * k + hop * (s - 1), rounded up; None while the model has no measured tpot_1."""
+def tpot_ms(profile: Profile, s: int, w: int, batch: int = 1) -> int | None:
+    """TPOT(s, w) = tpot_b * k + hop * (s - 1), rounded up; None while the model has no measured tpot_1.
+
+    tpot_b is a whole worker's time when it serves `batch` requests at once.
+    """
     if profile.tpot_ms is None:
         return None
-    return _scaled(profile.tpot_ms, s, w) + profile.hop_ms * (s - 1)
+    batched_us = profile.tpot_ms * 1000 + profile.tpot_batch_us * (batch - 1)
+    return -(-_scaled(batched_us, s, w) // 1000) + profile.hop_ms * (s - 1)
 
 
 def floor_ms(profile: Profile, s: int, *, warm: bool) -> int:

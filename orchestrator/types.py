@@ -33,6 +33,7 @@ class Profile(Record):
     per_stage_floor_ms  what each stage after the first adds to the floor (rendezvous of the ranks).
     plain_start_ms    what a node without a warm runtime adds to the floor (it must import everything first).
     hop_ms            handing the hidden state from one stage to the next.
+    tpot_batch_us     what each further request that a worker serves at the same time adds to tpot_ms, in microseconds.
     """
 
     tpot_ms: int | None = None
@@ -42,11 +43,14 @@ class Profile(Record):
     per_stage_floor_ms: int = 0
     plain_start_ms: int = 0
     hop_ms: int = 1
+    tpot_batch_us: int = 0
 
     def __post_init__(self) -> None:
         _check_optional("profile.tpot_ms", self.tpot_ms, at_least=1)
         _check_optional("profile.prefill_ms", self.prefill_ms, at_least=0)
-        for name in ("runtime_floor_ms", "tail_ms", "per_stage_floor_ms", "plain_start_ms", "hop_ms"):
+        for name in (
+            "runtime_floor_ms", "tail_ms", "per_stage_floor_ms", "plain_start_ms", "hop_ms", "tpot_batch_us",
+        ):  # fmt: skip
             _check(f"profile.{name}", getattr(self, name), at_least=0)
 
 
@@ -248,16 +252,19 @@ class PlanRequest(Record):
     """`instances` more workers of `model` are needed; its oldest request has waited `waited_ms` so far.
 
     frugal  other models are to start as well: fast links are left to those that need them.
+    batch   requests that a worker would serve at the same time.
     """
 
     model: ModelSpec
     instances: int = 1
     waited_ms: int = 0
     frugal: bool = False
+    batch: int = 1
 
     def __post_init__(self) -> None:
         _check("request.instances", self.instances, at_least=1)
         _check("request.waited_ms", self.waited_ms, at_least=0)
+        _check("request.batch", self.batch, at_least=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,7 @@ class ModelUse(Base):
     # When it is likely to be asked for again (orchestrator/prewarming.py); NULL: nothing is expected.
     expected_from_ms: Mapped[int | None]
     expected_until_ms: Mapped[int | None] = mapped_column(index=True)
+    measured_at_ms: Mapped[int] = mapped_column(default=0, server_default="0")  # when tasks/speed.py last looked at it
 
 
 class Alias(Base):
@@ -376,6 +377,7 @@ class Usage(Base):
     __table_args__ = (
         Index("ix_usage_tenant_ended", "tenant_id", "ended_at_ms"),
         Index("ix_usage_ended", "ended_at_ms"),
+        Index("ix_usage_model_ended", "model_id", "ended_at_ms"),
     )
 
 

@@ -24,6 +24,7 @@ from tasks.learning import study
 from tasks.outbox import due_effects, mark_done, mark_sent, prune_outbox, send
 from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
+from tasks.speed import study_use
 from tasks.state import load_state
 from tasks.watch import CONTROLLER, look
 
@@ -50,6 +51,8 @@ def reconcile_now() -> None:
         prune_outbox(session, now_ms())
     with alone(here) as session:
         study(session, now_ms())
+    with alone(here) as session:
+        study_use(session, now_ms())
 
 
 @app.task(name="control.node_report")  # type: ignore[untyped-decorator]

@@ -21,6 +21,8 @@ SETTLED_MS = 60_000
 """How long after it was ready a start's first token, and its last report, may still come."""
 AT_ONCE = 20
 """Starts a look: more wait for the next one."""
+SPEED = frozenset({"tpot_ms", "tpot_batch_us", "prefill_ms"})
+"""Fields of a profile that usage tells, and starts do not."""
 _ALONE = [Cause.DEMAND.value, Cause.WARM.value, Cause.MIN_REPLICAS.value, Cause.PREWARM.value]
 """Causes of starts that are like those to be predicted; a consolidation starts beside its own pipeline, unhurried."""
 
@@ -66,7 +68,12 @@ def _note(session: Session, start: ColdStart, plan: Plan) -> list[str]:
     for stage, _ in stages:
         _note_fetch(session, stage, marks.get(stage.id, {}))
     seen = [StageMarks(kind, marks.get(stage.id, {})) for stage, kind in stages]
-    found = observe(seen, plan.w, real_ms, Profile.from_json(start.model.profile))
+    found = [
+        one
+        for kind in dict.fromkeys(stage.kind for stage in seen)
+        for one in observe(seen, plan.w, real_ms, _profile(session, kind, start.model))
+        if one[0] == kind
+    ]
     for kind, observation in found:
         session.add(
             StartObservation(
@@ -81,6 +88,12 @@ def _note(session: Session, start: ColdStart, plan: Plan) -> list[str]:
         )
     session.flush()
     return [kind for kind, _ in found]
+
+
+def _profile(session: Session, kind: str, model: Model) -> Profile:
+    """What the model's prompts take there, as its starts are predicted with it."""
+    own = session.get(Calibration, (kind, model.id))
+    return Profile.from_json({**model.profile, **(own.profile if own else {})})
 
 
 def _note_fetch(session: Session, stage: Stage, marks: Marks) -> None:
@@ -120,7 +133,9 @@ def _calibrate(session: Session, kind: str, model_id: str, now_ms: int) -> None:
     learnt = learn(seen, _per_stage_ms(session, kind, model))
     told = [(one.predicted_ms, one.real_ms) for one in newest]
     row = session.get(Calibration, (kind, model_id)) or Calibration(kind=kind, model_id=model_id, updated_at_ms=0)
-    row.profile, row.starts = learnt, len(newest)
+    # What usage has taught stays (tasks/speed.py).
+    speed = {name: value for name, value in (row.profile or {}).items() if name in SPEED}
+    row.profile, row.starts = speed | learnt, len(newest)
     row.error_permille = error_permille((p, r) for p, r in told if p is not None and r is not None)
     # Never the same twice, for it is the version by which others notice.
     row.updated_at_ms = max(now_ms, row.updated_at_ms + 1)

@@ -64,5 +64,5 @@ class Prompts:
         begin = max(float(now_ms), self._free_ms)
         self._free_ms = begin + prefill / s
         first = int(begin - now_ms + prefill) + profile.hop_ms * (s - 1)
-        step = predict.tpot_ms(profile, s, s) or 0
+        step = predict.tpot_ms(profile, s, s, group.running + 1) or 0
         return first, first + step * (request.output_tokens - 1)
