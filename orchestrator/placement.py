@@ -1,7 +1,7 @@
 """Which node takes which stage: the assignment whose slowest stage is ready first, or one that leaves fast links to
 others."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -33,6 +33,7 @@ class Offer:
     """
 
     node: NodeState
+    kind: str
     seat: memory.Seat
     full: bool
     fetch_bytes: int
@@ -56,12 +57,13 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A node that may take a stage, with those of its devices that are of the planned kind.
+    """A node that may take a stage, with its devices of one kind.
 
     largest_bytes  the most memory that is free on one of them.
     """
 
     node: NodeState
+    kind: str
     devices: tuple[DeviceState, ...]
     largest_bytes: int
 
@@ -87,21 +89,20 @@ def distinct(nodes: Sequence[NodeState], limit: int) -> list[NodeState]:
 
 
 class Placer:
-    """Places pipelines for one request on sites of one kind of device; keeps what it has worked out.
+    """Places pipelines for one request on `sites`, of whichever kinds; keeps what it has worked out."""
 
-    `request.model` is as it is on that kind.
-    """
-
-    def __init__(self, request: PlanRequest, kind: str, sites: Sequence[Site], cluster: ClusterState) -> None:
+    def __init__(self, request: PlanRequest, sites: Sequence[Site], cluster: ClusterState) -> None:
         self._request = request
-        self._model = request.model
-        self._kind = kind
-        self._sites = sites
+        self._sites: dict[str, list[Site]] = {}
+        for site in sites:
+            self._sites.setdefault(site.kind, []).append(site)
+        self.models: Mapping[str, ModelSpec] = {kind: request.model.on(kind) for kind in self._sites}
+        """The model as it is on each kind of device."""
         self._now_ms = cluster.now_ms
         self._store = cluster.store
         self._turn = deadlines.turn if cluster.sharing is Sharing.BY_DEADLINE else equal_share.turn
         self._holding = any(site.node.held for site in sites)
-        self._ranks: dict[tuple[int, object], list[tuple[_Rank, Site]]] = {}
+        self._ranks: dict[tuple[str, int, object], list[tuple[_Rank, Site]]] = {}
         self._offers: dict[tuple[int, int, bool, bool], list[Offer]] = {}
 
     def place(self, parts: Sequence[Part], w: int, *, drain_first: bool) -> tuple[Offer, ...] | Verdict:
@@ -132,28 +133,30 @@ class Placer:
         size = sum(offer.fetch_bytes for offer in offers)
         if self._store is None:
             return 0
-        due_ms = self._now_ms + self._within_ms(len(offers))
+        due_ms = self._now_ms + min(self._within_ms(len(offers), offer.kind) for offer in offers)
         turn = self._turn(self._store.egress_bps, self._store.fetches, size, self._now_ms, due_ms)
         return NEVER_MS if turn is None else turn.fetch_ms
 
     def _offers_for(self, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> list[Offer]:
         key = (len(parts), rank, full, drain_first)
         if key not in self._offers:
-            ready = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
-            offering = {offer.node.name for offer in ready}
-            within_ms = self._within_ms(len(parts))
-            turn = partial(self._turn, now_ms=self._now_ms, deadline_ms=self._now_ms + within_ms)
-            sure_ms = within_ms * SURE_PERCENT // 100 if self._request.frugal else -1
-            need = _Need(self._model, self._kind, parts, rank, turn, sure_ms, full=full, drain_first=drain_first)
-            found = ready + self._best(need, offering, len(parts))
+            found = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
+            offering = {(offer.node.name, offer.kind) for offer in found}
+            for kind, model in self.models.items():
+                within_ms = self._within_ms(len(parts), kind)
+                turn = partial(self._turn, now_ms=self._now_ms, deadline_ms=self._now_ms + within_ms)
+                sure_ms = within_ms * SURE_PERCENT // 100 if self._request.frugal else -1
+                need = _Need(model, kind, parts, rank, turn, sure_ms, full=full, drain_first=drain_first)
+                without = {name for name, other in offering if other == kind}
+                found = found + self._best(need, without, len(parts))
             self._offers[key] = sorted(found, key=lambda offer: offer.rank_key)
         return self._offers[key]
 
-    def _within_ms(self, s: int) -> int:
+    def _within_ms(self, s: int, kind: str) -> int:
         """Within what time a stage of a pipeline of `s` must be ready for the first token to be in time, with the
         slowest of prefills."""
-        after_ms = predict.after_fetch_ms(self._model.profile, s, 1)
-        return self._model.slo_ttft_ms - self._request.waited_ms - after_ms
+        after_ms = predict.after_fetch_ms(self.models[kind].profile, s, 1)
+        return self._request.model.slo_ttft_ms - self._request.waited_ms - after_ms
 
     def _best(self, need: "_Need", without: Collection[str], count: int) -> list[Offer]:
         """The first offers, in the order of their rank, up to the `count`-th that nothing forbids.
@@ -175,9 +178,9 @@ class Placer:
 
     def _by_rank(self, need: "_Need", s: int) -> list[tuple[_Rank, Site]]:
         """All sites by how good they are for the stage, which is the same for every stage of that size."""
-        key = (s, need.part.groups if self._holding else need.part.size_bytes)
+        key = (need.kind, s, need.part.groups if self._holding else need.part.size_bytes)
         if key not in self._ranks:
-            ranks = ((need.rank_there(site.node), site) for site in self._sites)
+            ranks = ((need.rank_there(site.node), site) for site in self._sites[need.kind])
             self._ranks[key] = sorted(ranks, key=itemgetter(0))
         return self._ranks[key]
 
@@ -198,6 +201,7 @@ class _Need:
         drain_first: bool,
     ) -> None:
         s = len(parts)
+        self.kind = kind
         self.model = model
         self.part = parts[rank]
         self.full = full
@@ -248,6 +252,7 @@ def _offer(need: _Need, node: NodeState, seat: memory.Seat) -> Offer:
         blocked = Verdict.LINKS_BUSY if node.link_bps else Verdict.LINKS_DOWN
     return Offer(
         node=node,
+        kind=need.kind,
         seat=seat,
         full=need.full,
         fetch_bytes=missing,
@@ -267,13 +272,23 @@ def ports_needed(s: int, rank: int, *, full: bool) -> int:
     return 1 + (rank == 0) + full
 
 
+def _of_first_nodes(offers: Sequence[Offer], count: int) -> list[Offer]:
+    """The best offer of each of the first `count` nodes; one with several kinds of device makes several."""
+    first: dict[str, Offer] = {}
+    for offer in offers:
+        if len(first) == count:
+            break
+        first.setdefault(offer.node.name, offer)
+    return list(first.values())
+
+
 def _assign(table: Sequence[Sequence[Offer]]) -> tuple[Offer, ...] | None:
     """The best assignment of one node to each stage, whose offers come best first, or None.
 
-    With s stages the s best offers of each suffice: in any assignment that uses a worse one, one of those s is free.
+    With s stages the best offers of s nodes suffice: in any assignment that uses a worse one, one of those is free.
     So at most 4^4 combinations are looked at, however many nodes there are.
     """
-    shortlist = [offers[: len(table)] for offers in table]
+    shortlist = [_of_first_nodes(offers, len(table)) for offers in table]
     best: tuple[int, int, int, int, tuple[str, ...]] | None = None
     chosen: tuple[Offer, ...] | None = None
 

@@ -13,6 +13,7 @@ from orchestrator import equal_share, memory, predict
 from orchestrator.partition import Part, split
 from orchestrator.placement import Offer, Placer, Site, distinct
 from orchestrator.reasons import explain_choice
+from orchestrator.together import reserved_bytes
 from orchestrator.types import (
     MAX_STAGES,
     Candidate,
@@ -46,8 +47,9 @@ class _Choice:
 def plan(request: PlanRequest, cluster: ClusterState, max_stages: int = MAX_STAGES) -> Plan | NoPlan:
     """The cheapest start of `request.model` that meets its service levels, or why there is none.
 
-    The same arguments always give the same answer; among equal nodes the first name wins. A pipeline never mixes kinds
-    of device: accelerators are tried before CPUs. ValueError when `max_stages` is below 1.
+    The same arguments always give the same answer; among equal nodes the first name wins. Of several kinds of device
+    the one that takes least memory is used; they are mixed where none alone is in time, and CPUs are for what no
+    accelerator can take in time. ValueError when `max_stages` is below 1.
     """
     if max_stages < 1:
         raise ValueError(f"max_stages: expected at least 1, got {max_stages}")
@@ -59,13 +61,29 @@ def plan(request: PlanRequest, cluster: ClusterState, max_stages: int = MAX_STAG
         cordoned = len(cluster.nodes) - len(usable)
         none = NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
         return _unless_nodes_return(none, cluster)
-    outcomes = [
-        _plan_on_kind(request, kind, few, usable, cluster, limit)
-        for kind in sorted(kinds, key=lambda kind: (kind == "cpu", kind))
-    ]
-    plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
-    best = next((found for found in plans if not found.degraded), plans[0] if plans else outcomes[0])
+    accelerators, cpus = sorted(kinds - {"cpu"}), sorted(kinds & {"cpu"})
+    outcomes = [_plan_on(request, [kind], few, usable, cluster, limit) for kind in accelerators]
+    if len(accelerators) > 1 and all(isinstance(one, NoPlan) or one.degraded for one in outcomes):
+        outcomes.append(_plan_on(request, accelerators, few, usable, cluster, limit))
+    best = _best(outcomes)
+    if cpus and (best is None or isinstance(best, NoPlan) or best.degraded):
+        # A CPU that is late is no better than an accelerator that is.
+        on_cpus = _plan_on(request, cpus, few, usable, cluster, limit)
+        if not isinstance(best, Plan) or (isinstance(on_cpus, Plan) and not on_cpus.degraded):
+            best = on_cpus if isinstance(on_cpus, Plan) else best or on_cpus
+    assert best is not None, "there is a kind"
     return best if isinstance(best, Plan) else _unless_nodes_return(best, cluster)
+
+
+def _best(outcomes: Sequence[Plan | NoPlan]) -> Plan | NoPlan | None:
+    """The plan in time that takes least memory, else the one that is least late, else the first refusal."""
+    plans = [one for one in outcomes if isinstance(one, Plan)]
+    in_time = [one for one in plans if not one.degraded]
+    if in_time:
+        return min(in_time, key=lambda one: (reserved_bytes(one), one.predicted_ttft_ms))
+    if plans:
+        return min(plans, key=attrgetter("predicted_ttft_ms"))
+    return outcomes[0] if outcomes else None
 
 
 def _unless_nodes_return(refusal: NoPlan, cluster: ClusterState) -> NoPlan:
@@ -77,34 +95,36 @@ def _unless_nodes_return(refusal: NoPlan, cluster: ClusterState) -> NoPlan:
     return refusal
 
 
-def _plan_on_kind(
+def _plan_on(
     request: PlanRequest,
-    kind: str,
+    kinds: Sequence[str],
     few: Sequence[NodeState],
     usable: Sequence[NodeState],
     cluster: ClusterState,
     limit: int,
 ) -> Plan | NoPlan:
     """`few`: enough of `usable` to plan on."""
-    model = request.model.on(kind)
-    request = replace(request, model=model)
-    sites = _sites(few, kind)
-    placer = Placer(request, kind, sites, cluster)
-    choice, fallback, candidates = _search(request, placer, len(sites), limit)
+    if len(kinds) == 1:
+        request = replace(request, model=request.model.on(kinds[0]))
+    sites = _sites(few, kinds)
+    placer = Placer(request, sites, cluster)
+    nodes = len({site.node.name for site in sites})
+    choice, fallback, candidates = _search(request, placer, nodes, limit)
     if choice is not None:
-        return _compose(request, kind, choice, candidates, degraded=False)
+        return _compose(request, placer, choice, candidates, degraded=False)
     if fallback is not None:
-        return _compose(request, kind, fallback, candidates, degraded=True)
-    return _refuse(model, kind, _sites(usable, kind), candidates)
+        return _compose(request, placer, fallback, candidates, degraded=True)
+    return _refuse(request.model, kinds[0], _sites(usable, kinds), candidates)
 
 
-def _sites(nodes: Iterable[NodeState], kind: str) -> list[Site]:
-    """The nodes that have devices of that kind, with these."""
+def _sites(nodes: Iterable[NodeState], kinds: Sequence[str]) -> list[Site]:
+    """The nodes that have devices of these kinds, with these, once for each kind."""
     found = []
     for node in nodes:
-        devices = tuple(device for device in node.devices if device.kind == kind)
-        if devices:
-            found.append(Site(node, devices, max(device.free_bytes for device in devices)))
+        for kind in kinds:
+            devices = tuple(device for device in node.devices if device.kind == kind)
+            if devices:
+                found.append(Site(node, kind, devices, max(device.free_bytes for device in devices)))
     return found
 
 
@@ -140,7 +160,7 @@ def _judge(request: PlanRequest, placer: Placer, s: int, w: int) -> tuple[Candid
     """
     model = request.model
     parts = split(model, s)
-    tpot = predict.tpot_ms(model.profile, s, w, request.batch)
+    tpot = _tpot(placer.models.values(), s, w, request.batch)
     candidate, placed = Candidate(s, w, Verdict.NO_ROOM, tpot_ms=tpot), None
     for drain_first in (False, True) if s > 1 else (False,):
         offers = placer.place(parts, w, drain_first=drain_first)
@@ -150,7 +170,9 @@ def _judge(request: PlanRequest, placer: Placer, s: int, w: int) -> tuple[Candid
             continue
         store_ms = placer.store_ms(offers)
         slowest = max(store_ms, *(offer.ready_ms for offer in offers))
-        ttft = predict.ttft_ms(model.profile, s, w, waited_ms=request.waited_ms, slowest_ms=slowest)
+        here = [placer.models[kind] for kind in dict.fromkeys(offer.kind for offer in offers)]
+        tpot = _tpot(here, s, w, request.batch)
+        ttft = max(predict.ttft_ms(one.profile, s, w, waited_ms=request.waited_ms, slowest_ms=slowest) for one in here)
         if placed is not None and candidate.ttft_ms is not None and ttft >= candidate.ttft_ms:
             continue
         candidate = Candidate(
@@ -168,18 +190,26 @@ def _judge(request: PlanRequest, placer: Placer, s: int, w: int) -> tuple[Candid
     return candidate, placed
 
 
+def _tpot(models: Iterable[ModelSpec], s: int, w: int, batch: int) -> int | None:
+    """The slowest kind's time per token, of those that it was measured on."""
+    paces = (predict.tpot_ms(model.profile, s, w, batch) for model in models)
+    return max((pace for pace in paces if pace is not None), default=None)
+
+
 def _verdict(model: ModelSpec, ttft: int, tpot: int | None) -> Verdict:
     if tpot is not None and model.slo_tpot_ms is not None and tpot > model.slo_tpot_ms:
         return Verdict.TPOT_TOO_LONG
     return Verdict.MEETS if ttft < model.slo_ttft_ms else Verdict.TTFT_TOO_LONG
 
 
-def _compose(request: PlanRequest, kind: str, choice: _Choice, judged: Sequence[Candidate], *, degraded: bool) -> Plan:
+def _compose(
+    request: PlanRequest, placer: Placer, choice: _Choice, judged: Sequence[Candidate], *, degraded: bool
+) -> Plan:
     chosen = replace(choice.candidate, verdict=Verdict.CHOSEN)
     candidates = tuple(chosen if candidate == choice.candidate else candidate for candidate in judged)
     stages = tuple(_stage(rank, choice.parts[rank], offer) for rank, offer in enumerate(choice.offers))
     targets = tuple(
-        _target(request.model, kind, rank, choice.parts[rank], offer, offer.seat.mode)
+        _target(placer.models[offer.kind], rank, choice.parts[rank], offer, offer.seat.mode)
         for rank, offer in enumerate(choice.offers)
         if offer.seat.mode is not None
     )
@@ -213,9 +243,7 @@ def _stage(rank: int, part: Part, offer: Offer) -> StagePlan:
     )
 
 
-def _target(
-    model: ModelSpec, kind: str, rank: int, part: Part, offer: Offer, mode: ConsolidationMode
-) -> ConsolidationTarget:
+def _target(model: ModelSpec, rank: int, part: Part, offer: Offer, mode: ConsolidationMode) -> ConsolidationTarget:
     """The standalone worker of a full stage; its node will hold the stage's own bytes by then."""
     (whole,) = split(model, 1)
     return ConsolidationTarget(
@@ -223,7 +251,7 @@ def _target(
         node=offer.node.name,
         device=offer.seat.standalone_device,
         mode=mode,
-        memory_bytes=memory.full_bytes(model, kind),
+        memory_bytes=memory.full_bytes(model, offer.kind),
         reserved_bytes=offer.seat.standalone_bytes,
         fetch_bytes=whole.missing_bytes(model, offer.node.held.union(part.groups)),
     )

@@ -16,6 +16,7 @@ from orchestrator.control import Cause
 from orchestrator.types import Plan, Profile
 from registry.models import Calibration, ColdStart, ColdStartEvent, Device, Group, Model, Node, Stage, StartObservation
 from tasks.learnt import ALL_MODELS
+from tasks.spec import planned_kind
 
 SETTLED_MS = 60_000
 """How long after it was ready a start's first token, and its last report, may still come."""
@@ -106,13 +107,13 @@ def _note_fetch(session: Session, stage: Stage, marks: Marks) -> None:
 def _stages(session: Session, start: ColdStart) -> list[tuple[Stage, str]]:
     """Its stages, each with the kind of its device."""
     rows = session.execute(
-        select(Stage, Device.kind)
+        select(Stage, Device.kind, Device.name)
         .join(Group, Group.id == Stage.group_id)
         .join(Device, and_(Device.node_name == Stage.node_name, Device.idx == Stage.device_idx))
         .where(Group.cold_start_id == start.id)
         .order_by(Stage.rank)
     )
-    return [(stage, kind) for stage, kind in rows]
+    return [(stage, planned_kind(kind, name)) for stage, kind, name in rows]
 
 
 def _marks(session: Session, start: ColdStart) -> Mapping[str, Marks]:

@@ -37,6 +37,11 @@ def model_spec(model: Model) -> ModelSpec:
     )
 
 
+def planned_kind(kind: str, name: str) -> str:
+    """What the planner calls a kind of device: CPUs are one, of accelerators each type is its own."""
+    return kind if kind == "cpu" else (name or kind)[:80]
+
+
 def _growth(model: Model) -> Fraction:
     """Bytes in the engine's memory for one at the source: compressed tensors are decoded, and types converted.
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator.speed import Answer, measured
 from registry.models import Calibration, Device, ModelUse, Stage, Usage
+from tasks.spec import planned_kind
 
 EVERY_MS = 60_000
 """How often one model is looked at, while it is used."""
@@ -59,11 +60,11 @@ def _kinds(session: Session, groups: Iterable[str]) -> dict[str, str]:
     worker's."""
     alone = select(Stage.group_id).where(Stage.group_id.in_(groups)).group_by(Stage.group_id).having(func.count() == 1)
     rows = session.execute(
-        select(Stage.group_id, Device.kind)
+        select(Stage.group_id, Device.kind, Device.name)
         .join(Device, (Device.node_name == Stage.node_name) & (Device.idx == Stage.device_idx))
         .where(Stage.group_id.in_(alone))
     )
-    return dict(rows.tuples().all())
+    return {group: planned_kind(kind, name) for group, kind, name in rows}
 
 
 def _write(session: Session, kind: str, model_id: str, found: dict[str, int], now_ms: int) -> None:

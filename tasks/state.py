@@ -21,6 +21,7 @@ from registry.store_origin import origin
 from tasks.demand import Demand, ModelDemand
 from tasks.facts import Facts, Held, ModelFacts
 from tasks.outbox import stop_under_way, unheard
+from tasks.spec import planned_kind
 
 NODE_LOST_MS = 20_000
 """A node that has not reported for so long, while somebody listened, is lost: its worker asks it every few seconds."""
@@ -197,7 +198,7 @@ def _node(node: Node, warm: bool, groups: Sequence[Group], kept_for_heirs: Itera
         DeviceState(
             node=node.name,
             index=device.idx,
-            kind=device.kind,
+            kind=planned_kind(device.kind, device.name),
             memory_bytes=device.memory_bytes,
             free_bytes=max(0, device.memory_bytes - reserved[device.idx]),
         )

@@ -166,7 +166,7 @@ def test_looking_only_at_the_nodes_that_would_be_ready_first_changes_nothing(cas
     request, cluster = case
 
     def every(self, need, without, count):
-        seats = ((site.node, need.seat(site)) for site in self._sites if site.node.name not in without)
+        seats = ((site.node, need.seat(site)) for site in self._sites[need.kind] if site.node.name not in without)
         return [placement._offer(need, node, seat) for node, seat in seats if seat is not None]
 
     few = plan(request, cluster)
