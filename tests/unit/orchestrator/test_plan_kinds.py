@@ -65,7 +65,7 @@ def test_a_node_with_two_kinds_takes_one_stage():
 def test_of_two_kinds_that_are_late_the_one_that_is_less_late_serves():
     outcome = decided(1_000, node("a0", "a10"), node("v0", "v100", gbps=32))
     assert outcome.degraded
-    assert outcome.stages[0].node == "a0" if FLOORS["v100"] > 6_500 else "v0"
+    assert outcome.stages[0].node == "v0"
 
 
 @pytest.mark.parametrize(("slo_ms", "where"), [(60_000, "g0"), (4_000, "c0"), (100, "g0")])
@@ -79,12 +79,10 @@ def test_a_cpu_serves_where_accelerators_are_full():
     assert outcome.stages[0].node == "c0"
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["a10", "v100"]), st.integers(4, 32), st.integers(1, 80)), min_size=1, max_size=6
-    ),
-    st.integers(1_000, 20_000),
-)
+made = st.lists(st.tuples(st.sampled_from(["a10", "v100"]), st.integers(4, 32), st.integers(1, 80)), min_size=1)
+
+
+@given(made, st.integers(1_000, 20_000))
 def test_a_second_kind_never_makes_a_start_worse(made, slo_ms):
     nodes = [node(f"n{i}", kind, gbps=gbps, free_gb=free) for i, (kind, gbps, free) in enumerate(made)]
     request = PlanRequest(replace(MODEL, slo_ttft_ms=slo_ms))
@@ -93,7 +91,6 @@ def test_a_second_kind_never_makes_a_start_worse(made, slo_ms):
         alone = plan(request, ClusterState(tuple(one for one in nodes if one.devices[0].kind == kind), NOW))
         if isinstance(alone, Plan):
             assert isinstance(both, Plan)
-            assert (both.degraded, reserved_bytes(both) if not both.degraded else 0) <= (
-                alone.degraded,
-                reserved_bytes(alone) if not alone.degraded else 0,
-            ) or not both.degraded
+        if isinstance(alone, Plan) and not alone.degraded:
+            assert not both.degraded
+            assert reserved_bytes(both) <= reserved_bytes(alone)
