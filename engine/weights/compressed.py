@@ -57,7 +57,7 @@ class Decoder:
             used = 0
             try:
                 while (size := self._whole_chunk(used)) is not None:
-                    data_out = self._decode(bytes(self._joined[used : used + size]))
+                    data_out = self._decode(bytes(memoryview(self._joined)[used : used + size]))
                     write(memoryview(data_out), self.decoded)
                     used += size
                     self.decoded += len(data_out)
