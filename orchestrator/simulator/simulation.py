@@ -26,7 +26,7 @@ PATIENCE_MS = 24 * 3_600_000
 STOP_MS = 1_000
 """From the decision to stop a worker until its memory is free."""
 PASSES = 20
-"""How often decisions for one model may follow each other at one moment."""
+"""How often decisions may follow each other at one moment, for each model that they are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,20 +198,20 @@ class Simulation:
         while self._dirty:
             names = sorted(self._dirty, key=self._urgency)
             self._dirty.clear()
-            for name in names:
-                self._settle(name)
+            self._settle(names)
 
     def _urgency(self, name: str) -> tuple[bool, int, str]:
         return *urgency(self.world.models[name], self._policy), name
 
-    def _settle(self, name: str) -> None:
-        self.world.see_held(name)
-        for _ in range(PASSES):
-            decisions = reconcile(self.world.state(), self._policy, (name,))
+    def _settle(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.world.see_held(name)
+        for _ in range(PASSES * len(names)):
+            decisions = reconcile(self.world.state(), self._policy, names)
             changed = [self._apply(decision) for decision in decisions]
             if not any(changed):
                 return
-        raise RuntimeError(f"{name}: the decisions never come to rest: {decisions}")
+        raise RuntimeError(f"{', '.join(names)}: the decisions never come to rest: {decisions}")
 
     def _apply(self, decision: Decision) -> bool:
         if isinstance(decision, Wait):

@@ -22,6 +22,7 @@ FACTS = {
     "node": "node-a",
     "bytes": 1_500_000_000,
     "device": 1,
+    "fetch_ms": 3200,
 }
 DETAIL = {
     "cordoned": 1,
