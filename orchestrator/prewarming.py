@@ -2,7 +2,7 @@
 
 For models that are asked for by the clock, whose pauses are alike. A window after the last request is sought in which a
 worker is worth its idle memory, by the same measure as keep_alive.py; what was found in one half of the pauses must
-prove itself in the other half, or chance alone would often make a pattern.
+be worth half as much in the other half at least, or chance alone would often make a pattern.
 """
 
 from bisect import bisect_left, bisect_right
@@ -41,7 +41,7 @@ def expected(pauses_ms: Sequence[int], set_ms: int) -> Window | None:
     older, newer, every = (_Pauses(some, set_ms) for some in (pauses_ms[:half], pauses_ms[half:], pauses_ms))
     for learnt, tried in ((older, newer), (newer, older)):
         window = learnt.best(soonest_ms)
-        if window is None or tried.gain(window) <= 0:
+        if window is None or 2 * tried.gain(window) < learnt.gain(window):
             return None
     return every.best(soonest_ms)
 
