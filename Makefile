@@ -26,7 +26,7 @@ unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev
 	.venv/bin/pytest tests/unit
 
-bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant beside the naive way (30 min, root)
+bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant beside the naive way (50 min, root)
 	@deploy/setup.sh dev
 	@deploy/setup.sh engine
 	@deploy/install-iproute2.sh
