@@ -4,7 +4,7 @@ others."""
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 
 from orchestrator import deadlines, equal_share, memory, predict
@@ -89,7 +89,7 @@ def distinct(nodes: Sequence[NodeState], limit: int) -> list[NodeState]:
 
 
 class Placer:
-    """Places pipelines for one request on `sites`, of whichever kinds; keeps what it has worked out."""
+    """Places pipelines for one request on those of `sites` that are of given kinds; keeps what it has worked out."""
 
     def __init__(self, request: PlanRequest, sites: Sequence[Site], cluster: ClusterState) -> None:
         self._request = request
@@ -103,16 +103,20 @@ class Placer:
         self._turn = deadlines.turn if cluster.sharing is Sharing.BY_DEADLINE else equal_share.turn
         self._holding = any(site.node.held for site in sites)
         self._ranks: dict[tuple[str, int, object], list[tuple[_Rank, Site]]] = {}
-        self._offers: dict[tuple[int, int, bool, bool], list[Offer]] = {}
+        self._offers: dict[tuple[str, int, int, bool, bool], list[Offer]] = {}
 
-    def place(self, parts: Sequence[Part], w: int, *, drain_first: bool) -> tuple[Offer, ...] | Verdict:
+    def place(
+        self, kinds: Sequence[str], parts: Sequence[Part], w: int, *, drain_first: bool
+    ) -> tuple[Offer, ...] | Verdict:
         """One offer for each stage, `w` full ones first, or what stands in the way.
 
         The slowest stage is ready as early as possible; among equals the sum of fetch times is least, then the best
         fit, then the first names. Of a frugal request the sum of link rates is least, if all are in time.
         `drain_first` also accepts nodes that can run the whole worker only after the stage.
         """
-        table = [self._offers_for(parts, rank, full=rank < w, drain_first=drain_first) for rank in range(len(parts))]
+        table = [
+            self._offers_of(kinds, parts, rank, full=rank < w, drain_first=drain_first) for rank in range(len(parts))
+        ]
         chosen = _assign([[offer for offer in offers if offer.blocked is None] for offers in table])
         if chosen is not None:
             return chosen
@@ -137,18 +141,22 @@ class Placer:
         turn = self._turn(self._store.egress_bps, self._store.fetches, size, self._now_ms, due_ms)
         return NEVER_MS if turn is None else turn.fetch_ms
 
-    def _offers_for(self, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> list[Offer]:
-        key = (len(parts), rank, full, drain_first)
+    def _offers_of(
+        self, kinds: Sequence[str], parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool
+    ) -> list[Offer]:
+        offers = [self._offers_for(kind, parts, rank, full=full, drain_first=drain_first) for kind in kinds]
+        return offers[0] if len(offers) == 1 else sorted(chain(*offers), key=lambda offer: offer.rank_key)
+
+    def _offers_for(self, kind: str, parts: Sequence[Part], rank: int, *, full: bool, drain_first: bool) -> list[Offer]:
+        key = (kind, len(parts), rank, full, drain_first)
         if key not in self._offers:
-            found = self._offers_for(parts, rank, full=full, drain_first=False) if drain_first else []
-            offering = {(offer.node.name, offer.kind) for offer in found}
-            for kind, model in self.models.items():
-                within_ms = self._within_ms(len(parts), kind)
-                turn = partial(self._turn, now_ms=self._now_ms, deadline_ms=self._now_ms + within_ms)
-                sure_ms = within_ms * SURE_PERCENT // 100 if self._request.frugal else -1
-                need = _Need(model, kind, parts, rank, turn, sure_ms, full=full, drain_first=drain_first)
-                without = {name for name, other in offering if other == kind}
-                found = found + self._best(need, without, len(parts))
+            ready = self._offers_for(kind, parts, rank, full=full, drain_first=False) if drain_first else []
+            offering = {offer.node.name for offer in ready}
+            within_ms = self._within_ms(len(parts), kind)
+            turn = partial(self._turn, now_ms=self._now_ms, deadline_ms=self._now_ms + within_ms)
+            sure_ms = within_ms * SURE_PERCENT // 100 if self._request.frugal else -1
+            need = _Need(self.models[kind], kind, parts, rank, turn, sure_ms, full=full, drain_first=drain_first)
+            found = ready + self._best(need, offering, len(parts))
             self._offers[key] = sorted(found, key=lambda offer: offer.rank_key)
         return self._offers[key]
 

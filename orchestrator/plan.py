@@ -61,14 +61,15 @@ def plan(request: PlanRequest, cluster: ClusterState, max_stages: int = MAX_STAG
         cordoned = len(cluster.nodes) - len(usable)
         none = NoPlan(request.model.name, NoPlanReason.NO_NODES, {"cordoned": cordoned}, (), None)
         return _unless_nodes_return(none, cluster)
+    placer = Placer(request, _sites(few, sorted(kinds)), cluster)
     accelerators, cpus = sorted(kinds - {"cpu"}), sorted(kinds & {"cpu"})
-    outcomes = [_plan_on(request, [kind], few, usable, cluster, limit) for kind in accelerators]
-    if len(accelerators) > 1 and all(isinstance(one, NoPlan) or one.degraded for one in outcomes):
-        outcomes.append(_plan_on(request, accelerators, few, usable, cluster, limit))
+    outcomes = [_plan_on(request, placer, [kind], few, usable, limit) for kind in accelerators]
+    if len(accelerators) > 1 and not any(isinstance(one, Plan) and not one.degraded for one in outcomes):
+        outcomes.append(_plan_on(request, placer, accelerators, few, usable, limit))
     best = _best(outcomes)
     if cpus and (best is None or isinstance(best, NoPlan) or best.degraded):
         # A CPU that is late is no better than an accelerator that is.
-        on_cpus = _plan_on(request, cpus, few, usable, cluster, limit)
+        on_cpus = _plan_on(request, placer, cpus, few, usable, limit)
         if not isinstance(best, Plan) or (isinstance(on_cpus, Plan) and not on_cpus.degraded):
             best = on_cpus if isinstance(on_cpus, Plan) else best or on_cpus
     assert best is not None, "there is a kind"
@@ -97,19 +98,17 @@ def _unless_nodes_return(refusal: NoPlan, cluster: ClusterState) -> NoPlan:
 
 def _plan_on(
     request: PlanRequest,
+    placer: Placer,
     kinds: Sequence[str],
     few: Sequence[NodeState],
     usable: Sequence[NodeState],
-    cluster: ClusterState,
     limit: int,
 ) -> Plan | NoPlan:
     """`few`: enough of `usable` to plan on."""
     if len(kinds) == 1:
         request = replace(request, model=request.model.on(kinds[0]))
-    sites = _sites(few, kinds)
-    placer = Placer(request, sites, cluster)
-    nodes = len({site.node.name for site in sites})
-    choice, fallback, candidates = _search(request, placer, nodes, limit)
+    nodes = sum(any(device.kind in kinds for device in node.devices) for node in few)
+    choice, fallback, candidates = _search(request, placer, kinds, nodes, limit)
     if choice is not None:
         return _compose(request, placer, choice, candidates, degraded=False)
     if fallback is not None:
@@ -129,7 +128,7 @@ def _sites(nodes: Iterable[NodeState], kinds: Sequence[str]) -> list[Site]:
 
 
 def _search(
-    request: PlanRequest, placer: Placer, nodes: int, limit: int
+    request: PlanRequest, placer: Placer, kinds: Sequence[str], nodes: int, limit: int
 ) -> tuple[_Choice | None, _Choice | None, list[Candidate]]:
     """The chosen candidate if one meets the service levels, the single worker if it can be placed, and all judged."""
     r = min(request.instances, limit)
@@ -143,7 +142,7 @@ def _search(
             judged.append(Candidate(s, min(s, r), Verdict.TOO_FEW_NODES))
             break
         for w in range(min(s, r), s + 1):
-            candidate, placed = _judge(request, placer, s, w)
+            candidate, placed = _judge(request, placer, kinds, s, w)
             judged.append(candidate)
             if s == 1:
                 single = placed
@@ -153,17 +152,19 @@ def _search(
     return best, single, judged
 
 
-def _judge(request: PlanRequest, placer: Placer, s: int, w: int) -> tuple[Candidate, _Choice | None]:
+def _judge(
+    request: PlanRequest, placer: Placer, kinds: Sequence[str], s: int, w: int
+) -> tuple[Candidate, _Choice | None]:
     """Place (s, w) and hold its predictions against the service levels.
 
     Standalone workers that must wait for their stage to stop are considered only if it does not work out otherwise.
     """
     model = request.model
     parts = split(model, s)
-    tpot = _tpot(placer.models.values(), s, w, request.batch)
+    tpot = _tpot([placer.models[kind] for kind in kinds], s, w, request.batch)
     candidate, placed = Candidate(s, w, Verdict.NO_ROOM, tpot_ms=tpot), None
     for drain_first in (False, True) if s > 1 else (False,):
-        offers = placer.place(parts, w, drain_first=drain_first)
+        offers = placer.place(kinds, parts, w, drain_first=drain_first)
         if isinstance(offers, Verdict):
             if placed is None:
                 candidate = Candidate(s, w, offers, tpot_ms=tpot)

@@ -211,6 +211,9 @@ class Simulation:
             changed = [self._apply(decision) for decision in decisions]
             if not any(changed):
                 return
+            # What another's start has left is less: who could not start just now cannot in the next pass.
+            waiting = {decision.model for decision in decisions if isinstance(decision, Wait)}
+            names = [name for name in names if name not in waiting]
         raise RuntimeError(f"{', '.join(names)}: the decisions never come to rest: {decisions}")
 
     def _apply(self, decision: Decision) -> bool:
