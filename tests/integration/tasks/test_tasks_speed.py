@@ -81,7 +81,8 @@ def test_a_model_is_looked_at_once_a_minute_while_it_is_used(bench, model_id):
     ids=["broken off", "not streamed", "by a worker that is unknown", "of another model"],
 )
 def test_what_tells_nothing_teaches_nothing(bench, model_id, changes):
-    answer(bench, model_id, 10, **changes)
+    changes = dict(changes)
+    answer(bench, changes.pop("model_id", model_id), 10, **changes)
     look(bench)
     assert profile(bench) is None
 
