@@ -33,7 +33,7 @@ def model_document(session: Session, row: Model) -> dict[str, Any]:
         "aliases": models.list_aliases(session, row.id),
         "pauses": len(pauses),
         "kept_s": keep_alive_ms(pauses, row.keep_alive_s * 1000) / 1000,
-        "expected_ms": models.expected_ms(session, row.id) if row.keep_alive_mode == "learned" else None,
+        "expected_ms": models.expected_ms(session, row),
         "price": price_document(prices.price_at(session, row.id, now_ms())),
         "groups": [
             {

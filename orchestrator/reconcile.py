@@ -175,11 +175,12 @@ def _start_one(
     Where none of them starts, one that is only expected may.
     """
     asked = state.models.values() if models is None else [state.models[name] for name in models if name in state.models]
-    wanting = sorted(
-        (model for model in asked if model.enabled),
-        key=lambda model: (*urgency(model, policy), model.spec.name),
+    enabled = [model for model in asked if model.enabled]
+    # Sorted when it is known who wants anything: of thousands of models, few do.
+    wants = sorted(
+        ((model, *wanted) for model in enabled if (wanted := _wanted(state, model)) is not None),
+        key=lambda want: (*urgency(want[0], policy), want[0].spec.name),
     )
-    wants = [(model, *wanted) for model in wanting if (wanted := _wanted(state, model)) is not None]
     for model, cause, instances in _in_turn(state, policy, wants):
         again = retry_at(model.failures, model.failed_ms)
         if again is not None and state.now_ms < again:
@@ -203,18 +204,18 @@ def _start_one(
         yield Wait(model.spec.name, why, retry_ms, cause, request.waited_ms, eta_ms)
     if policy.prewarms:
         asked_for = {model.spec.name for model, _, _ in wants}
-        yield from _prewarm_one(state, policy, (model for model in wanting if model.spec.name not in asked_for))
+        near = (model for model in enabled if is_near(model, state.now_ms) and model.spec.name not in asked_for)
+        yield from _prewarm_one(state, policy, sorted(near, key=lambda model: model.spec.name))
 
 
 def _prewarm_one(state: ControlState, policy: Policy, models: Iterable[ModelView]) -> Iterator[Decision]:
-    """At most one Start, of a single worker, that will be ready just before its model is expected.
+    """At most one Start, of a single worker, that will be ready just before its model is expected; of `models`, for
+    which it is time to think of that.
 
     It has time, so it takes one node and nobody's memory; and what failed before is left to whoever asks for it.
     """
     for model in models:
-        if not is_near(model, state.now_ms) or model.expected_ms is None or model.failures:
-            continue
-        if workers_in_the_end(state, model.spec.name):
+        if model.expected_ms is None or model.failures or workers_in_the_end(state, model.spec.name):
             continue
         alone = replace(model.spec, max_stages=1)
         outcome = policy.plan(PlanRequest(alone, instances=1), state.cluster_for(model))

@@ -236,7 +236,7 @@ def _page(model: Model, *, alias_form: AliasForm | None = None, warm_form: WarmF
         learnt=calibrations.list_learnt(db(), model.id),
         pauses=len(pauses),
         kept_ms=keep_alive_ms(pauses, model.keep_alive_s * 1000),
-        expected_ms=models.expected_ms(db(), model.id) if model.keep_alive_mode == "learned" else None,
+        expected_ms=models.expected_ms(db(), model),
         alias_form=alias_form or AliasForm(formdata=None),
         warm_form=warm_form or WarmForm(formdata=None),
         **_state(model),

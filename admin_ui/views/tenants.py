@@ -1,5 +1,7 @@
 """Tenants: create, limits, balance, lock out."""
 
+from typing import Any
+
 from flask import Blueprint, flash, redirect, render_template, url_for
 from werkzeug.wrappers import Response as WsgiResponse
 
@@ -36,15 +38,7 @@ def create() -> WsgiResponse | str | tuple[str, int]:
         return render_template("tenants/new.html", form=form)
     tenant = submit(
         form,
-        lambda session, actor: tenants.create_tenant(
-            session,
-            actor,
-            name=form.name.data,
-            service_class=form.service_class.data,
-            rpm=form.rpm.data,
-            tpm=form.tpm.data,
-            parallel=form.parallel.data,
-        ),
+        lambda session, actor: tenants.create_tenant(session, actor, **_given(form)),
         # Without one, gateways would say that balances are still being loaded.
         balance_of=lambda made: made.id,
     )
@@ -69,16 +63,7 @@ def update(tenant_id: str) -> WsgiResponse | tuple[str, int]:
     form = TenantForm()
     changed = submit(
         form,
-        lambda session, actor: tenants.update_tenant(
-            session,
-            actor,
-            tenant_id,
-            name=form.name.data,
-            service_class=form.service_class.data,
-            rpm=form.rpm.data,
-            tpm=form.tpm.data,
-            parallel=form.parallel.data,
-        ),
+        lambda session, actor: tenants.update_tenant(session, actor, tenant_id, **_given(form)),
     )
     if changed is None:
         return _page(tenant, limits=form), 422
@@ -121,6 +106,11 @@ def disable(tenant_id: str) -> WsgiResponse:
     found(tenants.get_tenant, db(), tenant_id)
     press(lambda session, actor: tenants.set_enabled(session, actor, tenant_id, False), "The tenant is disabled.")
     return redirect(url_for("tenants.show", tenant_id=tenant_id))
+
+
+def _given(form: TenantForm) -> dict[str, Any]:
+    fields = (form.name, form.service_class, form.rpm, form.tpm, form.parallel)
+    return {field.name: field.data for field in fields}
 
 
 def _page(tenant: Tenant, *, limits: TenantForm | None = None, top_up: MoneyForm | None = None) -> str:

@@ -137,10 +137,10 @@ def pauses_ms(session: Session, model_id: str) -> Sequence[int]:
     return () if use is None else use.pauses_ms
 
 
-def expected_ms(session: Session, model_id: str) -> tuple[int, int] | None:
-    """From when until when the model is likely to be asked for again, as the ledger has worked out; None: unknown, or
-    it is past."""
-    use = session.get(ModelUse, model_id)
+def expected_ms(session: Session, model: Model) -> tuple[int, int] | None:
+    """From when until when the model is likely to be asked for again, as the ledger has worked out; None: unknown,
+    past, or its keep-alive is not learned."""
+    use = session.get(ModelUse, model.id) if model.keep_alive_mode == "learned" else None
     if use is None or use.expected_from_ms is None or use.expected_until_ms is None:
         return None
     return None if use.expected_until_ms <= now_ms() else (use.expected_from_ms, use.expected_until_ms)
