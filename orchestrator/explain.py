@@ -1,8 +1,9 @@
-"""Plans in words: for the CLI, the demo and the admin UI."""
+"""Decisions in words, plans and ends of groups: for the CLI, the demo and the admin UI."""
 
 from collections.abc import Mapping
 
 from orchestrator.types import Candidate, ConsolidationMode, NoPlan, NoPlanReason, Plan, Reason, ReasonCode, Verdict
+from orchestrator.why import SlowStage, Why, WhyCode
 
 Facts = Mapping[str, int | str]
 
@@ -41,6 +42,31 @@ _REFUSALS: Mapping[NoPlanReason, str] = {
     " Check the nodes' link_gbps.",
 }
 
+_WHYS: Mapping[WhyCode, str] = {
+    WhyCode.STAGE_FAILED: "stage {rank} on {node}: {error}",
+    WhyCode.STAGE_GONE: "stage {rank} on {node}: {error}",
+    WhyCode.NODE_LOST: "stage {rank} on {node}: the node has stopped reporting;"
+    " check that its noded and node worker run",
+    WhyCode.NODE_TAKES_NOTHING: "stage {rank} on {node}: the node worker of {node} reports but takes no work;"
+    " restart it",
+    WhyCode.PROBE_FAILED: "no token came out of the group: {error}",
+    WhyCode.NOT_READY_IN_TIME: "not ready in time: {stages}; it had {allowed}",
+    WhyCode.MODEL_DELETED: "no longer wanted: its model was deleted",
+    WhyCode.MODEL_DISABLED: "no longer wanted: its model is disabled",
+    WhyCode.MODEL_STOPPED: "no longer wanted: its model was told to stop",
+    WhyCode.NODE_EMPTIED: "no longer wanted: {node} is being emptied",
+    WhyCode.IDLE: "idle past its keep-alive of {keep_alive}: unused for {idle}",
+    WhyCode.DRAINS_FIRST: "drains first: its standalone worker needs its memory",
+    WhyCode.REPLACED: "replaced by its standalone worker",
+    WhyCode.MAKES_ROOM: "makes room for {model}",
+}
+
+_NO_ERROR: Mapping[WhyCode, str] = {
+    WhyCode.STAGE_FAILED: "failed without giving a reason",
+    WhyCode.STAGE_GONE: "its processes ended",
+    WhyCode.PROBE_FAILED: "the probe gave no reason",
+}
+
 _VERDICTS: Mapping[Verdict, str] = {
     Verdict.CHOSEN: "chosen",
     Verdict.MEETS: "meets the service level, but gives fewer workers than the burst needs",
@@ -77,6 +103,13 @@ def refusal_text(refusal: NoPlan) -> str:
     if refusal.retry_after_ms is None:
         return text
     return f"{text} Asked again in {_seconds(refusal.retry_after_ms)}."
+
+
+def why_text(why: Why) -> str:
+    """Why a group ends, as a clause: to be read after the group's name or state."""
+    words = {"error": _NO_ERROR.get(why.code, ""), **_words(why.facts)}
+    words["stages"] = ", ".join(_how_far(stage) for stage in why.stages) or "no token came"
+    return _WHYS[why.code].format_map(words)
 
 
 def explain(outcome: Plan | NoPlan) -> list[str]:
@@ -133,6 +166,13 @@ def _words(facts: Facts) -> dict[str, str]:
     if "slo_tpot_ms" in facts:
         words["tpot"] = f", {facts['tpot_ms']} ms per token of {facts['slo_tpot_ms']} ms"
     return words
+
+
+def _how_far(stage: SlowStage) -> str:
+    words = f"stage {stage.rank} on {stage.node} is {stage.state}"
+    if stage.bytes_fetched is None or stage.bytes_to_fetch is None:
+        return words
+    return f"{words}, with {stage.bytes_fetched / 1e6:.1f} of {stage.bytes_to_fetch / 1e6:.1f} MB fetched"
 
 
 def _maybe(value_ms: int | None) -> str:
