@@ -222,7 +222,8 @@ class Group(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
     cold_start_id: Mapped[str | None] = mapped_column(ForeignKey("cold_starts.id"))
     state: Mapped[str] = mapped_column(String(20), index=True)  # orchestrator.lifecycle
-    reason: Mapped[str | None] = mapped_column(Text)  # why it failed, for a person
+    reason: Mapped[str | None] = mapped_column(Text)  # why it ends, for a person
+    why: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # and as data: orchestrator.why.Why.to_json()
     blamed: Mapped[list[Any]] = mapped_column(default=list)  # names of the nodes on which it broke
     version: Mapped[int] = mapped_column(default=1)
     parent_id: Mapped[str | None] = mapped_column(String(40))  # the pipeline that this standalone worker replaces
@@ -282,6 +283,7 @@ class ColdStart(Base):
     first_token_at_ms: Mapped[int | None]
     failed_at_ms: Mapped[int | None]
     reason: Mapped[str | None] = mapped_column(Text)
+    why: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # its group's; a refusal is in `plan`
     # When it was looked at for what it teaches about the next ones (tasks/learning.py); null until it is over.
     studied_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)
     events: Mapped[list["ColdStartEvent"]] = relationship(order_by="ColdStartEvent.at_ms")

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import JSON, Connection, Engine, MetaData, inspect, select, text
 from sqlalchemy.engine.interfaces import ReflectedIndex
+from sqlalchemy.orm import Session
 
+from orchestrator.why import Why, WhyCode
 from registry import migrate
 from registry.db import make_engine
 from registry.errors import ConflictError
-from registry.models import Base
+from registry.models import Base, Group
 
 
 def test_up_makes_the_models_schema_and_down_leaves_nothing(empty_engine: Engine) -> None:
@@ -53,6 +55,33 @@ def _constraints(engine: Engine) -> dict[str, object]:
 def _index(index: ReflectedIndex) -> str:
     condition = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
     return f"{index['name']} {index['column_names']} {index['unique']} {condition}"
+
+
+def test_a_pipeline_that_drains_first_is_still_followed_by_its_worker_after_an_upgrade(empty_engine: Engine) -> None:
+    migrate.upgrade(empty_engine, "0006")
+    drains_first = "drains first: its standalone worker needs its memory"
+    with empty_engine.begin() as connection:
+        _insert(connection, "models", id="mod_1", lane="direct")
+        for name, state, reason in (
+            ("grp_1", "draining", drains_first),
+            ("grp_2", "stopped", drains_first),
+            ("grp_3", "draining", "no longer wanted"),
+        ):
+            _insert(connection, "groups", id=name, model_id="mod_1", state=state, reason=reason)
+    migrate.upgrade(empty_engine)
+    with Session(empty_engine) as session:
+        found = {group.id: group.why for group in session.scalars(select(Group))}
+    assert found == {"grp_1": Why(WhyCode.DRAINS_FIRST).to_json(), "grp_2": None, "grp_3": None}
+
+
+def _insert(connection: Connection, table: str, **values: object) -> None:
+    """A row by the schema that the database has: what must be there and is not in `values` is 0, empty or false."""
+    metadata = MetaData()
+    metadata.reflect(connection, only=[table])
+    found = metadata.tables[table]
+    needed = (one for one in found.columns if not one.nullable and one.server_default is None)
+    filled = {one.name: {} if isinstance(one.type, JSON) else one.type.python_type() for one in needed}
+    connection.execute(found.insert().values(filled | values))
 
 
 def test_processes_that_start_together_migrate_once(empty_engine: Engine) -> None:
