@@ -9,6 +9,7 @@ from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.scaling import idle_since, retry_at
 from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, NodeState, Plan, Sharing, StagePlan
+from orchestrator.why import WhyCode
 
 DRAIN_FIRST_AFTER_MS = 10_000
 """A pipeline whose worker needs its memory drains when its model has not been used for this long: it cannot serve
@@ -16,8 +17,6 @@ meanwhile, and a conversation pauses for longer than a moment."""
 FIRST_TOKENS_MS = 1_000
 """What a new pipeline has for itself: the requests that waited for it are answered first, before its nodes start and
 fetch once more. Beside a consolidation the first token of a 1.4 GB model on two cores came 0.5 s later."""
-DRAINS_FIRST = "drains first: its standalone worker needs its memory"
-"""Reason of such a drain. It is what tells it from others: the worker follows, and its memory is kept."""
 _STARTING = frozenset({GroupState.PLANNED, GroupState.STARTING})
 _PIPELINES = frozenset({GroupState.PIPELINE, GroupState.CONSOLIDATING})
 
@@ -44,7 +43,7 @@ def kept(groups: Groups, group: GroupView) -> Iterator[tuple[str, int, int]]:
     """Node, device and bytes that a pipeline's plan keeps for each standalone worker that does not exist yet."""
     if group.plan.consolidate is None:
         return
-    ends = group.state in OVER or (group.state is GroupState.DRAINING and group.reason != DRAINS_FIRST)
+    ends = group.state in OVER or (group.state is GroupState.DRAINING and not _drains_first(group))
     grown = {stage.node for other in groups.replacing(group.group_id) for stage in other.stages if stage.alive}
     there = {stage.node for stage in group.stages if stage.alive}
     for target in group.plan.consolidate.targets:
@@ -71,14 +70,19 @@ def after_drain(state: ControlState, group: GroupView) -> list[Start]:
 
     They are to come as soon as its processes are gone, and until then held requests wait for them.
     """
-    if group.state is not GroupState.DRAINING or group.reason != DRAINS_FIRST or group.plan.consolidate is None:
+    if not _drains_first(group) or group.plan.consolidate is None:
         return []
-    if state.is_dismissed(group) or group.heir_failures:
+    if state.dismissal(group) is not None or group.heir_failures:
         return []
     taken = {heir.plan.stages[0].node for heir in heirs(state, group)}
     missing = [target for target in group.plan.consolidate.targets if target.node not in taken]
     fetches = [(target, _admitted(state, group, target)) for target in missing]
     return [_start(state, group, target, fetch) for target, fetch in fetches if fetch is not None]
+
+
+def _drains_first(group: GroupView) -> bool:
+    """Whether the pipeline drains so that its standalone worker, which follows it, can have its memory."""
+    return group.state is GroupState.DRAINING and group.why is not None and group.why.code is WhyCode.DRAINS_FIRST
 
 
 def next_heir(state: ControlState, group: GroupView) -> Start | None:

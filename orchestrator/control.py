@@ -14,6 +14,7 @@ from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.service_class import ServiceClass, slo_ms
 from orchestrator.types import ClusterState, ModelSpec, NoPlan, Plan, PlanRequest, Sharing, StoreState
+from orchestrator.why import Why, WhyCode
 
 
 class Cause(StrEnum):
@@ -74,7 +75,7 @@ class GroupView:
     """A group that is not over, or whose processes are not all gone yet.
 
     running        requests on it, summed over live gateways.
-    reason         why it moved to the state that it is in.
+    why            why it began to end, if it did.
     probe          None until the first rank's node has told.
     last_used_ms   when a request was last seen on it, roughly; None when none was.
     heir_failures  standalone workers that failed to replace this pipeline; `heir_failed_ms` is the last one's moment.
@@ -97,7 +98,7 @@ class GroupView:
     drain_version: int | None = None
     deadline_ms: int = 0
     stopping: bool = False
-    reason: str | None = None
+    why: Why | None = None
     last_used_ms: int | None = None
     heir_failures: int = 0
     heir_failed_ms: int | None = None
@@ -195,12 +196,19 @@ class ControlState:
     sharing: Sharing = Sharing.BY_DEADLINE
     stores: Mapping[str, StoreState] = field(default_factory=dict)
 
-    def is_dismissed(self, group: GroupView) -> bool:
-        """Whether people want the group to end: its model is gone, disabled, or was told to stop since it was made."""
+    def dismissal(self, group: GroupView) -> Why | None:
+        """Why people want the group to end: its model is gone, disabled, or was told to stop since it was made.
+
+        None while they do not.
+        """
         model = self.models.get(group.model)
-        if model is None or not model.enabled:
-            return True
-        return model.stop_requested_ms is not None and group.created_ms <= model.stop_requested_ms
+        if model is None:
+            return Why(WhyCode.MODEL_DELETED)
+        if not model.enabled:
+            return Why(WhyCode.MODEL_DISABLED)
+        if model.stop_requested_ms is not None and group.created_ms <= model.stop_requested_ms:
+            return Why(WhyCode.MODEL_STOPPED)
+        return None
 
     def cluster_for(self, model: ModelView, *, without: frozenset[str] = frozenset()) -> ClusterState:
         """The cluster as the planner should see it for this model, leaving out the nodes `without`."""
@@ -230,12 +238,16 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Move a group to another state, if it is still at `version`; `blamed` names the nodes on which it broke."""
+    """Move a group to another state, if it is still at `version`.
+
+    why     why it begins to end, or breaks; None while it goes on in its life, or ends as it had begun to.
+    blamed  the nodes on which it broke.
+    """
 
     group_id: str
     version: int
     to: GroupState
-    reason: str | None = None
+    why: Why | None = None
     blamed: frozenset[str] = frozenset()
 
 

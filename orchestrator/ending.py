@@ -7,28 +7,28 @@ from orchestrator.control import ControlState, GroupView, ModelView, StageState,
 from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.prewarming import is_awaited
 from orchestrator.scaling import idle_since
+from orchestrator.why import SlowStage, Why, WhyCode
 
 DRAIN_WAIT_MS = 300_000
 """How long a node that is being emptied serves on for want of another: as long as a start may take."""
 
 
 class Break(NamedTuple):
-    """Why a group can no longer serve, in words for a person, and the nodes to blame."""
+    """Why a group can no longer serve, and the nodes to blame."""
 
-    reason: str
+    why: Why
     nodes: frozenset[str]
 
 
 def broken(state: ControlState, group: GroupView) -> Break | None:
     """Why the group can no longer serve; None while it can."""
     for stage in group.stages:
-        where, node = f"stage {stage.rank} on {stage.node}", frozenset({stage.node})
         if stage.state is StageState.FAILED:
-            return Break(f"{where}: {stage.reason or 'failed without giving a reason'}", node)
+            return _broken_at(stage, WhyCode.STAGE_FAILED, stage.reason)
         if stage.node in state.lost:
-            return Break(f"{where}: the node has stopped reporting; check that its noded and node worker run", node)
+            return _broken_at(stage, WhyCode.NODE_LOST)
         if stage.state is StageState.GONE and group.state is not GroupState.DRAINING:
-            return Break(f"{where}: {stage.reason or 'its processes ended'}", node)
+            return _broken_at(stage, WhyCode.STAGE_GONE, stage.reason)
     return _failed_start(state, group) if group.state is GroupState.STARTING else None
 
 
@@ -36,31 +36,41 @@ def _failed_start(state: ControlState, group: GroupView) -> Break | None:
     # A token passes all ranks: which of them did not let it through is not known.
     everywhere = frozenset(stage.node for stage in group.stages)
     if group.probe is not None and not group.probe.ok:
-        why = group.probe.error or "the probe gave no reason"
-        return Break(f"no token came out of the group: {why}", everywhere)
+        return Break(Why(WhyCode.PROBE_FAILED, _error(group.probe.error)), everywhere)
     for stage in group.stages:
         if stage.state is StageState.PLANNED and stage.node in group.unheard:
-            where = f"stage {stage.rank} on {stage.node}"
-            words = f"the node worker of {stage.node} reports but takes no work; restart it"
-            return Break(f"{where}: {words}", frozenset({stage.node}))
+            return _broken_at(stage, WhyCode.NODE_TAKES_NOTHING)
     if state.now_ms <= group.deadline_ms:
         return None
     slow = [stage for stage in group.stages if stage.state is not StageState.READY]
-    words = ", ".join(_how_far(stage) for stage in slow)
-    nodes = frozenset(stage.node for stage in slow) or everywhere
-    return Break(f"not ready in time: {words or 'no token came'}", nodes)
+    facts = {"allowed_ms": group.deadline_ms - group.created_ms}
+    why = Why(WhyCode.NOT_READY_IN_TIME, facts, tuple(_how_far(stage) for stage in slow))
+    return Break(why, frozenset(stage.node for stage in slow) or everywhere)
 
 
-def _how_far(stage: StageView) -> str:
-    words = f"stage {stage.rank} on {stage.node} is {stage.state}"
+def _broken_at(stage: StageView, code: WhyCode, error: str | None = None) -> Break:
+    return Break(Why(code, {"rank": stage.rank, "node": stage.node, **_error(error)}), frozenset({stage.node}))
+
+
+def _error(said: str | None) -> dict[str, str]:
+    return {"error": said} if said else {}
+
+
+def _how_far(stage: StageView) -> SlowStage:
     if stage.verified or not stage.bytes_to_fetch:
-        return words
-    return f"{words}, with {stage.bytes_fetched / 1e6:.1f} of {stage.bytes_to_fetch / 1e6:.1f} MB fetched"
+        return SlowStage(stage.rank, stage.node, stage.state.value)
+    return SlowStage(stage.rank, stage.node, stage.state.value, stage.bytes_fetched, stage.bytes_to_fetch)
 
 
-def unwanted(state: ControlState, group: GroupView) -> bool:
-    """Whether the group is to end whatever runs on it: people want it so."""
-    return state.is_dismissed(group) or (on_draining_node(state, group) and not _needed_here(state, group))
+def unwanted(state: ControlState, group: GroupView) -> Why | None:
+    """Why the group is to end whatever runs on it: people want it so. None while they do not."""
+    dismissal = state.dismissal(group)
+    if dismissal is not None:
+        return dismissal
+    emptied = next((stage.node for stage in group.stages if stage.node in state.draining), None)
+    if emptied is None or _needed_here(state, group):
+        return None
+    return Why(WhyCode.NODE_EMPTIED, {"node": emptied})
 
 
 def on_draining_node(state: ControlState, group: GroupView) -> bool:
@@ -91,19 +101,22 @@ def _kept(state: ControlState, model: ModelView) -> int:
     return max(model.min_replicas, 1 if warm else 0)
 
 
-def is_idle(state: ControlState, group: GroupView) -> bool:
-    """Whether the group has been idle for its model's keep-alive, and the model can do without it.
+def idle(state: ControlState, group: GroupView) -> Why | None:
+    """Why the group may end: it has been idle for its model's keep-alive, and the model can do without it. None else.
 
     A group has a clock of its own, so that a worker from a busy hour leaves although others of its model go on. That
     clock only samples what runs; the last worker goes by the model's, which misses no request.
     """
     model = state.models[group.model]
     if not state.gateways_known or group.ready_ms is None or is_awaited(model, group, state.now_ms):
-        return False
-    if state.now_ms - idle_since(group.ready_ms, group.last_used_ms) < model.kept_ms:
-        return False
+        return None
+    idle_ms = state.now_ms - idle_since(group.ready_ms, group.last_used_ms)
+    if idle_ms < model.kept_ms:
+        return None
     unused = state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= model.kept_ms
-    return group in spare(state, model, at_least=0 if unused else 1)
+    if group not in spare(state, model, at_least=0 if unused else 1):
+        return None
+    return Why(WhyCode.IDLE, {"idle_ms": idle_ms, "keep_alive_ms": model.kept_ms})
 
 
 def spare(state: ControlState, model: ModelView, *, at_least: int = 0) -> list[GroupView]:
@@ -117,7 +130,7 @@ def spare(state: ControlState, model: ModelView, *, at_least: int = 0) -> list[G
         for group in state.groups.of(model.spec.name)
         if group.state in SERVING
         and broken(state, group) is None
-        and not state.is_dismissed(group)
+        and state.dismissal(group) is None
         and not on_draining_node(state, group)
     ]
     serving.sort(key=lambda group: (group.state is GroupState.STANDALONE, _used(group), group.group_id))

@@ -9,6 +9,8 @@ its own drains when that worker has taken over. Any group that is not over may f
 from collections.abc import Mapping
 from enum import StrEnum
 
+from orchestrator.why import Why
+
 
 class GroupState(StrEnum):
     """Where a group (one or more engine processes serving one model together) is in its life."""
@@ -63,10 +65,10 @@ class MissingReason(ValueError):
     """A group was marked failed without saying why."""
 
 
-def move(group_id: str, state: GroupState, to: GroupState, reason: str | None = None) -> GroupState:
+def move(group_id: str, state: GroupState, to: GroupState, why: Why | None = None) -> GroupState:
     """`to`, when it may follow `state`; raises IllegalTransition otherwise, MissingReason for a failure without one."""
     if to not in TRANSITIONS[state]:
         raise IllegalTransition(group_id, state, to)
-    if to is GroupState.FAILED and not reason:
+    if to is GroupState.FAILED and why is None:
         raise MissingReason(f"group {group_id} cannot be marked failed without a reason")
     return to

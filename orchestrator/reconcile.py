@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from orchestrator.consolidation import (
-    DRAINS_FIRST,
     after_drain,
     heirs,
     may_drain_first,
@@ -31,7 +30,7 @@ from orchestrator.control import (
     Stop,
     Wait,
 )
-from orchestrator.ending import broken, is_idle, on_draining_node, spare, unwanted
+from orchestrator.ending import broken, idle, on_draining_node, spare, unwanted
 from orchestrator.eviction import Room, find_room
 from orchestrator.groups import Groups
 from orchestrator.lifecycle import OVER, SERVING, GroupState
@@ -41,6 +40,7 @@ from orchestrator.prewarming import is_near
 from orchestrator.scaling import instances_needed, retry_at
 from orchestrator.together import MANY_NODES, MOST, in_turn
 from orchestrator.types import NoPlan, NoPlanReason, Plan, PlanRequest
+from orchestrator.why import Why, WhyCode
 
 TOGETHER_MS = 1_000
 """Requests that came within this time of each other came together."""
@@ -84,17 +84,17 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
         if not group.stopping and any(_alive(state, group)):
             yield Stop(group.group_id)
         return
-    why = broken(state, group)
-    if why is not None:
+    trouble = broken(state, group)
+    if trouble is not None:
         over = group.state is GroupState.DRAINING
         to = GroupState.STOPPED if over else GroupState.FAILED
-        yield Move(group.group_id, group.version, to, why.reason, why.nodes)
+        yield Move(group.group_id, group.version, to, trouble.why, trouble.nodes)
         return
     if group.state is GroupState.DRAINING:
         yield from _follow_draining(state, group)
         return
-    if unwanted(state, group):
-        yield Move(group.group_id, group.version, GroupState.DRAINING, "no longer wanted")
+    if (why := unwanted(state, group)) is not None:
+        yield _drain(group, why)
     elif group.state is GroupState.PLANNED:
         yield Move(group.group_id, group.version, GroupState.STARTING)
     elif group.state is GroupState.STARTING:
@@ -103,10 +103,10 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
         yield Move(group.group_id, group.version, GroupState.CONSOLIDATING)
     elif group.state is GroupState.CONSOLIDATING:
         yield from _follow_consolidating(state, group)
-    elif is_idle(state, group):
-        yield _end_idle(group)
+    elif (why := idle(state, group)) is not None:
+        yield _drain(group, why)
     elif may_drain_first(state, group):
-        yield Move(group.group_id, group.version, GroupState.DRAINING, DRAINS_FIRST)
+        yield _drain(group, Why(WhyCode.DRAINS_FIRST))
 
 
 def _alive(state: ControlState, group: GroupView) -> Iterator[str]:
@@ -141,8 +141,8 @@ def _unrouted(state: ControlState, group: GroupView) -> bool:
     return state.routes_version is None or state.routes_version >= group.drain_version
 
 
-def _end_idle(group: GroupView) -> Move:
-    return Move(group.group_id, group.version, GroupState.DRAINING, "idle past its keep-alive")
+def _drain(group: GroupView, why: Why) -> Move:
+    return Move(group.group_id, group.version, GroupState.DRAINING, why)
 
 
 # --- consolidation ----------------------------------------------------------------------------------------------------
@@ -152,12 +152,12 @@ def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Dec
     grown = heirs(state, group)
     if grown and not missing(state, group):
         if all(heir.state is GroupState.STANDALONE for heir in grown):
-            yield Move(group.group_id, group.version, GroupState.DRAINING, "replaced by its standalone worker")
+            yield _drain(group, Why(WhyCode.REPLACED))
         return
-    if is_idle(state, group):
+    if (why := idle(state, group)) is not None:
         # Its last worker to come decides when it ends; no more are started for a model that nobody uses.
         if not grown:
-            yield _end_idle(group)
+            yield _drain(group, why)
         return
     start = next_heir(state, group)
     if start is not None:
@@ -193,9 +193,7 @@ def _start_one(
             yield Start(model.spec.name, outcome, cause, version=model.version)
             return
         if room is not None and room.victim is not None:
-            move = Move(
-                room.victim.group_id, room.victim.version, GroupState.DRAINING, f"makes room for {model.spec.name}"
-            )
+            move = _drain(room.victim, Why(WhyCode.MAKES_ROOM, {"model": model.spec.name}))
             yield move
             ending = [*ending, *_ending(state, [move])]
         why = outcome if isinstance(outcome, NoPlan) else None

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.control import Cause, Decision, Move, Start, Stop, Wait
+from orchestrator.explain import why_text
 from orchestrator.lifecycle import OVER, SERVING, GroupState, move
 from orchestrator.types import Plan, Profile
 from registry.ids import new_id
@@ -166,10 +167,10 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
     group = session.get_one(Group, decision.group_id)
     if group.version != decision.version:
         return False
-    to = move(group.id, GroupState(group.state), decision.to, decision.reason)
+    to = move(group.id, GroupState(group.state), decision.to, decision.why)
     values: dict[str, Any] = {"state": to.value, "version": decision.version + 1}
-    if decision.reason is not None:
-        values["reason"] = decision.reason  # else why it began to end stays
+    if decision.why is not None:  # else why it began to end stays
+        values |= {"why": decision.why.to_json(), "reason": why_text(decision.why)}
     if decision.blamed:
         values["blamed"] = sorted(decision.blamed)
     became_ready = to in SERVING and group.ready_at_ms is None
@@ -189,7 +190,7 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
     if to in OVER:
         # A stop stays: what may still run on a node that is away is ended when it returns.
         _call_off(session, group, now_ms, Outbox.kind != "stop")
-    log.info("group moved", group=group.id, to=to.value, reason=decision.reason)
+    log.info("group moved", group=group.id, to=to.value, reason=values.get("reason"))
     if group.cold_start_id is not None:
         cold_start = session.get_one(ColdStart, group.cold_start_id)
         if became_ready:
@@ -197,7 +198,7 @@ def _move(session: Session, decision: Move, now_ms: int) -> bool:
             session.add(ColdStartEvent(cold_start_id=cold_start.id, kind="ready", at_ms=now_ms))
         elif to in OVER and cold_start.ready_at_ms is None:
             cold_start.failed_at_ms = now_ms
-            cold_start.reason = decision.reason or "called off before it was ready"
+            cold_start.reason, cold_start.why = group.reason, group.why
     return True
 
 

@@ -16,6 +16,7 @@ from orchestrator.nodes import Nodes
 from orchestrator.prewarming import LEAD_MS
 from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState, Plan, StoreState
+from orchestrator.why import Why
 from registry.models import ColdStart, Group, Model, ModelUse, Node, Outbox, Stage, Usage
 from registry.store_origin import origin
 from tasks.demand import Demand, ModelDemand
@@ -262,7 +263,7 @@ def _group(group: Group, plan: Plan, cause: Cause, demand: Demand) -> GroupView:
         probe=ProbeView(probe["ok"], probe.get("error")) if probe and "ok" in probe else None,
         running=demand.running[group.id],
         last_used_ms=group.last_used_at_ms,
-        reason=group.reason,
+        why=None if group.why is None else Why.from_json(group.why),
         drain_version=group.drain_version,
         deadline_ms=group.deadline_ms,
     )

@@ -141,8 +141,8 @@ class World:
     def move(self, decision: Move) -> GroupView:
         """A group in another state."""
         group = self.groups[decision.group_id]
-        to = move(group.group_id, group.state, decision.to, decision.reason)
-        changes: dict[str, Any] = {"state": to, "version": group.version + 1, "reason": decision.reason}
+        to = move(group.group_id, group.state, decision.to, decision.why)
+        changes: dict[str, Any] = {"state": to, "version": group.version + 1, "why": decision.why or group.why}
         if to in (GroupState.PIPELINE, GroupState.STANDALONE) and group.ready_ms is None:
             changes["ready_ms"] = self.now_ms
         if to is GroupState.DRAINING:

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
 from support.clusters import NOW
+from support.whys import untold
 
 from orchestrator.consolidation import kept, targets
 from orchestrator.control import (
@@ -31,6 +32,7 @@ from orchestrator.nodes import Nodes
 from orchestrator.reconcile import reconcile
 from orchestrator.scaling import EARLY_DEATH_MS
 from orchestrator.types import DeviceState, Fetch, NodeState
+from orchestrator.why import Why, WhyCode
 
 PASSES = 60
 """More than any state here needs; reaching it means that the decisions never come to rest."""
@@ -240,28 +242,31 @@ class World:
         group = self.groups[decision.group_id]
         if group.version != decision.version:
             return False
-        to = move(group.group_id, group.state, decision.to, decision.reason)
+        to = move(group.group_id, group.state, decision.to, decision.why)
+        if decision.why is not None:
+            assert untold(decision.why) == []
         if to is GroupState.DRAINING and group.state in SERVING:
-            self._check_may_drain(group, decision.reason or "")
+            self._check_may_drain(group, decision.why)
         if to in SERVING and group.ready_ms is None:
             self._change(group.group_id, ready_ms=self.now_ms)
         if to in OVER:
             # Nothing runs on what is over: its clients have seen it break.
             self._change(group.group_id, running=0)
-        self._change(group.group_id, state=to, version=group.version + 1, reason=decision.reason)
+        self._change(group.group_id, state=to, version=group.version + 1, why=decision.why or group.why)
         if to is GroupState.FAILED:
             self.failed_ms[group.group_id], self.blamed[group.group_id] = self.now_ms, decision.blamed
         return True
 
-    def _check_may_drain(self, group: GroupView, reason: str) -> None:
-        if reason.startswith(("idle", "makes room")):
-            assert group.running == 0, f"a busy group was drained: {reason}"
+    def _check_may_drain(self, group: GroupView, why: Why | None) -> None:
+        assert why is not None, "a group was drained without a reason"
+        if why.code in (WhyCode.IDLE, WhyCode.MAKES_ROOM):
+            assert group.running == 0, f"a busy group was drained: {why}"
             model = self.models[group.model]
             others = [g for g in self.groups.values() if g.model == group.model and g is not group]
             left = [g for g in others if g.state in SERVING]
-            assert len(left) >= model.min_replicas, f"fewer than min_replicas are left: {reason}"
+            assert len(left) >= model.min_replicas, f"fewer than min_replicas are left: {why}"
             load = self.waiting[group.model] + sum(g.running for g in left)
-            assert load <= len(left) * model.spec.capacity, f"a group was drained that was needed: {reason}"
+            assert load <= len(left) * model.spec.capacity, f"a group was drained that was needed: {why}"
 
     def _publish_routes(self) -> None:
         routed = frozenset(g.group_id for g in self.groups.values() if g.state in SERVING)

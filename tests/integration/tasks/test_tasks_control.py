@@ -10,6 +10,7 @@ from support.control_bench import count_runs, kinds, serving
 from support.fake_noded import FakeNoded
 from support.watching import watched
 
+from orchestrator.why import Why, WhyCode
 from registry.db import session_scope
 from registry.ids import now_ms
 from registry.models import ColdStart, ColdStartEvent, Group, Model, Node, Stage
@@ -320,6 +321,10 @@ def test_a_refused_launch_fails_the_start_at_once_and_says_why(bench):
     first = bench.groups()[0]
     assert first.state == "failed"
     assert "int3 is not known" in first.reason
+    assert "int3 is not known" in Why.from_json(first.why).facts["error"]
+    with bench.here.sessions() as session:
+        cold_start = session.get_one(ColdStart, first.cold_start_id)
+    assert (cold_start.reason, cold_start.why) == (first.reason, first.why)
 
 
 def test_a_stop_that_left_something_alive_is_asked_for_again(bench):
@@ -546,7 +551,8 @@ def test_a_start_called_off_is_an_ended_cold_start(bench):
     with bench.here.sessions() as session:
         (cold_start,) = session.scalars(select(ColdStart)).all()
     assert cold_start.failed_at_ms is not None
-    assert cold_start.reason == "called off before it was ready"
+    assert cold_start.reason == "no longer wanted: its model is disabled"
+    assert Why.from_json(cold_start.why) == Why(WhyCode.MODEL_DISABLED)
 
 
 # --- two controllers --------------------------------------------------------------------------------------------------
@@ -558,11 +564,15 @@ def test_a_decision_from_an_older_version_is_dropped(bench):
     from tasks.apply import apply
 
     group = serving(bench)
+    drain = Move(group.id, group.version, GroupState.DRAINING, Why(WhyCode.DRAINS_FIRST))
     with session_scope(bench.here.sessions) as session:
-        assert apply(session, [Move(group.id, group.version - 1, GroupState.DRAINING, "late")], 1) == 0
-        assert apply(session, [Move(group.id, group.version, GroupState.DRAINING, "in time")], 1) == 1
-        assert apply(session, [Move(group.id, group.version, GroupState.DRAINING, "twice")], 1) == 0
+        assert apply(session, [replace(drain, version=drain.version - 1)], 1) == 0
+        assert apply(session, [drain], 1) == 1
+        assert apply(session, [drain], 1) == 0
     assert bench.states() == ["draining"]
+    with bench.here.sessions() as session:
+        (view,) = load_state(session, read_demand(bench.redis, 1), 1).groups
+    assert view.why == drain.why, "what follows hangs on it"
 
 
 def test_a_start_from_an_older_version_of_its_model_is_dropped(bench):

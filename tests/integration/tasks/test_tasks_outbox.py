@@ -8,6 +8,7 @@ from contextlib import closing
 from sqlalchemy import text
 from support.control_bench import serving
 
+from orchestrator.why import Why, WhyCode
 from registry.db import session_scope
 from registry.models import Node
 
@@ -67,7 +68,8 @@ def test_a_group_keeps_the_reason_why_it_ended(bench):
     bench.change_model(enabled=False)
     bench.settle()
     (group,) = bench.groups()
-    assert (group.state, group.reason) == ("stopped", "no longer wanted")
+    assert (group.state, group.reason) == ("stopped", "no longer wanted: its model is disabled")
+    assert Why.from_json(group.why) == Why(WhyCode.MODEL_DISABLED)
 
 
 def test_a_node_that_reports_and_takes_nothing_fails_the_start_and_is_named(bench):
@@ -88,6 +90,7 @@ def test_a_node_that_reports_and_takes_nothing_fails_the_start_and_is_named(benc
     failed = bench.groups()[0]
     assert failed.state == "failed"
     assert f"the node worker of {deaf}" in failed.reason
+    assert Why.from_json(failed.why) == Why(WhyCode.NODE_TAKES_NOTHING, {"rank": 0, "node": deaf})
 
 
 def test_the_outbox_forgets_what_is_a_day_old(bench):

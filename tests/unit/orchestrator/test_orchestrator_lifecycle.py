@@ -5,6 +5,7 @@ from itertools import pairwise, product
 import pytest
 
 from orchestrator.lifecycle import OVER, SERVING, TRANSITIONS, GroupState, IllegalTransition, MissingReason, move
+from orchestrator.why import Why, WhyCode
 
 LIFE = [
     GroupState.PLANNED,
@@ -39,16 +40,15 @@ def test_any_other_move_is_an_error_that_says_what_may_follow(state, to):
     with pytest.raises(
         IllegalTransition, match=f"group g is {state} and cannot become {to}; what may follow: "
     ) as error:
-        move("g", state, to, "because")
+        move("g", state, to, Why(WhyCode.REPLACED))
     assert (error.value.group_id, error.value.state, error.value.to) == ("g", state, to)
 
 
 @pytest.mark.parametrize("state", sorted(set(GroupState) - OVER))
 def test_every_group_that_is_not_over_may_fail_and_must_say_why(state):
-    assert move("g", state, GroupState.FAILED, "stage 1 died") is GroupState.FAILED
-    for reason in (None, ""):
-        with pytest.raises(MissingReason, match="group g"):
-            move("g", state, GroupState.FAILED, reason)
+    assert move("g", state, GroupState.FAILED, Why(WhyCode.STAGE_GONE)) is GroupState.FAILED
+    with pytest.raises(MissingReason, match="group g"):
+        move("g", state, GroupState.FAILED)
 
 
 def test_what_is_over_stays_over():

@@ -6,15 +6,17 @@ import pytest
 from support.clusters import GB, NOW, a_node
 from support.control_state import a_plan, drain_first, group, heir, model, stage, state, waiting
 
-from orchestrator.consolidation import DRAIN_FIRST_AFTER_MS, DRAINS_FIRST
+from orchestrator.consolidation import DRAIN_FIRST_AFTER_MS
 from orchestrator.control import Cause, Move, StageState, Start, Wait
 from orchestrator.lifecycle import GroupState
 from orchestrator.reconcile import reconcile
+from orchestrator.why import Why, WhyCode
 
 G = GroupState
 S = StageState
 PLAN = a_plan(["n0", "n1"], consolidate=drain_first("n1"))
 NODES = [a_node("n0", free_gb=(0,)), a_node("n1", free_gb=(0,))]
+DRAINS_FIRST = Why(WhyCode.DRAINS_FIRST)
 LATELY = model(last_request_ms=NOW - DRAIN_FIRST_AFTER_MS)
 
 
@@ -24,7 +26,7 @@ def pipeline(there=G.PIPELINE, first=S.READY, second=S.READY, **changes):
 
 
 def draining(first=S.GONE, second=S.GONE, **changes):
-    return pipeline(G.DRAINING, first, second, **{"reason": DRAINS_FIRST, "drain_version": 100} | changes)
+    return pipeline(G.DRAINING, first, second, **{"why": DRAINS_FIRST, "drain_version": 100} | changes)
 
 
 def test_a_pipeline_that_nobody_uses_for_a_while_drains_for_its_worker():
@@ -50,7 +52,7 @@ def test_it_serves_on_while_it_is_used_or_its_worker_could_not_follow(there, vie
 
 def test_past_its_keep_alive_it_ends_for_good():
     (move,) = reconcile(state(pipeline(), models=[replace(LATELY, keep_alive_ms=5000)], nodes=NODES))
-    assert move.reason == "idle past its keep-alive"
+    assert move.why == Why(WhyCode.IDLE, {"idle_ms": 60_000, "keep_alive_ms": 5000})
 
 
 def test_the_worker_is_started_when_every_stage_is_gone_and_before_the_pipeline_is_over():
@@ -78,7 +80,7 @@ def test_what_is_wanted_in_between_waits_for_the_worker_to_come_and_starts_nothi
 @pytest.mark.parametrize(
     ("there", "view", "nodes"),
     [
-        (draining(reason="idle past its keep-alive"), LATELY, NODES),
+        (draining(why=Why(WhyCode.IDLE)), LATELY, NODES),
         (draining(), replace(LATELY, enabled=False), NODES),
         (draining(), replace(LATELY, stop_requested_ms=NOW), NODES),
         (draining(), LATELY, [NODES[0], replace(NODES[1], cordoned=True)]),

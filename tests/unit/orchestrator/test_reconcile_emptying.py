@@ -10,6 +10,7 @@ from orchestrator.control import Cause, Move, StageState, Start, Wait
 from orchestrator.ending import DRAIN_WAIT_MS
 from orchestrator.lifecycle import GroupState
 from orchestrator.reconcile import reconcile
+from orchestrator.why import Why, WhyCode
 
 G = GroupState
 S = StageState
@@ -70,7 +71,7 @@ def test_one_that_people_stopped_or_that_has_not_begun_to_serve_waits_for_nothin
     (move,) = decided(here(), view=replace(KEPT, enabled=False))
     assert move.to is G.DRAINING
     starting = group(G.STARTING, stage(0, "n0", S.LOADING))
-    assert decided(starting)[0] == Move("grp_1", 3, G.DRAINING, "no longer wanted")
+    assert decided(starting)[0] == Move("grp_1", 3, G.DRAINING, Why(WhyCode.NODE_EMPTIED, {"node": "n0"}))
 
 
 def test_a_pipeline_leaves_a_node_by_being_consolidated_elsewhere():

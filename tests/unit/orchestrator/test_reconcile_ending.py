@@ -12,6 +12,7 @@ from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.reconcile import reconcile
 from orchestrator.types import Fetch, Sharing
+from orchestrator.why import Why, WhyCode
 
 S = StageState
 G = GroupState
@@ -33,21 +34,21 @@ def moves(decisions):
 
 @pytest.mark.parametrize("there", LIVE)
 @pytest.mark.parametrize(
-    ("broken", "lost", "words"),
+    ("broken", "lost", "code", "told"),
     [
-        (stage(1, "n1", S.FAILED, reason="CUDA out of memory"), [], "stage 1 on n1: CUDA out of memory"),
-        (stage(1, "n1", S.FAILED), [], "stage 1 on n1: failed without giving a reason"),
-        (stage(1, "n1", S.GONE, reason="killed by signal 9"), [], "stage 1 on n1: killed by signal 9"),
-        (stage(1, "n1", S.GONE), [], "stage 1 on n1: its processes ended"),
-        (stage(1, "n1"), ["n1"], "stage 1 on n1: the node has stopped reporting"),
+        (stage(1, "n1", S.FAILED, reason="out of memory"), [], WhyCode.STAGE_FAILED, {"error": "out of memory"}),
+        (stage(1, "n1", S.FAILED), [], WhyCode.STAGE_FAILED, {}),
+        (stage(1, "n1", S.GONE, reason="killed"), [], WhyCode.STAGE_GONE, {"error": "killed"}),
+        (stage(1, "n1", S.GONE), [], WhyCode.STAGE_GONE, {}),
+        (stage(1, "n1"), ["n1"], WhyCode.NODE_LOST, {}),
     ],
     ids=["failed", "failed silently", "gone", "gone silently", "node lost"],
 )
-def test_a_broken_stage_fails_its_group_whatever_it_was_doing(there, broken, lost, words):
+def test_a_broken_stage_fails_its_group_whatever_it_was_doing(there, broken, lost, code, told):
     decisions = reconcile(state(pair(there, broken), lost=frozenset(lost)))
     (move,) = decisions
     assert move.to is G.FAILED
-    assert move.reason.startswith(words)
+    assert move.why == Why(code, {"rank": 1, "node": "n1", **told})
 
 
 def test_a_failed_group_is_stopped_once_while_anything_of_it_is_left():
@@ -74,7 +75,7 @@ def test_a_node_that_returns_with_a_process_of_a_dead_group_is_told_to_stop_it()
 def test_a_draining_group_that_breaks_is_over_and_what_is_left_is_stopped():
     breaking = pair(G.DRAINING, stage(1, "n1", S.FAILED, reason="died"), running=3, drain_version=200)
     (move,) = reconcile(state(breaking))
-    assert (move.to, move.reason) == (G.STOPPED, "stage 1 on n1: died")
+    assert (move.to, move.why.facts["error"]) == (G.STOPPED, "died")
     assert reconcile(state(replace(breaking, state=G.STOPPED))) == [Stop("grp_1")]
 
 
@@ -88,21 +89,22 @@ def test_a_draining_group_on_a_lost_node_is_over():
 
 @pytest.mark.parametrize("there", LIVE)
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "why"),
     [
-        {"models": [model(enabled=False)]},
-        {"models": [model(stop_requested_ms=NOW - 10_000)]},
-        {"draining": {"n1": NOW}},
+        ({"models": [model(enabled=False)]}, Why(WhyCode.MODEL_DISABLED)),
+        ({"models": [model(stop_requested_ms=NOW - 10_000)]}, Why(WhyCode.MODEL_STOPPED)),
+        ({"draining": {"n1": NOW}}, Why(WhyCode.NODE_EMPTIED, {"node": "n1"})),
     ],
     ids=["model disabled", "stop requested", "node draining"],
 )
-def test_an_unwanted_group_drains_whatever_it_was_doing(there, changes):
-    assert moves(reconcile(state(pair(there, stage(1, "n1")), **changes))) == [("grp_1", G.DRAINING)]
+def test_an_unwanted_group_drains_whatever_it_was_doing(there, changes, why):
+    decisions = reconcile(state(pair(there, stage(1, "n1")), **changes))
+    assert [one for one in decisions if isinstance(one, Move)] == [Move("grp_1", 3, G.DRAINING, why)]
 
 
 def test_a_group_of_a_deleted_model_drains():
     orphan = group(G.STANDALONE, model="deleted")
-    assert moves(reconcile(state(orphan))) == [("grp_1", G.DRAINING)]
+    assert reconcile(state(orphan)) == [Move("grp_1", 3, G.DRAINING, Why(WhyCode.MODEL_DELETED))]
 
 
 def test_a_stop_request_ends_what_was_there_and_not_what_came_after():
@@ -149,7 +151,8 @@ def test_silence_after_redis_was_lost_is_no_proof_that_nothing_runs():
     unheard = state(idle, draining, routes_version=None, gateways_known=False)
     assert reconcile(unheard) == []
     heard = replace(unheard, gateways_known=True)
-    assert reconcile(heard) == [Move("grp_i", 3, G.DRAINING, "idle past its keep-alive"), Stop("grp_1")]
+    why = Why(WhyCode.IDLE, {"idle_ms": 10**9, "keep_alive_ms": 300_000})
+    assert reconcile(heard) == [Move("grp_i", 3, G.DRAINING, why), Stop("grp_1")]
 
 
 def test_what_is_broken_or_unwanted_ends_even_while_no_gateway_was_heard():
@@ -307,7 +310,8 @@ def test_the_pipeline_drains_when_every_heir_serves():
     busy = model(running=2)
     assert moves(reconcile(state(pipeline, first, second, models=[busy]))) == []
     served = heir(G.STANDALONE, stage(0, "n1"), group_id="grp_3")
-    assert moves(reconcile(state(pipeline, first, served, models=[busy]))) == [("grp_1", G.DRAINING)]
+    (move,) = reconcile(state(pipeline, first, served, models=[busy]))
+    assert move == Move("grp_1", 3, G.DRAINING, Why(WhyCode.REPLACED))
 
 
 def test_a_failed_heir_leaves_the_pipeline_serving_and_is_tried_again_after_the_back_off():

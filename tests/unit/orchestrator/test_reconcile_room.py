@@ -11,6 +11,7 @@ from orchestrator.eviction import UNUSED_MS
 from orchestrator.lifecycle import GroupState
 from orchestrator.policies import HYDRANT, MakesRoom
 from orchestrator.reconcile import LEAVES_MS, reconcile
+from orchestrator.why import Why, WhyCode
 
 G = GroupState
 NO_ROOM, FAST, TOO_SLOW = (0.5,), 16, 0.1
@@ -32,7 +33,7 @@ def decide(*groups, nodes=LATE_ONLY, policy=HYDRANT, **views):
 def test_an_idle_worker_makes_room_for_a_service_level():
     move, wait = decide(idle())
     assert isinstance(move, Move)
-    assert (move.group_id, move.to, move.reason) == ("grp_a", G.DRAINING, "makes room for m")
+    assert (move.group_id, move.to, move.why) == ("grp_a", G.DRAINING, Why(WhyCode.MAKES_ROOM, {"model": "m"}))
     assert isinstance(wait, Wait)
     assert wait.model == "m"
 

@@ -12,6 +12,7 @@ from orchestrator.lifecycle import GroupState
 from orchestrator.plan import RETRY_MS
 from orchestrator.reconcile import reconcile
 from orchestrator.types import DeviceState, NoPlanReason
+from orchestrator.why import SlowStage, Why, WhyCode
 
 S = StageState
 STARTING = GroupState.STARTING
@@ -209,26 +210,38 @@ def test_a_token_that_came_back_makes_the_group_serve():
 # --- failing and trying again -----------------------------------------------------------------------------------------
 
 
-def failure_of(there: GroupView, **changes) -> str:
+def failure_of(there: GroupView, **changes) -> Why:
     decisions = reconcile(state(there, **changes))
     (move,) = [decision for decision in decisions if isinstance(decision, Move)]
     assert (move.to, move.version) == (GroupState.FAILED, 3)
-    return move.reason
+    return move.why
 
 
 def test_a_refused_probe_fails_the_start_with_its_words():
     bad = group(STARTING, probe=probed(False, error="HTTP 500: CUDA error"))
-    assert "CUDA error" in failure_of(bad)
+    assert failure_of(bad) == Why(WhyCode.PROBE_FAILED, {"error": "HTTP 500: CUDA error"})
+    assert failure_of(group(STARTING, probe=probed(False))) == Why(WhyCode.PROBE_FAILED)
+
+
+def test_a_node_that_takes_no_work_fails_the_start():
+    deaf = group(STARTING, stage(0, "n0"), stage(1, "n1", S.PLANNED), unheard=frozenset({"n1"}))
+    assert failure_of(deaf) == Why(WhyCode.NODE_TAKES_NOTHING, {"rank": 1, "node": "n1"})
+
+
+def too_late(*stages: SlowStage) -> Why:
+    return Why(WhyCode.NOT_READY_IN_TIME, {"allowed_ms": 300_000}, stages)
 
 
 def test_a_start_past_its_deadline_fails_and_names_what_was_slow():
-    late = group(STARTING, stage(0, "n0"), stage(1, "n1", S.FETCHING), deadline_ms=NOW - 1)
-    assert failure_of(late) == "not ready in time: stage 1 on n1 is fetching"
+    within = {"created_ms": NOW - 300_001, "deadline_ms": NOW - 1}
+    late = group(STARTING, stage(0, "n0"), stage(1, "n1", S.FETCHING), **within)
+    assert failure_of(late) == too_late(SlowStage(1, "n1", "fetching"))
     fetching = replace(stage(1, "n1", S.FETCHING, verified=False), bytes_fetched=1_234_567, bytes_to_fetch=269_000_000)
-    slow = group(STARTING, stage(0, "n0"), fetching, deadline_ms=NOW - 1)
-    assert failure_of(slow) == "not ready in time: stage 1 on n1 is fetching, with 1.2 of 269.0 MB fetched"
-    silent = group(STARTING, deadline_ms=NOW - 1)
-    assert failure_of(silent) == "not ready in time: no token came"
+    slow = group(STARTING, stage(0, "n0", S.LOADING), fetching, **within)
+    assert failure_of(slow) == too_late(
+        SlowStage(0, "n0", "loading"), SlowStage(1, "n1", "fetching", 1_234_567, 269_000_000)
+    )
+    assert failure_of(group(STARTING, **within)) == too_late()
 
 
 @pytest.mark.parametrize(
