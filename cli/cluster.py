@@ -94,6 +94,8 @@ def group_documents(session: Session) -> list[dict[str, Any]]:
             "group_id": group.id,
             "model": group.model.name,
             "state": group.state,
+            "reason": group.reason,
+            "why": group.why,
             "nodes": [stage.node_name for stage in group.stages],
             "cold_start_id": group.cold_start_id,
             "created_at_ms": group.created_at_ms,

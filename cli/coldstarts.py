@@ -171,5 +171,6 @@ def _document(row: "ColdStart") -> dict[str, Any]:
         "first_token_after_ms": after(row.first_token_at_ms),
         "failed_after_ms": after(row.failed_at_ms),
         "reason": row.reason,
+        "why": row.why,
         "plan": row.plan,
     }

@@ -39,6 +39,8 @@ def model_document(session: Session, row: Model) -> dict[str, Any]:
             {
                 "group_id": group.id,
                 "state": group.state,
+                "reason": group.reason,
+                "why": group.why,
                 "stages": len(group.stages),
                 "cold_start_id": group.cold_start_id,
                 "created_at_ms": group.created_at_ms,

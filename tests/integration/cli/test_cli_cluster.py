@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from support.safetensors_writer import write_model
 
+from orchestrator.explain import why_text
 from orchestrator.types import NoPlan, NoPlanReason, Plan
+from orchestrator.why import Why, WhyCode
 from registry.ids import now_ms
 from registry.models import Calibration, ColdStart, ColdStartEvent, Group, Model, Node, Stage
 from registry.ops.models import resolve_name
@@ -124,7 +126,10 @@ def test_without_redis_a_plan_is_made_all_the_same(cluster) -> None:
     assert "Redis" in planned["warnings"][0]
 
 
-def start(session, *, at_ms: int, failed: str | None = None) -> str:
+OUT_OF_MEMORY = Why(WhyCode.STAGE_FAILED, {"rank": 1, "node": "node-b", "error": "out of memory"})
+
+
+def start(session, *, at_ms: int, failed: Why | None = None) -> str:
     """A cold start on two nodes with its events, as the controller would have left it."""
     model = session.query(Model).filter_by(name="tiny").one()
     cold = ColdStart(
@@ -137,7 +142,8 @@ def start(session, *, at_ms: int, failed: str | None = None) -> str:
         ready_at_ms=None if failed else at_ms + 900,
         first_token_at_ms=None if failed else at_ms + 1000,
         failed_at_ms=at_ms + 500 if failed else None,
-        reason=failed,
+        reason=why_text(failed) if failed else None,
+        why=failed.to_json() if failed else None,
     )
     group = Group(
         id=f"grp_{at_ms}",
@@ -193,7 +199,7 @@ def _plan_of(model: Model) -> dict:
 
 def test_a_cold_start_is_listed_and_drawn_from_sql(cluster) -> None:
     with cluster.sql() as session:
-        start(session, at_ms=1_000_000, failed="stage 1 on node-b: out of memory")
+        start(session, at_ms=1_000_000, failed=OUT_OF_MEMORY)
         latest = start(session, at_ms=2_000_000)
     listed = cluster.json("coldstart", "list", "--model", "tiny")["cold_starts"]
     assert [(c["state"], c["ready_after_ms"], c["first_token_after_ms"]) for c in listed] == [
@@ -216,6 +222,9 @@ def test_a_cold_start_is_listed_and_drawn_from_sql(cluster) -> None:
     failed = cluster.run("coldstart", "show", "cst_1000000").stdout
     assert "out of memory" in failed
     assert "not ended" not in failed
+    document = cluster.json("coldstart", "show", "cst_1000000")["cold_start"]
+    assert (document["reason"], Why.from_json(document["why"])) == ("stage 1 on node-b: out of memory", OUT_OF_MEMORY)
+    assert shown["cold_start"]["why"] is None
 
 
 def test_status_shows_everything_and_no_secret(cluster) -> None:
@@ -242,6 +251,18 @@ def test_status_shows_everything_and_no_secret(cluster) -> None:
     assert (stage["model"], stage["rank"], stage["layers"], stage["state"]) == ("tiny", 0, "0-3", "ready")
     cluster.run("model", "show", "tiny")
     assert all("group-secret" not in printed for printed in cluster.printed)
+
+
+def test_a_group_that_drains_is_shown_with_why(cluster) -> None:
+    why = Why(WhyCode.MAKES_ROOM, {"model": "other"})
+    with cluster.sql() as session:
+        start(session, at_ms=2_000_000)
+        group = session.get_one(Group, "grp_2000000")
+        group.state, group.why, group.reason = "draining", why.to_json(), why_text(why)
+    for groups in (cluster.json("status")["groups"], cluster.json("model", "show", "tiny")["model"]["groups"]):
+        (shown,) = groups
+        assert (shown["state"], shown["reason"]) == ("draining", "makes room for other")
+        assert Why.from_json(shown["why"]) == why
 
 
 def test_status_says_what_does_not_answer(hydrant) -> None:
