@@ -18,6 +18,7 @@ from admin_ui.security import init_security
 from admin_ui.sessions import CookieSessions, login_manager
 from admin_ui.views import (
     account,
+    aliases,
     audit,
     auth,
     health,
@@ -36,7 +37,9 @@ from registry.db import make_engine, make_session_factory
 
 MAX_FORM_BYTES = 1_000_000
 
-BLUEPRINTS = (auth, health, overview, models, registrations, tenants, keys, usage, ledger, nodes, audit, users, account)
+BLUEPRINTS = (
+    auth, health, overview, models, aliases, registrations, tenants, keys, usage, ledger, nodes, audit, users, account,
+)  # fmt: skip
 
 
 def create_app(config: AdminConfig) -> Flask:

@@ -35,6 +35,7 @@ def key() -> None:
     examples=[
         "hydrant key create acme --name laptop",
         "hydrant key create acme --name ci --model qwen3-8b --expires-in 30d --rpm 60",
+        "hydrant key create acme --name bot --default temperature=0.2 --ceiling max_tokens=512",
         "export OPENAI_API_KEY=$(hydrant key create acme --name shell --json | jq -r .plaintext)",
     ]
 )
@@ -47,6 +48,10 @@ def key() -> None:
 @click.option("--tpm", type=LIMIT, help="Tokens a minute with this key, or none.")
 @click.option("--parallel", type=LIMIT, help="Requests at once with this key, or none.")
 @click.option("--sse-ping/--no-sse-ping", default=True, help="Keep held streams awake with SSE comments.")
+@click.option(
+    "--default", "defaults", multiple=True, metavar="NAME=VALUE", help="What a request that does not say gets."
+)
+@click.option("--ceiling", "ceilings", multiple=True, metavar="NAME=VALUE", help="The most that a request may ask for.")
 @reporting
 def create(
     console: Console,
@@ -56,10 +61,17 @@ def create(
     expires_at: int | None,
     expires_in: int | None,
     sse_ping: bool,
+    defaults: tuple[str, ...],
+    ceilings: tuple[str, ...],
     **limits: int | str | None,
 ) -> None:
-    """Make a key for TENANT and print it. This is the only time that it can be seen."""
+    """Make a key for TENANT and print it. This is the only time that it can be seen.
+
+    Defaults: max_tokens, n, temperature, top_p, presence_penalty, frequency_penalty, seed, reasoning_effort. Ceilings:
+    max_tokens (a request for more gets as much), n, temperature, top_p (a request for more is refused).
+    """
     from cli.workspace import Workspace
+    from registry.key_parameters import parse_assignments
     from registry.ops import keys, tenants
 
     if expires_at is not None and expires_in is not None:
@@ -78,6 +90,8 @@ def create(
                 models=models or ("*",),
                 expires_at_ms=ends,
                 sse_ping=sse_ping,
+                defaults=parse_assignments(defaults, "defaults"),
+                ceilings=parse_assignments(ceilings, "ceilings"),
                 **given,
             )
         )
@@ -186,6 +200,8 @@ def _document(row: "ApiKey") -> dict[str, Any]:
         "tpm": row.tpm,
         "parallel": row.parallel,
         "sse_ping": row.sse_ping,
+        "defaults": row.defaults,
+        "ceilings": row.ceilings,
         "created_at_ms": row.created_at_ms,
         "expires_at_ms": row.expires_at_ms,
         "revoked_at_ms": row.revoked_at_ms,

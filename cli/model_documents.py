@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from orchestrator.keep_alive import keep_alive_ms
 from registry.ids import now_ms
-from registry.models import Group, Model, Price
-from registry.ops import models, prices
+from registry.models import Alias, Group, Model, Price
+from registry.ops import aliases, models, prices
 from registry.ops.money import format_dollars, format_price_per_million
 
 
@@ -30,7 +30,7 @@ def model_document(session: Session, row: Model) -> dict[str, Any]:
     return {
         "model_id": row.id,
         **{field: getattr(row, field) for field in copied},
-        "aliases": models.list_aliases(session, row.id),
+        "aliases": [alias_document(alias) for alias in aliases.list_aliases(session, row.id)],
         "pauses": len(pauses),
         "kept_s": keep_alive_ms(pauses, row.keep_alive_s * 1000) / 1000,
         "expected_ms": models.expected_ms(session, row),
@@ -48,6 +48,11 @@ def model_document(session: Session, row: Model) -> dict[str, Any]:
             for group in groups
         ],
     }
+
+
+def alias_document(row: Alias) -> dict[str, Any]:
+    """An alias, with the weight of each model behind it."""
+    return {"name": row.name, "models": aliases.weights(row)}
 
 
 def price_document(row: Price) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.aliases import alias, alias_words
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
 from cli.model_options import serving_options, split_serving
@@ -33,6 +34,9 @@ _SILENCE_S = 2.0
 )
 def model() -> None:
     """Models. A model is named by its name or by one of its aliases."""
+
+
+model.add_command(alias)
 
 
 @model.command(
@@ -182,7 +186,7 @@ def show(console: Console, name: str) -> None:
     lines = fields(
         [
             ("name", document["name"]),
-            ("aliases", ", ".join(document["aliases"]) or None),
+            ("aliases", ", ".join(map(alias_words, document["aliases"])) or None),
             ("id", document["model_id"]),
             ("source", document["source"]),
             ("enabled", document["enabled"]),
@@ -260,7 +264,7 @@ def disable(console: Console, name: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @reporting
 def delete(console: Console, name: str, stop: bool, yes: bool) -> None:
-    """Take a model out of service for ever. Its usage and prices stay; its aliases go. Weights are not touched."""
+    """Take a model out of service for ever. Usage and prices stay, aliases of it alone go, weights are not touched."""
     from cli.workspace import Workspace
     from registry.ops import models
 
@@ -319,61 +323,6 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
     rows = [(moment(d["from_ms"]), *(d[column] for column in columns)) for d in documents]
     headings = ("FROM (UTC)", "INPUT $/M", "CACHED $/M", "OUTPUT $/M", "$/REQUEST")
     console.show({"model": row.name, "prices": documents}, table(headings, rows, right="01111"))
-
-
-@model.group(
-    examples=[
-        "hydrant model alias add qwen3-8b gpt-4o-mini    clients may ask for either name",
-        "hydrant model alias list qwen3-8b",
-        "hydrant model alias remove gpt-4o-mini",
-    ]
-)
-def alias() -> None:
-    """Other names for a model."""
-
-
-@alias.command("add", examples=["hydrant model alias add qwen3-8b gpt-4o-mini"])
-@click.argument("name")
-@click.argument("alias")
-@reporting
-def add_alias(console: Console, name: str, alias: str) -> None:
-    """Let clients ask for the model NAME as ALIAS too."""
-
-    def do(session: "Session", actor: str) -> "Model":
-        from registry.ops import models
-
-        row = models.resolve_name(session, name)
-        models.add_alias(session, actor, row.id, alias)
-        return row
-
-    _change(console, do, f"{alias} is another name for {{name}}")
-
-
-@alias.command("remove", examples=["hydrant model alias remove gpt-4o-mini"])
-@click.argument("alias")
-@reporting
-def remove_alias(console: Console, alias: str) -> None:
-    """Give a name up: requests for ALIAS are refused from then on."""
-    from cli.workspace import Workspace
-    from registry.ops import models
-
-    with Workspace(console) as here:
-        here.change(lambda session, actor: models.remove_alias(session, actor, alias))
-    console.show({"removed": alias}, [f"{alias} names no model any more"])
-
-
-@alias.command("list", examples=["hydrant model alias list qwen3-8b"])
-@click.argument("name")
-@reporting
-def list_aliases(console: Console, name: str) -> None:
-    """The other names of a model."""
-    from cli.workspace import Workspace
-    from registry.ops import models
-
-    with Workspace(console) as here, here.read() as session:
-        row = models.resolve_name(session, name)
-        found = models.list_aliases(session, row.id)
-    console.show({"model": row.name, "aliases": found}, found or [f"{row.name} has no other name"])
 
 
 @model.command(examples=["hydrant model warm qwen3-8b", "hydrant model warm qwen3-8b --minutes 240"])

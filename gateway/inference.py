@@ -18,6 +18,7 @@ from gateway.demand import Demand
 from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
 from gateway.failpoints import reach
 from gateway.metering import Metering
+from gateway.parameters import check_ceilings, output_bound
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
 from gateway.proxy import Proxy
@@ -65,8 +66,9 @@ class Inference:
         api_key = bearer(scope)
         key, tenant = snapshot.authenticate(api_key, self._settings.key_pepper, arrived_at_ms)
         raw = await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout_s)
-        request = parse_request(endpoint, raw)
-        model = snapshot.resolve(request.model, key)
+        request = parse_request(endpoint, raw, key.defaults)
+        check_ceilings(request.body, key.ceilings)
+        model = snapshot.resolve(request.model, key, request.affinity)
         if model.embedding:
             raise invalid_request(f"The model `{request.model}` makes embeddings; it does not generate.", "model")
         lane = "litellm" if endpoint is Endpoint.MESSAGES else model.lane
@@ -81,8 +83,8 @@ class Inference:
             arrived_at_ms=arrived_at_ms,
             deadline=now + snapshot.hold.deadline_s,
             ping_at=now + self._settings.first_ping_s,
-            max_tokens=request.output_bound(model.context_length, model.default_max_tokens),
-            permit=partial(self._permit, api_key, request.model),
+            max_tokens=output_bound(request, model, key),
+            permit=partial(self._permit, api_key, model.name),
             attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id),
         )
         self._demand.touched(model.name)
@@ -116,7 +118,7 @@ class Inference:
         """The first attempt, with the most that the request can cost as its reservation."""
         price = model.price
         prompt = request.prompt_bound(model.context_length)
-        output = request.choices * request.output_bound(model.context_length, model.default_max_tokens)
+        output = request.choices * output_bound(request, model, key)
         dearest = max(price.input_nusd, price.cached_input_nusd)
         account = Account(
             request_id=request_id,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -38,6 +40,16 @@ class Endpoint(Enum):
     MESSAGES = "/v1/messages"
 
 
+# Which parameters of a key's defaults an endpoint knows (`max_tokens` is not set but bounds: gateway/parameters.py).
+_SAMPLING = frozenset({"temperature", "top_p"})
+_OPENAI = _SAMPLING | {"n", "presence_penalty", "frequency_penalty", "seed"}
+_DEFAULTS = {
+    Endpoint.CHAT: _OPENAI | {"reasoning_effort"},
+    Endpoint.COMPLETIONS: _OPENAI,
+    Endpoint.MESSAGES: _SAMPLING,
+}
+
+
 @dataclass(slots=True)
 class InferenceRequest:
     """A checked body. `max_tokens` is None when the client gave none; `choices` counts answers; sizes in bytes."""
@@ -53,6 +65,15 @@ class InferenceRequest:
     prompts: int
     choices: int
     has_media: bool
+
+    @property
+    def affinity(self) -> str | None:
+        """What requests have in common that should meet the same prefix cache, if they say so."""
+        for name in ("prompt_cache_key", "user"):
+            value = self.body.get(name)
+            if isinstance(value, str) and value:
+                return value
+        return None
 
     def prompt_bound(self, context_length: int) -> int:
         """An upper bound of the prompt's tokens, without a tokenizer.
@@ -74,8 +95,13 @@ class InferenceRequest:
         return min(default_max_tokens, context_length)
 
 
-def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
-    """Checks what the gateway itself relies on; the worker checks the rest. Raises `ApiError` 400 naming the field."""
+def parse_request(
+    endpoint: Endpoint, raw: bytes, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> InferenceRequest:
+    """Checks what the gateway itself relies on; the worker checks the rest. Raises `ApiError` 400 naming the field.
+
+    `defaults` are set where the request leaves a parameter open that its endpoint knows.
+    """
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -93,6 +119,9 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> InferenceRequest:
     for name in _ENGINE_FIELDS:
         if body.get(name) is not None:
             raise invalid_request(f"`{name}` is reserved for the operator and cannot be set by a request.", name)
+    for name in _DEFAULTS[endpoint] & defaults.keys():
+        if body.get(name) is None:
+            body[name] = defaults[name]
     stream = _boolean(body, "stream")
     options = _stream_options(body)
     has_media = False

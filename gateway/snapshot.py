@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from gateway import errors
+from gateway.splits import pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,10 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A live API key. `models` holds names, or "*" for all."""
+    """A live API key. `models` holds models' own names, or "*" for all.
+
+    `defaults` and `ceilings` are of requests' parameters, by OpenAI's names (gateway/parameters.py).
+    """
 
     key_id: str
     tenant_id: str
@@ -46,10 +50,12 @@ class Key:
     expires_at_ms: int | None
     limits: Limits
     sse_ping: bool
+    defaults: dict[str, Any]
+    ceilings: dict[str, Any]
 
-    def permits(self, *names: str) -> bool:
-        """Whether one of the names (a model's own, or the alias it was asked by) is on the key's list."""
-        return "*" in self.models or not self.models.isdisjoint(names)
+    def permits(self, model: str) -> bool:
+        """Whether the model of this name is on the key's list."""
+        return "*" in self.models or model in self.models
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +95,13 @@ class HoldLimits:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One version of the read model."""
+    """One version of the read model. `aliases`: the weights of the models behind each."""
 
     version: int
     keys: dict[str, Key]
     tenants: dict[str, Tenant]
     models: dict[str, Model]
-    aliases: dict[str, str]
+    aliases: dict[str, dict[str, int]]
     hold: HoldLimits
 
     def authenticate(self, api_key: str, pepper: bytes, at_ms: int) -> tuple[Key, Tenant]:
@@ -108,24 +114,37 @@ class Snapshot:
             raise errors.invalid_api_key()
         return key, tenant
 
-    def resolve(self, name: str, key: Key) -> Model:
-        """The model behind a name or alias. Raises `ApiError` 404 (unknown, disabled) or 403 (not on its list)."""
-        model = self.models.get(self.aliases.get(name, name))
-        if model is None:
+    def resolve(self, name: str, key: Key, affinity: str | None = None) -> Model:
+        """The model behind a name or alias; of several that share an alias, one that the key may use, by their weights.
+
+        Raises `ApiError` 404 (unknown, or all of them disabled) or 403 (none on the key's list).
+        """
+        known = self._behind(name)
+        if not known:
             raise errors.model_not_found(name)
-        if not key.permits(name, model.name):
+        permitted = [(model, weight) for model, weight in known if key.permits(model.name)]
+        if not permitted:
             raise errors.not_permitted(name)
-        if not model.enabled:
+        enabled = [(model, weight) for model, weight in permitted if model.enabled]
+        if not enabled:
             raise errors.model_disabled(name)
-        return model
+        return pick(enabled, affinity)
 
     def visible_models(self, key: Key) -> list[tuple[str, Model]]:
-        """(name, model) of each enabled model and alias that the key may use, by name."""
-        named = {name: model for name, model in self.models.items() if key.permits(name)}
-        for alias, target in self.aliases.items():
-            if target in self.models and key.permits(alias, target):
-                named[alias] = self.models[target]
-        return sorted((name, model) for name, model in named.items() if model.enabled)
+        """(name, model) of each model and alias that the key may use, by name; an alias with its heaviest model."""
+        named: list[tuple[str, Model]] = []
+        for name in sorted({*self.models, *self.aliases}):
+            usable = [pair for pair in self._behind(name) if pair[0].enabled and key.permits(pair[0].name)]
+            if usable:
+                named.append((name, max(usable, key=lambda pair: pair[1])[0]))
+        return named
+
+    def _behind(self, name: str) -> list[tuple[Model, int]]:
+        """The models behind a name, each with its weight."""
+        if name in self.models:
+            return [(self.models[name], 1)]
+        targets = self.aliases.get(name, {})
+        return [(self.models[target], weight) for target, weight in targets.items() if target in self.models]
 
 
 def hash_key(api_key: str, pepper: bytes) -> str:
@@ -141,7 +160,7 @@ def parse_snapshot(document: bytes) -> Snapshot:
         keys={digest: _key(entry) for digest, entry in raw["keys"].items()},
         tenants={tenant_id: _tenant(tenant_id, entry) for tenant_id, entry in raw["tenants"].items()},
         models={name: _model(name, entry) for name, entry in raw["models"].items()},
-        aliases=dict(raw["aliases"]),
+        aliases={name: dict(weights) for name, weights in raw["aliases"].items()},
         hold=HoldLimits(raw["hold"]["max_requests"], raw["hold"]["max_bytes"], raw["hold"]["deadline_s"]),
     )
 
@@ -158,6 +177,8 @@ def _key(entry: dict[str, Any]) -> Key:
         expires_at_ms=entry["expires_at_ms"],
         limits=_limits(entry),
         sse_ping=entry["sse_ping"],
+        defaults=dict(entry["defaults"]),
+        ceilings=dict(entry["ceilings"]),
     )
 
 

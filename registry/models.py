@@ -74,6 +74,9 @@ class ApiKey(Base):
     tpm: Mapped[int | None]
     parallel: Mapped[int | None]
     sse_ping: Mapped[bool] = mapped_column(default=True)  # SSE comments while a stream is held
+    # By parameter (registry.key_parameters): what a request that does not say gets, and the most that one may ask for.
+    defaults: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    ceilings: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     created_at_ms: Mapped[int]
     expires_at_ms: Mapped[int | None]
     revoked_at_ms: Mapped[int | None]
@@ -149,11 +152,20 @@ class ModelUse(Base):
 
 
 class Alias(Base):
-    """Another name under which a model can be asked for."""
+    """Another name under which models can be asked for: one model, or several that share its requests by weight."""
 
     __tablename__ = "aliases"
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
-    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    targets: Mapped[list["AliasTarget"]] = relationship(cascade="all, delete-orphan", order_by="AliasTarget.model_id")
+
+
+class AliasTarget(Base):
+    """A model behind an alias, with its share of the alias' requests: `weight` out of the sum of the alias' weights."""
+
+    __tablename__ = "alias_targets"
+    alias_name: Mapped[str] = mapped_column(ForeignKey("aliases.name"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True, index=True)
+    weight: Mapped[int] = mapped_column(default=1)
     model: Mapped[Model] = relationship()
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from registry.db import separate_reader
 from registry.errors import SnapshotError
 from registry.ids import now_ms as clock_ms
-from registry.models import Alias, ApiKey, LedgerEntry, Model, Price, Tenant
+from registry.models import AliasTarget, ApiKey, LedgerEntry, Model, Price, Tenant
 from registry.snapshot import (
     BALANCE_KEY,
     BALANCE_ROWS_KEY,
@@ -107,7 +107,10 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
     ).all()
     prices = _prices_in_force(session, [model.id for model in models], now_ms)
     names = {model.id: model.name for model in models}
-    aliases = session.scalars(select(Alias).order_by(Alias.name)).all()
+    aliases: dict[str, dict[str, int]] = {}
+    for target in session.scalars(select(AliasTarget).order_by(AliasTarget.alias_name, AliasTarget.model_id)):
+        if target.model_id in names:
+            aliases.setdefault(target.alias_name, {})[names[target.model_id]] = target.weight
     return {
         "version": version,
         "built_at_ms": now_ms,
@@ -122,6 +125,8 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
                 "tpm": key.tpm,
                 "parallel": key.parallel,
                 "sse_ping": key.sse_ping,
+                "defaults": key.defaults,
+                "ceilings": key.ceilings,
             }
             for key in keys
         },
@@ -159,7 +164,7 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
             for model in models
             for price in [prices[model.id]]
         },
-        "aliases": {alias.name: names[alias.model_id] for alias in aliases if alias.model_id in names},
+        "aliases": aliases,
         "hold": hold,
     }
 

@@ -38,6 +38,8 @@ class KeyDoc(TypedDict):
     tpm: int | None
     parallel: int | None
     sse_ping: bool
+    defaults: dict[str, int | float | str]
+    ceilings: dict[str, int | float]
 
 
 class TenantDoc(TypedDict):
@@ -86,14 +88,15 @@ class HoldDoc(TypedDict):
 
 
 class SnapshotDoc(TypedDict):
-    """The whole read model. `keys` is indexed by the hex digest of the key, `models` and `tenants` by name and id."""
+    """The whole read model. `keys` is indexed by the hex digest of the key, `models` and `tenants` by name and id;
+    `aliases` are the weights of the models behind each."""
 
     version: int
     built_at_ms: int
     keys: dict[str, KeyDoc]
     tenants: dict[str, TenantDoc]
     models: dict[str, ModelDoc]
-    aliases: dict[str, str]
+    aliases: dict[str, dict[str, int]]
     hold: HoldDoc
 
 

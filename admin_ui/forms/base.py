@@ -9,10 +9,11 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from flask_wtf import FlaskForm
-from wtforms import StringField
+from wtforms import StringField, TextAreaField
 from wtforms.validators import ValidationError
 
 from registry.errors import RegistryError
+from registry.key_parameters import parse_assignments
 from registry.ops.money import format_dollars, format_price_per_million, parse_dollars, parse_price_per_million
 
 MAX_TYPED_NUMBER = Decimal(10) ** 12
@@ -123,6 +124,27 @@ class PerMillionField(TypedNumberField):
 
     def render(self, value: int) -> str:
         return format_price_per_million(value)
+
+
+class AssignmentsField(TextAreaField):  # type: ignore[misc]
+    """Lines of `name = value`; `.data` is a dict, what was typed is kept for showing it again."""
+
+    data: Any
+
+    def __init__(self, label: str, **kwargs: Any) -> None:
+        super().__init__(label, render_kw={"rows": 3, "spellcheck": "false"}, **kwargs)
+        self.typed = ""
+
+    def process_formdata(self, valuelist: list[str]) -> None:
+        self.typed = valuelist[0] if valuelist else ""
+        self.data = {}
+        try:
+            self.data = parse_assignments(self.typed.splitlines(), self.name)
+        except RegistryError as error:
+            raise ValueError(error.message) from None
+
+    def _value(self) -> str:
+        return self.typed or "\n".join(f"{name} = {value}" for name, value in (self.data or {}).items())
 
 
 def _in_words(parse: Callable[[str, str], int], typed: str, label: str) -> int:

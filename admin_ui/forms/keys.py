@@ -6,7 +6,7 @@ from wtforms import BooleanField, SelectField, SelectMultipleField, StringField
 from wtforms.validators import InputRequired, ValidationError
 from wtforms.widgets import CheckboxInput, ListWidget
 
-from admin_ui.forms.base import AtLeast, Form, WholeNumberField
+from admin_ui.forms.base import AssignmentsField, AtLeast, Form, WholeNumberField
 
 DAY_MS = 86_400_000
 LIFETIMES = {"": "Never", "7": "In 7 days", "30": "In 30 days", "90": "In 90 days", "365": "In a year"}
@@ -42,6 +42,15 @@ class KeyForm(Form):
         "Send SSE comments while a stream waits for a cold start",
         default=True,
         description="Keeps clients and proxies from giving up. Switch off for a client that cannot skip comments.",
+    )
+
+    defaults = AssignmentsField(
+        "Defaults of parameters",
+        description="One a line: temperature = 0.2. A request that does not set them gets these.",
+    )
+    ceilings = AssignmentsField(
+        "Ceilings of parameters",
+        description="max_tokens = 512 cuts longer answers short; n, temperature and top_p above it are refused.",
     )
 
     def validate_models(self, field: Any) -> None:

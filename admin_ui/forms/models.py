@@ -6,6 +6,7 @@ from wtforms import BooleanField, SelectField, StringField
 from wtforms.validators import InputRequired
 
 from admin_ui.forms.base import (
+    AssignmentsField,
     AtLeast,
     DollarsField,
     Form,
@@ -126,6 +127,15 @@ class AliasForm(Form):
     """Another name for a model."""
 
     alias = StringField("Alias", [InputRequired("Enter a name.")], render_kw={"maxlength": 120, "autocomplete": "off"})
+
+
+class SplitForm(Form):
+    """Who shares the requests for an alias."""
+
+    weights = AssignmentsField(
+        "Models and their weights",
+        description="One a line: qwen3-8b = 95. A model gets its weight out of the sum of them all.",
+    )
 
 
 class WarmForm(Form):

@@ -46,6 +46,8 @@ def create() -> str | tuple[str, int]:
             tpm=form.tpm.data,
             parallel=form.parallel.data,
             sse_ping=form.sse_ping.data,
+            defaults=form.defaults.data,
+            ceilings=form.ceilings.data,
         ),
     )
     if made is None:

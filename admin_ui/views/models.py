@@ -15,7 +15,7 @@ from admin_ui.views.found import found
 from orchestrator.keep_alive import keep_alive_ms
 from registry.ids import now_ms
 from registry.models import Model
-from registry.ops import calibrations, coldstarts, models, prices
+from registry.ops import aliases, calibrations, coldstarts, models, prices
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 
@@ -172,7 +172,7 @@ def add_alias(model_id: str) -> WsgiResponse | tuple[str, int]:
     """Another name for it."""
     model = found(models.get_model, db(), model_id)
     form = AliasForm()
-    added = submit(form, lambda session, actor: models.add_alias(session, actor, model_id, form.alias.data))
+    added = submit(form, lambda session, actor: aliases.add_alias(session, actor, model_id, form.alias.data))
     if added is None:
         return _page(model, alias_form=form), 422
     flash(f"{model.name} can now be asked for as {added.name}.", "ok")
@@ -184,10 +184,10 @@ def add_alias(model_id: str) -> WsgiResponse | tuple[str, int]:
 def remove_alias(model_id: str, alias: str) -> WsgiResponse:
     """Gives a name up."""
     model = found(models.get_model, db(), model_id)
-    if alias not in models.list_aliases(db(), model_id):
+    if alias not in {row.name for row in aliases.list_aliases(db(), model_id)}:
         abort(404)
     press(
-        lambda session, actor: models.remove_alias(session, actor, alias),
+        lambda session, actor: aliases.remove_alias(session, actor, alias),
         f"{model.name} can no longer be asked for as {alias}.",
     )
     return redirect(url_for("models.show", model_id=model_id))
@@ -232,7 +232,7 @@ def _page(model: Model, *, alias_form: AliasForm | None = None, warm_form: WarmF
         "models/show.html",
         prices=history,
         price=next((price for price in history if price.from_ms <= now), None),
-        aliases=models.list_aliases(db(), model.id),
+        aliases={row.name: aliases.weights(row) for row in aliases.list_aliases(db(), model.id)},
         learnt=calibrations.list_learnt(db(), model.id),
         pauses=len(pauses),
         kept_ms=keep_alive_ms(pauses, model.keep_alive_s * 1000),

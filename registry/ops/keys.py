@@ -1,15 +1,17 @@
 """API keys: made once, shown once, stored as a digest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.errors import ConflictError, InvalidError, NotFoundError
 from registry.ids import new_id, now_ms
+from registry.key_parameters import checked_ceilings, checked_defaults
 from registry.models import ApiKey
 from registry.ops import audit, checks, tenants
-from registry.ops.models import resolve_name
+from registry.ops.models import resolve_names
 from registry.snapshot import generate_key, key_digest
 
 
@@ -26,10 +28,13 @@ def create_key(
     tpm: int | None = None,
     parallel: int | None = None,
     sse_ping: bool = True,
+    defaults: Mapping[str, object] = MappingProxyType({}),
+    ceilings: Mapping[str, object] = MappingProxyType({}),
 ) -> tuple[ApiKey, str]:
     """A new key of a tenant, and its plaintext, which can never be had again.
 
-    `models` are names or aliases of models (kept as model names), or "*" for all, present and future.
+    `models` are names or aliases of models (kept as model names), or "*" for all, present and future. `defaults` and
+    `ceilings` are of requests' parameters (registry.key_parameters).
     """
     tenant = tenants.get_tenant(session, tenant_id)
     created_at_ms = now_ms()
@@ -47,13 +52,24 @@ def create_key(
         tpm=checks.limit("tpm", tpm),
         parallel=checks.limit("parallel", parallel),
         sse_ping=sse_ping,
+        defaults=checked_defaults(defaults),
+        ceilings=checked_ceilings(ceilings),
         created_at_ms=created_at_ms,
         expires_at_ms=expires_at_ms,
     )
     session.add(key)
     session.flush()
     audit.record(
-        session, actor, "key.create", key.id, tenant_id=tenant.id, name=key.name, prefix=prefix, models=key.models
+        session,
+        actor,
+        "key.create",
+        key.id,
+        tenant_id=tenant.id,
+        name=key.name,
+        prefix=prefix,
+        models=key.models,
+        defaults=key.defaults,
+        ceilings=key.ceilings,
     )
     return key, plaintext
 
@@ -84,7 +100,7 @@ def revoke_key(session: Session, actor: str, key_id: str) -> ApiKey:
 
 
 def rotate_key(session: Session, actor: str, pepper: str, key_id: str, *, overlap_s: int = 0) -> tuple[ApiKey, str]:
-    """A new key with the old one's name, permissions and limits; the old one ends now, or in `overlap_s` seconds."""
+    """A new key that may do what the old one may; the old one ends now, or in `overlap_s` seconds."""
     old = get_key(session, key_id)
     at_ms = now_ms()
     checks.integer("overlap_s", overlap_s, high=90 * 24 * 3600)
@@ -102,6 +118,8 @@ def rotate_key(session: Session, actor: str, pepper: str, key_id: str, *, overla
         tpm=old.tpm,
         parallel=old.parallel,
         sse_ping=old.sse_ping,
+        defaults=dict(old.defaults),
+        ceilings=dict(old.ceilings),
         created_at_ms=at_ms,
         expires_at_ms=old.expires_at_ms,
     )
@@ -121,4 +139,4 @@ def _permitted(session: Session, models: Sequence[str]) -> list[str]:
         raise InvalidError('models must be a list of model names, or ["*"] for all', "models")
     if "*" in models:
         return ["*"]
-    return sorted({resolve_name(session, name).name for name in models})
+    return sorted({model.name for name in models for model in resolve_names(session, name)})

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from registry.errors import ConflictError, NotFoundError
 from registry.ids import new_id, now_ms
 from registry.manifest import ManifestDoc
-from registry.models import Alias, Group, Model, ModelUse
+from registry.models import Alias, AliasTarget, Group, Model, ModelUse
 from registry.ops import audit, checks, key_models, prices
 from registry.ops.model_fields import checked
 from registry.settings_allowlist import validate_settings
@@ -116,13 +116,27 @@ def get_model(session: Session, model_id: str) -> Model:
 
 
 def resolve_name(session: Session, name: str) -> Model:
-    """The live model with this name or alias. Raises NotFoundError."""
+    """The live model with this name or alias. Raises NotFoundError; ConflictError where several share the alias."""
+    found = resolve_names(session, name)
+    if len(found) > 1:
+        names = ", ".join(model.name for model in found)
+        raise ConflictError(f"{name!r} is split between {names}; name one of them", "model")
+    return found[0]
+
+
+def resolve_names(session: Session, name: str) -> list[Model]:
+    """The live model with this name, or those behind this alias, by name. Raises NotFoundError."""
+    alias = session.get(Alias, name)
+    if alias is None:
+        return [find_model(session, name)]
+    return sorted((target.model for target in alias.targets), key=lambda model: model.name)
+
+
+def find_model(session: Session, name: str) -> Model:
+    """The live model of this very name. Raises NotFoundError."""
     model = session.scalar(select(Model).where(Model.name == name, Model.deleted_at_ms.is_(None)))
     if model is None:
-        alias = session.get(Alias, name)
-        if alias is None:
-            raise NotFoundError(f"there is no model {name!r}", "model")
-        model = alias.model
+        raise NotFoundError(f"there is no model {name!r}", "model")
     return model
 
 
@@ -182,7 +196,7 @@ def set_enabled(session: Session, actor: str, model_id: str, enabled: bool) -> M
 
 
 def delete_model(session: Session, actor: str, model_id: str, *, stop: bool = False) -> Model:
-    """Take a model out of service for ever; its usage and prices stay. Its aliases go, and no key names it any more.
+    """Take a model out of service for ever; its usage and prices stay. No alias and no key names it any more.
 
     Raises ConflictError while workers of it run, unless `stop`: then they are drained.
     """
@@ -193,8 +207,10 @@ def delete_model(session: Session, actor: str, model_id: str, *, stop: bool = Fa
     _request_stop(model)
     model.enabled, model.min_replicas = False, 0
     model.deleted_at_ms = model.updated_at_ms = now_ms()
-    for alias in session.scalars(select(Alias).where(Alias.model_id == model.id)):
-        session.delete(alias)
+    for alias in session.scalars(select(Alias).join(AliasTarget).where(AliasTarget.model_id == model.id)):
+        alias.targets = [target for target in alias.targets if target.model_id != model.id]
+        if not alias.targets:
+            session.delete(alias)
     key_models.remove(session, actor, model.name)
     audit.record(session, actor, "model.delete", model.id, name=model.name, stopped_groups=running)
     return model
@@ -232,37 +248,6 @@ def stop_now(session: Session, actor: str, model_id: str) -> Model:
 def set_min_replicas(session: Session, actor: str, model_id: str, count: int) -> Model:
     """Workers kept up without any demand; 0 scales to zero."""
     return update_model(session, actor, model_id, min_replicas=count)
-
-
-def add_alias(session: Session, actor: str, model_id: str, alias: str) -> Alias:
-    """Another name for a model. Raises ConflictError when the name is taken."""
-    model = get_model(session, model_id)
-    refuse_taken(session, checks.model_name("alias", alias), field="alias")
-    row = Alias(name=alias, model_id=model.id)
-    try:
-        with session.begin_nested():
-            session.add(row)
-    except IntegrityError:  # another transaction took it since we looked
-        raise ConflictError(
-            f"{alias!r} is an alias already; choose another name or remove the alias", "alias"
-        ) from None
-    audit.record(session, actor, "alias.add", model.id, alias=alias)
-    return row
-
-
-def remove_alias(session: Session, actor: str, alias: str) -> None:
-    """Give the name up. Raises NotFoundError."""
-    row = session.get(Alias, alias)
-    if row is None:
-        raise NotFoundError(f"there is no alias {alias!r}", "alias")
-    session.delete(row)
-    session.flush()
-    audit.record(session, actor, "alias.remove", row.model_id, alias=alias)
-
-
-def list_aliases(session: Session, model_id: str) -> list[str]:
-    """The aliases of a model, sorted."""
-    return list(session.scalars(select(Alias.name).where(Alias.model_id == model_id).order_by(Alias.name)))
 
 
 def _kv_reserve(manifest: ManifestDoc, settings: Mapping[str, Any], capacity: int) -> int:

@@ -20,7 +20,7 @@ from orchestrator.types import (
 )
 from registry.ids import new_id
 from registry.models import ColdStart, ColdStartEvent, Group, Model, Stage, Tenant
-from registry.ops import keys, ledger, models, money, nodes, tenants
+from registry.ops import aliases, keys, ledger, models, money, nodes, tenants
 
 MB = 1_000_000
 GB = 1_000_000_000
@@ -49,7 +49,7 @@ def add_samples(session: Session, now_ms: int) -> Samples:
     model = add_model(session, "smollm2-135m-instruct", slo_ttft_ms=6_000)
     add_model(session, "qwen3-8b", slo_ttft_ms=8_000, keep_alive_s=900)
     models.set_enabled(session, "owner@example.org", add_model(session, "old-llama").id, False)
-    models.add_alias(session, "owner@example.org", model.id, "small")
+    aliases.add_alias(session, "owner@example.org", model.id, "small")
     tenant = tenants.create_tenant(session, "owner@example.org", name="Acme Robotics", rpm=600, parallel=16)
     tenants.create_tenant(session, "owner@example.org", name="Night Shift")
     money.top_up(session, "owner@example.org", tenant.id, 250 * GB, "Invoice 2026-117")

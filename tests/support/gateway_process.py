@@ -28,7 +28,9 @@ PRICE = {"price_id": "prc_1", "input_nusd": 10, "cached_input_nusd": 5, "output_
 def key_entry(key_id: str = "key_1", tenant_id: str = "ten_1", **changes: Any) -> dict[str, Any]:
     """A key of the snapshot, without limits."""
     entry = {"key_id": key_id, "tenant_id": tenant_id, "name": key_id, "models": ["*"], "expires_at_ms": None}
-    return entry | {"rpm": None, "tpm": None, "parallel": None, "sse_ping": True} | changes
+    return (
+        entry | {"rpm": None, "tpm": None, "parallel": None, "sse_ping": True, "defaults": {}, "ceilings": {}} | changes
+    )
 
 
 def tenant_entry(**changes: Any) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class World:
         self.keys = {hash_key(KEY, PEPPER): key_entry(), hash_key(OTHER_KEY, PEPPER): key_entry("key_2", "ten_2")}
         self.tenants = {"ten_1": tenant_entry(), "ten_2": tenant_entry(salt="salt-2")}
         self.models = {"small": model_entry()}
-        self.aliases = {"tiny": "small"}
+        self.aliases = {"tiny": {"small": 1}}
         self.hold = {"max_requests": 100, "max_bytes": 1_000_000, "deadline_s": 30}
 
     async def publish(self) -> None:

@@ -58,12 +58,24 @@ def test_a_new_price_follows_the_old_one(hydrant, source: Path) -> None:
 def test_an_alias_is_another_name_everywhere(hydrant, source: Path) -> None:
     hydrant.run("model", "register", "tiny", str(source), *PRICES)
     hydrant.run("model", "alias", "add", "tiny", "gpt-4o-mini")
-    assert hydrant.snapshot()["aliases"] == {"gpt-4o-mini": "tiny"}
+    assert hydrant.snapshot()["aliases"] == {"gpt-4o-mini": {"tiny": 1}}
     assert hydrant.json("model", "show", "gpt-4o-mini")["model"]["name"] == "tiny"
-    assert hydrant.json("model", "alias", "list", "tiny")["aliases"] == ["gpt-4o-mini"]
+    assert hydrant.json("model", "alias", "list", "tiny")["aliases"] == [{"name": "gpt-4o-mini", "models": {"tiny": 1}}]
     assert "choose another name" in hydrant.run("model", "alias", "add", "tiny", "tiny", expect=1).stderr
     hydrant.run("model", "alias", "remove", "gpt-4o-mini")
     assert hydrant.snapshot()["aliases"] == {}
+
+
+def test_models_share_an_alias_by_weight(hydrant, source: Path) -> None:
+    for name in ("old", "new"):
+        hydrant.run("model", "register", name, str(source), *PRICES)
+    shared = hydrant.json("model", "alias", "split", "chat", "old=95", "new=5")["alias"]
+    assert shared == {"name": "chat", "models": {"new": 5, "old": 95}}
+    assert hydrant.snapshot()["aliases"] == {"chat": {"new": 5, "old": 95}}
+    assert "chat (new 5, old 95)" in hydrant.run("model", "show", "old").stdout
+    assert "split between new, old" in hydrant.run("model", "show", "chat", expect=1).stderr
+    assert "MODEL=WEIGHT" in hydrant.run("model", "alias", "split", "chat", "old", expect=2).stderr
+    assert "named twice" in hydrant.run("model", "alias", "split", "chat", "old=1", "old=2", expect=1).stderr
 
 
 def test_warming_stopping_and_disabling_wake_the_controller(hydrant, source: Path) -> None:

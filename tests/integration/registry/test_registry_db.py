@@ -12,7 +12,7 @@ from support.registry_rows import add_tenant
 
 from registry.db import SessionFactory, make_engine, make_session_factory, read_scope, session_scope
 from registry.errors import InvalidError
-from registry.models import Alias, Base, Tenant
+from registry.models import AliasTarget, Base, Tenant
 
 
 def test_a_block_that_raises_changes_nothing(session_factory: SessionFactory) -> None:
@@ -31,7 +31,7 @@ def test_a_transaction_that_ended_early_is_not_taken_for_done(session_factory: S
     def swallow_a_failed_flush() -> None:
         with session_scope(session_factory) as session:
             add_tenant(session)
-            session.add(Alias(name="a", model_id="mod_missing"))
+            session.add(AliasTarget(alias_name="a", model_id="mod_missing", weight=1))
             with suppress(IntegrityError):
                 session.flush()
 
@@ -51,7 +51,7 @@ def test_a_read_scope_keeps_no_change(session_factory: SessionFactory) -> None:
 
 def test_foreign_keys_hold(session_factory: SessionFactory) -> None:
     with pytest.raises(IntegrityError), session_scope(session_factory) as session:
-        session.add(Alias(name="a", model_id="mod_missing"))
+        session.add(AliasTarget(alias_name="a", model_id="mod_missing", weight=1))
 
 
 def test_a_reader_does_not_wait_for_a_writer(session_factory: SessionFactory) -> None:

@@ -99,8 +99,10 @@ def test_a_migration_that_breaks_a_reference_is_rolled_back(tmp_path: Path) -> N
     engine = make_engine(f"sqlite:///{tmp_path}/hydrant.db")
     migrate.upgrade(engine)
     with pytest.raises(ConflictError, match="break a reference"), migrate.migrating(engine) as connection:
-        connection.execute(text("INSERT INTO aliases (name, model_id) VALUES ('a', 'mod_missing')"))
+        connection.execute(
+            text("INSERT INTO alias_targets (alias_name, model_id, weight) VALUES ('a', 'mod_missing', 1)")
+        )
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM aliases")).scalar() == 0
+        assert connection.execute(text("SELECT count(*) FROM alias_targets")).scalar() == 0
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
     engine.dispose()

@@ -14,7 +14,7 @@ from registry.db import SessionFactory, session_scope
 from registry.errors import ConflictError, InvalidError
 from registry.ids import now_ms
 from registry.models import Alias, ApiKey, Audit, LedgerEntry
-from registry.ops import keys, models, money, prices
+from registry.ops import aliases, keys, models, money, prices
 
 PEPPER = "pepper"
 YEAR_MS = 365 * 86_400_000
@@ -93,7 +93,7 @@ def test_of_two_who_take_an_alias_at_once_one_gets_it_and_the_other_an_answer(se
             if not queueing:
                 together.wait(10)
             try:
-                models.add_alias(session, "ada", model_id, "nick")
+                aliases.add_alias(session, "ada", model_id, "nick")
             except ConflictError:
                 models.update_model(session, "ada", model_id, keep_alive_s=7)  # the transaction goes on
                 return "refused"

@@ -13,7 +13,7 @@ from registry.db import SessionFactory, session_scope
 from registry.errors import ConflictError, InvalidError, NotFoundError, SourceError
 from registry.ids import new_id, now_ms
 from registry.models import Audit, Group, Model, Node
-from registry.ops import admins, audit, keys, models, nodes, prices, tenants
+from registry.ops import admins, aliases, audit, keys, models, nodes, prices, tenants
 from registry.snapshot import key_digest
 
 PEPPER = "pepper"
@@ -193,19 +193,19 @@ def test_an_embedding_model_runs_on_one_worker(session_factory: SessionFactory) 
 def test_names_and_aliases_share_one_space(session_factory: SessionFactory) -> None:
     with session_scope(session_factory) as session:
         smol, big = add_model(session), add_model(session, "big")
-        models.add_alias(session, "ada", smol.id, "chat")
+        aliases.add_alias(session, "ada", smol.id, "chat")
         assert models.resolve_name(session, "chat") is smol
         for name in ("chat", "big"):
             with pytest.raises(ConflictError, match=name):
-                models.add_alias(session, "ada", smol.id, name)
+                aliases.add_alias(session, "ada", smol.id, name)
         with pytest.raises(ConflictError, match="chat"):
             add_model(session, "chat")
         with pytest.raises(ConflictError, match="chat"):
             models.update_model(session, "ada", big.id, name="chat")
-        assert models.list_aliases(session, smol.id) == ["chat"]
-        models.remove_alias(session, "ada", "chat")
+        assert [alias.name for alias in aliases.list_aliases(session, smol.id)] == ["chat"]
+        aliases.remove_alias(session, "ada", "chat")
         with pytest.raises(NotFoundError):
-            models.remove_alias(session, "ada", "chat")
+            aliases.remove_alias(session, "ada", "chat")
         with pytest.raises(NotFoundError):
             models.resolve_name(session, "chat")
 

@@ -14,7 +14,7 @@ from registry import publish
 from registry.db import SessionFactory, session_scope
 from registry.ids import now_ms
 from registry.models import Tenant
-from registry.ops import keys, models, money, prices, tenants
+from registry.ops import aliases, keys, models, money, prices, tenants
 from registry.publish import build_snapshot, publish_balances, publish_snapshot, rebuild_redis_if_lost
 from registry.snapshot import SNAPSHOT_CHANGED_CHANNEL, SNAPSHOT_KEY, SnapshotDoc, key_digest, parse_snapshot
 
@@ -31,7 +31,7 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
     with session_scope(session_factory) as session:
         tenant = tenants.create_tenant(session, "t", name="acme", rpm=60, parallel=4)
         model = add_model(session, settings={"embedding": True, "context_length": 2048})
-        models.add_alias(session, "t", model.id, "chat")
+        aliases.add_alias(session, "t", model.id, "chat")
         key, plaintext = keys.create_key(
             session, PEPPER, PEPPER, tenant_id=tenant.id, name="k", models=["chat"], tpm=9, sse_ping=False
         )
@@ -50,6 +50,8 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
             "tpm": 9,
             "parallel": None,
             "sse_ping": False,
+            "defaults": {},
+            "ceilings": {},
         }
     }
     assert snapshot["tenants"][tenant.id] == {
@@ -79,7 +81,7 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
         "slo_ttft_ms": 10_000,
         "keep_alive_s": 300,
     }
-    assert snapshot["aliases"] == {"chat": "smol"}
+    assert snapshot["aliases"] == {"chat": {"smol": 1}}
     assert plaintext not in json.dumps(snapshot)
 
 
@@ -104,7 +106,7 @@ def test_deleted_models_and_their_aliases_are_gone_and_disabled_ones_are_marked(
 ) -> None:
     with session_scope(session_factory) as session:
         gone, off = add_model(session, "gone"), add_model(session, "off")
-        models.add_alias(session, "t", gone.id, "old-name")
+        aliases.add_alias(session, "t", gone.id, "old-name")
         models.delete_model(session, "t", gone.id)
         models.set_enabled(session, "t", off.id, False)
     with session_scope(session_factory) as session:

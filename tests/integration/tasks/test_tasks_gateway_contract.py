@@ -12,7 +12,7 @@ from gateway.routes import parse_cold_start, parse_routes
 from gateway.snapshot import parse_snapshot
 from registry.db import session_scope
 from registry.ids import now_ms
-from registry.ops import keys, models
+from registry.ops import aliases, keys
 from registry.publish import build_snapshot
 from registry.snapshot import encode_snapshot
 
@@ -22,7 +22,7 @@ PEPPER = "pepper"
 def test_the_gateway_reads_the_snapshot_that_the_registry_builds(bench: Any) -> None:
     model_id = bench.add_model(lane="litellm", keep_alive_s=60)
     with session_scope(bench.here.sessions) as session:
-        models.add_alias(session, "tester", model_id, "short")
+        aliases.add_alias(session, "tester", model_id, "short")
         tenant = add_tenant(session)
         limits = {"rpm": 3, "tpm": 1000, "parallel": 2}
         row, secret = keys.create_key(

@@ -15,7 +15,7 @@ from orchestrator.types import NoPlan, NoPlanReason
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.models import Calibration, ColdStart, Group, Model
-from registry.ops import models, prices
+from registry.ops import aliases, models, prices
 
 SECONDS_TO_REGISTER = 20
 
@@ -217,7 +217,22 @@ def test_aliases_come_and_go(admin: AdminApp, samples: Samples) -> None:
     assert send(client, f"{path}/team/default/remove").status_code == 302
     assert send(client, f"{path}/team/default/remove").status_code == 404
     with read_scope(admin.sessions) as session:
-        assert models.list_aliases(session, samples.model.id) == ["small"]
+        assert [alias.name for alias in aliases.list_aliases(session, samples.model.id)] == ["small"]
+
+
+def test_an_alias_is_split_between_models(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("operator")
+    with session_scope(admin.sessions) as session:
+        add_model(session, "canary")
+    name = samples.model.name
+    assert f"{name} = 1" in client.get("/aliases/small").text
+    refused = send(client, "/aliases/small", {"weights": f"{name} = 95\ncanary = many"})
+    assert refused.status_code == 422
+    assert "weight of canary" in refused.text
+    assert "canary = many" in refused.text
+    assert send(client, "/aliases/small", {"weights": f"{name} = 95\ncanary = 5"}).status_code == 302
+    assert "canary 5.0 %" in client.get(f"/models/{samples.model.id}").text
+    assert client.get("/aliases/nobody").status_code == 404
 
 
 def test_a_deleted_model_leaves_its_history(admin: AdminApp, samples: Samples) -> None:

@@ -48,6 +48,8 @@ TABLE = {
     "POST /models/<model_id>/disable": OPERATOR,
     "POST /models/<model_id>/delete": OPERATOR,
     "POST /models/<model_id>/aliases": OPERATOR,
+    "GET /aliases/<path:alias>": OPERATOR,
+    "POST /aliases/<path:alias>": OPERATOR,
     "POST /models/<model_id>/aliases/<path:alias>/remove": OPERATOR,
     "POST /nodes/<name>/cordon": OPERATOR,
     "POST /nodes/<name>/uncordon": OPERATOR,

@@ -28,6 +28,21 @@ def create_tenant(admin: AdminApp, client: FlaskClient, **fields: Any) -> Tenant
     return tenant
 
 
+def test_a_key_sets_defaults_and_ceilings_of_parameters(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("operator")
+    fields = {"tenant_id": samples.tenant.id, "name": "bot", "all_models": "y", "expires": ""}
+    answer = send(client, "/keys/new", {**fields, "ceilings": "seed = 4"})
+    assert answer.status_code == 422
+    assert "there is none for &#39;seed&#39;" in answer.text
+    assert "seed = 4" in answer.text
+    answer = send(client, "/keys/new", {**fields, "defaults": "temperature = 0.2", "ceilings": "max_tokens = 512"})
+    assert answer.status_code == 200
+    with read_scope(admin.sessions) as session:
+        key = keys.list_keys(session, samples.tenant.id)[0]
+        assert (key.name, key.defaults, key.ceilings) == ("bot", {"temperature": 0.2}, {"max_tokens": 512})
+    assert "max_tokens = 512" in client.get(f"/keys/{key.id}").text
+
+
 def test_a_tenant_is_created_with_its_limits(admin: AdminApp) -> None:
     client = admin.signed_in("operator")
     tenant = create_tenant(admin, client, rpm="600", tpm="", parallel="16", service_class="fast")

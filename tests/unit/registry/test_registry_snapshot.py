@@ -22,7 +22,7 @@ EMPTY: SnapshotDoc = {
     "keys": {},
     "tenants": {},
     "models": {},
-    "aliases": {"chat": "smol"},
+    "aliases": {"chat": {"smol": 1}},
     "hold": {"max_requests": 1, "max_bytes": 2, "deadline_s": 3},
 }
 
