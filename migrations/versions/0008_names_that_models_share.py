@@ -1,14 +1,14 @@
 """An alias may stand for several models by weight, and a key may set defaults and ceilings of parameters.
 
-Revision ID: 0012
-Revises: 0006
+Revision ID: 0008
+Revises: 0007
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0012"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
