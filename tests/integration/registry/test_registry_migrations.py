@@ -74,6 +74,23 @@ def test_a_pipeline_that_drains_first_is_still_followed_by_its_worker_after_an_u
     assert found == {"grp_1": Why(WhyCode.DRAINS_FIRST).to_json(), "grp_2": None, "grp_3": None}
 
 
+def test_aliases_keep_their_models_up_and_down(empty_engine: Engine) -> None:
+    migrate.upgrade(empty_engine, "0007")
+    with empty_engine.begin() as connection:
+        _insert(connection, "models", id="mod_1", lane="direct")
+        _insert(connection, "models", id="mod_2", lane="direct", name="two")
+        _insert(connection, "aliases", name="chat", model_id="mod_1")
+    migrate.upgrade(empty_engine, "0008")
+    with empty_engine.begin() as connection:
+        assert connection.execute(text("SELECT alias_name, model_id, weight FROM alias_targets")).all() == [
+            ("chat", "mod_1", 1)
+        ]
+        _insert(connection, "alias_targets", alias_name="chat", model_id="mod_2", weight=9)
+    migrate.downgrade(empty_engine, "0007")
+    with empty_engine.connect() as connection:
+        assert connection.execute(text("SELECT name, model_id FROM aliases")).all() == [("chat", "mod_2")]
+
+
 def _insert(connection: Connection, table: str, **values: object) -> None:
     """A row by the schema that the database has: what must be there and is not in `values` is 0, empty or false."""
     metadata = MetaData()
