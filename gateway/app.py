@@ -32,6 +32,7 @@ from gateway.routes import RouteTable
 from gateway.settings import Settings, load_settings
 from gateway.snapshot import HoldLimits, Model, Snapshot
 from gateway.spool import Spool
+from gateway.tracing import Trace, Tracing
 from gateway.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Gateway:
     def __init__(self, settings: Settings, on_broken: Callable[[], None] = lambda: None) -> None:
         self.gateway_id = f"{new_id('gw_')}-{os.getpid()}"
         self._settings = settings
+        self._tracing = Tracing()
         # Every command has a bound: a silent Redis is an unreachable Redis.
         pool = BlockingConnectionPool.from_url(
             settings.redis_url,
@@ -131,6 +133,7 @@ class Gateway:
         self._spool.close()
         await self._upstream.close()
         await self._redis.aclose()
+        await asyncio.to_thread(self._tracing.close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -164,22 +167,27 @@ class Gateway:
         reply = Reply(
             send, request_id(sent_id), self._settings.stall_timeout_s, anthropic=endpoint is Endpoint.MESSAGES
         )
+        trace = self._tracing.begin(scope, reply.request_id) if endpoint else None
         try:
-            await self._answer(scope, receive, reply, endpoint)
+            await self._answer(scope, receive, reply, endpoint, trace)
         except ClientGone:
             return
         finally:
+            if trace is not None:
+                trace.end(reply.status)
             if reply.started:
                 metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
 
-    async def _answer(self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint | None) -> None:
+    async def _answer(
+        self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint | None, trace: Trace | None
+    ) -> None:
         """Answers, if only with an error. Raises `ClientGone`."""
         path = scope["path"]
         try:
             if endpoint is not None:
                 if scope["method"] != "POST":
                     raise wrong_method(scope["method"], path, "POST")
-                await self._inference.handle(scope, receive, reply, endpoint)
+                await self._inference.handle(scope, receive, reply, endpoint, trace)
             else:
                 await self._look_up(scope, reply, path)
         except ClientGone:

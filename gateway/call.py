@@ -9,6 +9,7 @@ from gateway.attempts import Attempt
 from gateway.parsing import InferenceRequest
 from gateway.reply import Reply
 from gateway.snapshot import Key, Model, Tenant
+from gateway.tracing import Trace
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class Call:
     delivered: bool = False
     shortened: bool = False
     warm_starts: frozenset[str] | None = None
+    trace: Trace | None = None
     failed: set[str] = field(default_factory=set)
 
     @property

@@ -145,6 +145,7 @@ class Demand:
                 "last_request_at_ms": self._last_request_ms.get(model, 0),
                 "groups": groups,
                 "routes_version": self._routes.version,
+                "traceparent": self._hold.traceparent(model),
             }
         )
 

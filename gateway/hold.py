@@ -23,7 +23,7 @@ class Waiter:
     """One held request. `ready` gets a route, or the `ApiError` that ends the wait.
 
     `avoid` are groups to take only where there is no other; `permit` raises the `ApiError` that ends the wait early;
-    `service_class` is its tenant's.
+    `service_class` is its tenant's; `traceparent` names its span, if it has one.
     """
 
     model: str
@@ -33,6 +33,7 @@ class Waiter:
     avoid: Collection[str] = ()
     permit: Callable[[], None] = lambda: None
     service_class: str = "standard"
+    traceparent: str | None = None
     claimed: bool = False
     ready: asyncio.Future[Route] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -137,6 +138,11 @@ class Hold:
                     waiter.arrived_at_ms, oldest.get(waiter.service_class, waiter.arrived_at_ms)
                 )
         return count, oldest
+
+    def traceparent(self, model: str) -> str | None:
+        """The span of the first request in a model's line that has one: what a cold start is done for."""
+        found = [w for queue in self._queues.get(model, {}).values() for w in queue if w.traceparent is not None]
+        return min(found, key=lambda waiter: waiter.arrived_at_ms).traceparent if found else None
 
     def models(self) -> set[str]:
         """Models that somebody waits for."""

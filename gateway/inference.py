@@ -25,6 +25,7 @@ from gateway.proxy import Proxy
 from gateway.reply import ClientGone, Receive, Reply, Scope, read_body, until_disconnect
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
+from gateway.tracing import Trace, step
 from gateway.upstream import UpstreamFailed, room_left
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,9 @@ class Inference:
         self._demand = demand
         self._proxy = proxy
 
-    async def handle(self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint) -> None:
+    async def handle(
+        self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint, trace: Trace | None
+    ) -> None:
         """Answers one request. Raises `ApiError` for the caller to send, and `ClientGone`."""
         arrived_at_ms = now_ms()
         snapshot = self._snapshot()
@@ -86,7 +89,10 @@ class Inference:
             max_tokens=output_bound(request, model, key),
             permit=partial(self._permit, api_key, model.name),
             attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id),
+            trace=trace,
         )
+        if trace is not None:
+            trace.note(model=model.name, lane=lane, tenant_id=tenant.tenant_id, key_id=key.key_id)
         self._demand.touched(model.name)
         await self._admit(call)
         # Whatever goes wrong here is not the client's doing, unless it left.
@@ -177,7 +183,8 @@ class Inference:
                 attempt = call.open_attempt
                 attempt.group_id, attempt.cold_start_id = route.group_id, route.cold_start_id
                 reach("gateway.routed")
-                await self._proxy.run(call, route)
+                with step(call.trace, "attempt") as traceparent:
+                    await self._proxy.run(call, route, traceparent)
                 return
             except ApiError as refusal:
                 # The worker refused the request itself: nothing ran, nothing is owed.

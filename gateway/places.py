@@ -13,6 +13,7 @@ from gateway.errors import hold_timed_out, unavailable
 from gateway.hold import Hold, Waiter
 from gateway.routes import Route
 from gateway.settings import Settings
+from gateway.tracing import step
 
 # Before a worker gets a request again that it has just answered badly.
 AGAIN_SECONDS = 0.2
@@ -70,6 +71,7 @@ class Places:
             call.failed,
             call.permit,
             tenant.service_class,
+            None if call.trace is None else call.trace.traceparent,
         )
         is_first = model not in self._hold.models()
         if call.warm_starts is None:
@@ -79,7 +81,8 @@ class Places:
         if is_first:
             self._demand.first_waiter(model)
         try:
-            await self._until(call, call.deadline, waiter.ready)
+            with step(call.trace, "held"):
+                await self._until(call, call.deadline, waiter.ready)
             if not waiter.ready.done():
                 now, eta_ms = now_ms(), self._hold.eta_ms(model)
                 left_s = None if eta_ms is None else (eta_ms - now) / 1000

@@ -27,27 +27,27 @@ class Proxy:
         self._metering = metering
         self._upstream = upstream
 
-    async def run(self, call: Call, route: Route) -> None:
-        """The whole exchange; the attempt is ended when it returns.
+    async def run(self, call: Call, route: Route, traceparent: str | None = None) -> None:
+        """The whole exchange; the attempt is ended when it returns. `traceparent`: the worker's spans' parent.
 
         Raises `UpstreamFailed`, and `ApiError` when the worker refuses the request itself: then nothing ran.
         """
         if call.request.stream:
-            await self._stream(call, route)
+            await self._stream(call, route, traceparent)
         else:
-            await self._plain(call, route)
+            await self._plain(call, route, traceparent)
 
-    async def _plain(self, call: Call, route: Route) -> None:
+    async def _plain(self, call: Call, route: Route, traceparent: str | None) -> None:
         """A whole answer, billed only when the client is still there to get it."""
         body = upstream_body(call.request, call.model, call.tenant, call.max_tokens)
-        async with self._upstream.call(route, call.request.endpoint, call.lane, body) as response:
+        async with self._upstream.call(route, call.request.endpoint, call.lane, body, traceparent) as response:
             answer = await self._upstream.read_whole(response)
             reported = response.headers.get(USAGE_HEADER)
         self._deliver(call, plain_usage(answer, reported if call.lane == "litellm" else None))
         await self._end(call)
         await call.reply.json(200, answer)
 
-    async def _stream(self, call: Call, route: Route) -> None:
+    async def _stream(self, call: Call, route: Route, traceparent: str | None) -> None:
         """Events as they come. Raises `UpstreamFailed` when they end without a finish reason and the end mark."""
         request = call.request
         reader: OpenAIStream | AnthropicStream
@@ -62,7 +62,7 @@ class Proxy:
             )
         body = upstream_body(request, call.model, call.tenant, call.max_tokens)
         last = b""
-        async with self._upstream.call(route, request.endpoint, call.lane, body) as response:
+        async with self._upstream.call(route, request.endpoint, call.lane, body, traceparent) as response:
             async for data in response.content.iter_any():
                 last = reader.feed(data)
                 if reader.done:

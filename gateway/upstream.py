@@ -117,7 +117,7 @@ class Upstream:
 
     @asynccontextmanager
     async def call(
-        self, route: Route, endpoint: Endpoint, lane: str, body: bytes
+        self, route: Route, endpoint: Endpoint, lane: str, body: bytes, traceparent: str | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A successful answer's head; its body is read inside. Leaving early closes the connection: SGLang then aborts.
 
@@ -125,6 +125,8 @@ class Upstream:
         """
         assert self._session is not None
         url, headers = self._target(route, endpoint, lane)
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:

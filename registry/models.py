@@ -296,6 +296,7 @@ class ColdStart(Base):
     failed_at_ms: Mapped[int | None]
     reason: Mapped[str | None] = mapped_column(Text)
     why: Mapped[dict[str, Any] | None] = mapped_column(JSON)  # its group's; a refusal is in `plan`
+    traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C: the span of a request that waited for it
     # When it was looked at for what it teaches about the next ones (tasks/learning.py); null until it is over.
     studied_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)
     events: Mapped[list["ColdStartEvent"]] = relationship(order_by="ColdStartEvent.at_ms")

@@ -1,7 +1,8 @@
 """Writes decisions to SQL: desired state by compare-and-swap, and an outbox row for each effect, in one transaction."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -26,18 +27,24 @@ AFTER_FETCH_MS = 60_000
 """What a start may take after the last moment at which its fetches are in time, besides the model's measured tail."""
 
 
-def apply(session: Session, decisions: Iterable[Decision], now_ms: int) -> int:
+def apply(
+    session: Session,
+    decisions: Iterable[Decision],
+    now_ms: int,
+    traceparents: Mapping[str, str | None] = MappingProxyType({}),
+) -> int:
     """Apply what still fits the state in SQL; the number of decisions that changed something.
 
     A decision made from a version that another writer has since replaced is dropped: the next pass decides anew.
+    `traceparents` are, by model, the spans of requests that wait: a cold start on demand becomes a part of theirs.
     """
-    return sum(_apply_one(session, decision, now_ms) for decision in decisions)
+    return sum(_apply_one(session, decision, now_ms, traceparents) for decision in decisions)
 
 
-def _apply_one(session: Session, decision: Decision, now_ms: int) -> bool:
+def _apply_one(session: Session, decision: Decision, now_ms: int, traceparents: Mapping[str, str | None]) -> bool:
     match decision:
         case Start():
-            return _start(session, decision, now_ms)
+            return _start(session, decision, now_ms, traceparents.get(decision.model))
         case Move():
             return _move(session, decision, now_ms)
         case Stop():
@@ -50,7 +57,7 @@ def _apply_one(session: Session, decision: Decision, now_ms: int) -> bool:
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
-def _start(session: Session, decision: Start, now_ms: int) -> bool:
+def _start(session: Session, decision: Start, now_ms: int, traceparent: str | None) -> bool:
     model = session.scalars(select(Model).where(Model.name == decision.model, Model.deleted_at_ms.is_(None))).one()
     # Of two controllers that want to start this model at once, one finds the version gone.
     swapped = session.execute(
@@ -70,6 +77,7 @@ def _start(session: Session, decision: Start, now_ms: int) -> bool:
         plan=plan.to_json(),
         predicted_ttft_ms=plan.predicted_ttft_ms if decision.cause is not Cause.CONSOLIDATION else None,
         requested_at_ms=now_ms,
+        traceparent=traceparent if decision.cause is Cause.DEMAND else None,
     )
     session.add(cold_start)
     session.flush()

@@ -26,6 +26,7 @@ from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
 from tasks.speed import study_use
 from tasks.state import load_state
+from tasks.tracing import provider
 from tasks.watch import CONTROLLER, look
 
 CONTROL_LOCK = 0x6879_6463
@@ -50,7 +51,7 @@ def reconcile_now() -> None:
     with alone(here) as session:
         prune_outbox(session, now_ms())
     with alone(here) as session:
-        study(session, now_ms())
+        study(session, now_ms(), provider())
     with alone(here) as session:
         study_use(session, now_ms())
 
@@ -96,7 +97,7 @@ def run(here: Runtime) -> None:
             demand.known = is_known(watching, now)
             state = load_state(session, demand, now, watching, here.facts, here.settings.store_bps)
             decisions = reconcile(state, POLICIES[here.settings.policy])
-            changed = apply(session, decisions, now)
+            changed = apply(session, decisions, now, {name: one.traceparent for name, one in demand.models.items()})
         reach("control.decided")
         _tell(here, state, decisions)
         if not changed:

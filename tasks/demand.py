@@ -23,6 +23,7 @@ class ModelDemand:
     oldest_by_class: dict[ServiceClass, int] = field(default_factory=dict)
     running: int = 0
     last_request_at_ms: int | None = None
+    traceparent: str | None = None  # the span of a request that waits for it
 
 
 @dataclass
@@ -72,6 +73,7 @@ def read_demand(redis: Redis, now_ms: int) -> Demand:
             oldest = entry.get("oldest_at_ms")
             if entry["waiting"] and oldest is not None:
                 model.oldest_at_ms = min(oldest, model.oldest_at_ms or oldest)
+                model.traceparent = model.traceparent or entry.get("traceparent")
                 # An older gateway tells no classes.
                 by_class = entry.get("oldest_by_class") or {ServiceClass.STANDARD.value: oldest}
                 for name, at_ms in by_class.items():

@@ -6,6 +6,7 @@ outvoted (orchestrator/calibration.py).
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy import and_, or_, select
@@ -17,6 +18,10 @@ from orchestrator.types import Plan, Profile
 from registry.models import Calibration, ColdStart, ColdStartEvent, Device, Group, Model, Node, Stage, StartObservation
 from tasks.learnt import ALL_MODELS
 from tasks.spec import planned_kind
+from tasks.tracing import tell
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 SETTLED_MS = 60_000
 """How long after it was ready a start's first token, and its last report, may still come."""
@@ -30,8 +35,8 @@ _ALONE = [Cause.DEMAND.value, Cause.WARM.value, Cause.MIN_REPLICAS.value, Cause.
 log = structlog.get_logger(__name__)
 
 
-def study(session: Session, now_ms: int) -> int:
-    """Study the oldest starts that are over and were not studied yet; how many."""
+def study(session: Session, now_ms: int, spans: "TracerProvider | None" = None) -> int:
+    """Study the oldest starts that are over and were not studied yet; how many. Each is told to `spans`, if any."""
     over = or_(
         ColdStart.failed_at_ms.is_not(None),
         ColdStart.ready_at_ms < now_ms - SETTLED_MS,
@@ -46,6 +51,8 @@ def study(session: Session, now_ms: int) -> int:
     touched: set[tuple[str, str]] = set()
     for start in starts:
         start.studied_at_ms = now_ms
+        if spans is not None:
+            tell(spans, session, start)
         if start.ready_at_ms is None or start.cause not in _ALONE:
             continue
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +23,7 @@ class FakeWorker:
     def __init__(self, api_key: str = "worker-key") -> None:
         self.api_key = api_key
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[Mapping[str, str]] = []
         self.aborted = 0
         self.completed = 0
         self.active = 0
@@ -77,6 +78,7 @@ class FakeWorker:
             return web.json_response({"error": "Unauthorized"}, status=401)
         body = await request.json()
         self.requests.append(body)
+        self.headers.append(request.headers)
         self.active += 1
         self.most_active = max(self.most_active, self.active)
         try:

@@ -21,6 +21,15 @@ from tasks.state import load_state
 # --- the way of one cold request --------------------------------------------------------------------------------------
 
 
+def test_a_cold_start_on_demand_is_part_of_the_trace_of_who_waits(bench) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    bench.add_model("m")
+    bench.gateway.activity("m", waiting=1, traceparent=traceparent)
+    bench.settle()
+    with session_scope(bench.here.sessions) as session:
+        assert [start.traceparent for start in session.scalars(select(ColdStart))] == [traceparent]
+
+
 def test_demand_starts_a_worker_and_publishes_its_route_only_when_it_has_answered(bench):
     bench.add_model()
     bench.gateway.activity("m", waiting=1)

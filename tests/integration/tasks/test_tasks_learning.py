@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import select
 
 from orchestrator.lifecycle import GroupState
@@ -14,6 +17,32 @@ from tasks import control, learning
 
 TAIL_MS = 300
 PLAN = Plan("m", 1, 1, (), 4_200, None, False, None, (), (), waited_ms=200)
+
+
+def test_a_start_that_is_over_is_told_as_spans_of_the_request_that_waited(bench) -> None:
+    bench.add_model()
+    trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    start_id = a_start(bench, traceparent=f"00-{trace_id}-{span_id}-01", fetched_bytes=1000, fetch_ms=50)
+    a_start(bench, reason="a stage broke", failed_at_ms=now_ms(), ready_at_ms=None, answered=False)
+    kept = InMemorySpanExporter()
+    spans = TracerProvider()
+    spans.add_span_processor(SimpleSpanProcessor(kept))
+    with session_scope(bench.here.sessions) as session:
+        assert learning.study(session, now_ms(), spans) == 2
+        assert learning.study(session, now_ms(), spans) == 0
+        start = session.get_one(ColdStart, start_id)
+    starts = [span for span in kept.get_finished_spans() if span.name == "cold start"]
+    told = {span.attributes["hydrant.cold_start"]: span for span in starts}
+    assert len(told) == 2
+    mine = told.pop(start_id)
+    assert (f"{mine.context.trace_id:032x}", f"{mine.parent.span_id:016x}") == (trace_id, span_id)
+    assert mine.start_time == start.requested_at_ms * 1_000_000
+    assert mine.end_time >= start.first_token_at_ms * 1_000_000
+    steps = [span for span in kept.get_finished_spans() if span.parent and span.parent.span_id == mine.context.span_id]
+    assert {"prefetch", "runtime"} <= {step.name for step in steps}
+    assert all(step.attributes["hydrant.where"].endswith("on n0") for step in steps)
+    (failed,) = told.values()
+    assert (failed.parent, failed.status.is_ok, failed.status.description) == (None, False, "a stage broke")
 
 
 def a_start(
