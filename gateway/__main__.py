@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
@@ -10,6 +9,7 @@ import sys
 import uvicorn
 
 from gateway.settings import SettingsError, load_settings
+from registry.logs import configure_logging
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     except SettingsError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s gateway %(levelname)s %(message)s")
+    configure_logging()
     if settings.workers > 1:
         # prometheus-client sums the processes' metrics through files there; old ones would be counted again.
         directory = settings.home / "gateway-metrics"
@@ -37,6 +37,7 @@ def main() -> int:
         ws="none",
         lifespan="on",
         access_log=False,
+        log_config=None,  # uvicorn's own lines have the shape of ours
         server_header=False,
         timeout_graceful_shutdown=settings.drain_timeout_s,
         timeout_keep_alive=75,

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 
 import orjson
+import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
+from structlog.contextvars import bind_contextvars
 
 from gateway import metrics
 from gateway.admission import Admission
@@ -34,8 +36,10 @@ from gateway.snapshot import HoldLimits, Model, Snapshot
 from gateway.spool import Spool
 from gateway.tracing import Trace, Tracing
 from gateway.upstream import Upstream
+from registry.logs import configure_logging
 
 log = logging.getLogger(__name__)
+access = structlog.get_logger("gateway.access")
 
 REDIS_TIMEOUT_S = 2.0
 REDIS_CONNECTIONS = 64
@@ -167,6 +171,7 @@ class Gateway:
         reply = Reply(
             send, request_id(sent_id), self._settings.stall_timeout_s, anthropic=endpoint is Endpoint.MESSAGES
         )
+        bind_contextvars(request_id=reply.request_id)  # on every line that is logged for it
         trace = self._tracing.begin(scope, reply.request_id) if endpoint else None
         try:
             await self._answer(scope, receive, reply, endpoint, trace)
@@ -177,6 +182,8 @@ class Gateway:
                 trace.end(reply.status)
             if reply.started:
                 metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
+            if self._settings.access_log and endpoint is not None:
+                access.info("answered", endpoint=endpoint.value, status=reply.status, ms=reply.elapsed_ms)
 
     async def _answer(
         self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint | None, trace: Trace | None
@@ -195,7 +202,7 @@ class Gateway:
         except ApiError as error:
             await reply.fail(error)
         except Exception:
-            log.exception("request %s failed", reply.request_id)
+            log.exception("the request failed")
             await reply.fail(internal(reply.request_id))
 
     async def _look_up(self, scope: Scope, reply: Reply, path: str) -> None:
@@ -251,5 +258,6 @@ def _model_object(name: str, model: Model) -> dict[str, object]:
 
 def create_app() -> Gateway:
     """uvicorn's factory: one gateway from the environment."""
+    configure_logging()  # of several worker processes, each has its own
     # The supervisor starts it again; running answers end first.
     return Gateway(load_settings(), lambda: signal.raise_signal(signal.SIGTERM))

@@ -193,7 +193,7 @@ class Inference:
                     raise
                 continue
             except UpstreamFailed as error:
-                log.warning("worker %s failed request %s: %s", route.group_id, call.reply.request_id, error.reason)
+                log.warning("worker %s failed: %s", route.group_id, error.reason)
                 failure, lost = error, error.lost
             finally:
                 self._places.give_back(route, lost=lost)

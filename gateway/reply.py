@@ -42,6 +42,11 @@ class Reply:
         self._anthropic = anthropic
         self._since = time.perf_counter()
 
+    @property
+    def elapsed_ms(self) -> int:
+        """Since the request came."""
+        return int((time.perf_counter() - self._since) * 1000)
+
     async def json(self, status: int, body: bytes, headers: Headers | None = None) -> None:
         """A whole JSON answer."""
         await self.whole(status, [JSON, *(headers or [])], body)
@@ -87,7 +92,6 @@ class Reply:
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started, self.status = True, status
-        elapsed_ms = int((time.perf_counter() - self._since) * 1000)
         names = {name for name, _ in headers}
         await self._send(
             {
@@ -95,7 +99,7 @@ class Reply:
                 "status": status,
                 "headers": [
                     (b"x-request-id", self.request_id.encode()),
-                    (b"openai-processing-ms", str(elapsed_ms).encode()),
+                    (b"openai-processing-ms", str(self.elapsed_ms).encode()),
                     *headers,
                     *((name, value) for name, value in self.headers if name not in names),
                 ],

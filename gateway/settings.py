@@ -32,6 +32,7 @@ class Settings:
     drain_timeout_s: int = 30
     first_ping_s: float = 1.0
     ping_every_s: float = 5.0
+    access_log: bool = False
 
     @property
     def spool_dir(self) -> Path:
@@ -55,6 +56,7 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         max_body_bytes=_integer(environ, "HYDRANT_MAX_BODY_BYTES", 8 * 1024 * 1024),
         stall_timeout_s=_integer(environ, "HYDRANT_STALL_TIMEOUT_S", 600),
         drain_timeout_s=_integer(environ, "HYDRANT_DRAIN_TIMEOUT_S", 30),
+        access_log=environ.get("HYDRANT_ACCESS_LOG") == "1",
     )
 
 

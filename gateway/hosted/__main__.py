@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
 import uvicorn
+
+from registry.logs import configure_logging
 
 # Before litellm is imported: its import would try to download a price list.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -18,7 +19,7 @@ def main() -> int:
     if not secret:
         print("hosted: HYDRANT_HOSTED_SECRET is not set; `hydrant up` makes one for both processes.", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s hosted %(levelname)s %(message)s")
+    configure_logging()
     from gateway.hosted.app import Hosted
 
     app = Hosted(
@@ -35,6 +36,7 @@ def main() -> int:
         ws="none",
         lifespan="on",
         access_log=False,
+        log_config=None,
         server_header=False,
         timeout_graceful_shutdown=int(os.environ.get("HYDRANT_DRAIN_TIMEOUT_S") or 30),
     )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 from support.fake_worker import FakeWorker
@@ -21,11 +21,13 @@ CHAT = "/v1/chat/completions"
 
 
 @asynccontextmanager
-async def running(environ: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, aiohttp.ClientSession]]:
+async def running(
+    environ: dict[str, str], log: BinaryIO | None = None
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, aiohttp.ClientSession]]:
     """A gateway process that is ready, and a client of it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", cwd=ROOT, env=environ,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL if log is None else log,
     )  # fmt: skip
     url = f"http://127.0.0.1:{environ['HYDRANT_GATEWAY_PORT']}"
     try:
@@ -126,3 +128,25 @@ async def test_a_missing_secret_is_one_clear_line(tmp_path: Path, redis_server: 
     assert process.returncode == 2
     assert errors.decode().count("\n") == 1
     assert "HYDRANT_KEY_PEPPER" in errors.decode()
+
+
+async def test_log_lines_bear_the_id_of_the_request_and_no_word_of_it(
+    world: World, worker: FakeWorker, redis_server: RedisServer, tmp_path: Path, question: dict[str, Any]
+) -> None:
+    await world.route("small", route_entry(worker.url))
+    environ = environment(redis_server, tmp_path, HYDRANT_ACCESS_LOG="1")
+    with (tmp_path / "log").open("w+b") as log:
+        async with running(environ, log) as (_, client):
+            await world.until_read()
+            worker.refuse = (500, {"error": {"message": "broken"}})
+            async with client.post(CHAT, json=question, headers={"x-request-id": "req-of-mine"}) as answer:
+                assert answer.status == 502
+        log.seek(0)
+        text = log.read().decode()
+    lines = [line for line in text.splitlines() if "request_id=req-of-mine" in line]
+    assert any("level=warning" in line and "failed: status 500" in line for line in lines)
+    (answered,) = [line for line in lines if "logger=gateway.access" in line]
+    assert "event=answered" in answered
+    assert f"endpoint={CHAT}" in answered
+    assert "status=502" in answered
+    assert not [secret for secret in (KEY, question["messages"][0]["content"], "broken") if secret in text]
