@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit check setup bench-coldstart simulate
+.PHONY: help demo up test unit check soak setup bench-coldstart simulate
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,10 @@ bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant
 simulate:       ## the paper's end-to-end test, simulated with the controller's own decisions (8 min)
 	@deploy/setup.sh dev
 	.venv/bin/python -m bench.simulate
+
+soak:           ## ten thousand requests while gateway, Redis, ledger and database are killed, and then the books (15 min)
+	@deploy/setup.sh dev
+	HYDRANT_KILL_REQUESTS=10000 .venv/bin/pytest -s tests/integration/books
 
 check:          ## ruff, mypy --strict, the arrows between the parts, and that the docs name what exists
 	@deploy/setup.sh dev

@@ -36,6 +36,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._schemas = 0
         self._as_user: list[str] = []
+        self._binaries = Path()
 
     def start(self) -> PostgresServer:
         """Makes the data directory, starts the server and waits until it answers; fails with its log."""
@@ -46,14 +47,35 @@ class PostgresServer:
             if subprocess.run(self._setpriv("test", "-x", str(binaries / "postgres")), check=False).returncode != 0:
                 # The environment lies in a home directory closed to others.
                 binaries = shutil.copytree(binaries.parent, self.directory / "postgres") / "bin"
+        self._binaries = binaries
         initdb = [str(binaries / "initdb"), "-D", str(self._data), "-U", "hydrant", "-A", "trust", "-E", "UTF8", "-N"]
         subprocess.run(self._setpriv(*initdb, "--no-locale"), check=True, stdout=subprocess.DEVNULL, cwd=self.directory)
+        return self._run()
+
+    def crash(self) -> None:
+        """SIGKILL, as the kernel kills when memory is short; what was committed synchronously is kept."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> PostgresServer:
+        """Starts the server again over its data. The crashed one's children end within moments; until then it waits."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self._run()
+            except RuntimeError as error:
+                if "still in use" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _run(self) -> PostgresServer:
         log = open(self.directory / "log", "wb")  # noqa: SIM115 - the server keeps it
         with log:
             self._process = subprocess.Popen(
                 # Listens on the socket only; nothing here needs to survive a power cut.
                 self._setpriv(
-                    str(binaries / "postgres"), "-D", str(self._data), "-k", str(self.directory),
+                    str(self._binaries / "postgres"), "-D", str(self._data), "-k", str(self.directory),
                     "-c", "listen_addresses=", "-c", "fsync=off", "-c", "synchronous_commit=off",
                     "-c", "max_connections=60", "-c", "shared_buffers=32MB",
                 ),
