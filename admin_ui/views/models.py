@@ -89,6 +89,7 @@ def price(model_id: str) -> WsgiResponse | str | tuple[str, int]:
             cached_input_nusd=form.cached_input_nusd.data,
             output_nusd=form.output_nusd.data,
             request_nusd=form.request_nusd.data or 0,
+            gpu_second_nusd=form.gpu_second_nusd.data or 0,
         ),
     )
     if changed is None:
