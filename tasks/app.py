@@ -17,11 +17,12 @@ from registry.settings import load_environment
 RECONCILE_EVERY_S = 2.0
 DRAIN_EVERY_S = 1.0
 SWEEP_EVERY_S = 5.0
+COSTS_EVERY_S = 10.0
 
 
 def make_app(redis_url: str, node: str | None) -> Celery:
     """An app on this Redis. A node's worker knows the node tasks only: it has no database to open."""
-    modules = ["tasks.node", "tasks.node_events"] if node else ["tasks.control", "tasks.ledger"]
+    modules = ["tasks.node", "tasks.node_events"] if node else ["tasks.control", "tasks.ledger", "tasks.costs"]
     app = Celery("hydrant", broker=broker_url(redis_url), include=modules)
     app.conf.update(
         task_serializer="json",
@@ -47,6 +48,7 @@ def make_app(redis_url: str, node: str | None) -> Celery:
             "reconcile": _every(RECONCILE_EVERY_S, "control.reconcile", "control"),
             "drain": _every(DRAIN_EVERY_S, "ledger.drain", "ledger"),
             "sweep": _every(SWEEP_EVERY_S, "ledger.sweep", "ledger"),
+            "costs": _every(COSTS_EVERY_S, "ledger.costs", "ledger"),
         },
     )
     return app

@@ -5,10 +5,10 @@ ledger's worker completes it: the start when that is over, the split over those 
 are settled, the time of service when the group has stopped.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, and_, or_, select, update
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from registry.device_time import busy_ms, cost_nusd, gpu_us, split
@@ -26,7 +26,7 @@ SPLIT_AFTER_MS = 60_000
 
 @dataclass(frozen=True)
 class Settled:
-    """What one look has completed, by group id, and the tenants whose balance it changed."""
+    """What one look has completed: how many starts it split, and the tenants whose balance that changed."""
 
     tenant_ids: frozenset[str]
     split: int
@@ -69,7 +69,8 @@ def complete(session: Session, now_ms: int, *, split_before_ms: int, awaited: Co
     """
     charged: set[str] = set()
     splits = 0
-    for cost, group, start in session.execute(_open().order_by(GroupCost.group_id).with_for_update(of=GroupCost)):
+    rows = session.execute(_open().order_by(GroupCost.group_id).with_for_update(of=GroupCost)).all()
+    for cost, group, start in rows:
         began_serving = group.ready_at_ms if group.ready_at_ms is not None else group.stopped_at_ms
         if began_serving is None:
             continue
@@ -115,7 +116,7 @@ def _split(session: Session, cost: GroupCost, group: Group, start: ColdStart, no
     assert cost.startup_gpu_us is not None
     assert cost.startup_nusd is not None
     times, amounts = split(cost.startup_gpu_us, requests), split(cost.startup_nusd, requests)
-    model_name = session.get_one(Model, cost.model_id).name
+    model_name = session.scalar(select(Model.name).where(Model.id == cost.model_id))
     payers = {tenant_id for tenant_id in requests if cost.chargeable and amounts[tenant_id]}
     for tenant_id, count in sorted(requests.items()):
         session.add(

@@ -35,7 +35,7 @@ USAGE_COLUMNS = (
     "held_ms",
     "cold_start_id",
 )
-LEDGER_COLUMNS = ("id", "at_ms", "tenant_id", "kind", "amount_nusd", "attempt_id", "reason", "author")
+LEDGER_COLUMNS = ("id", "at_ms", "tenant_id", "kind", "amount_nusd", "attempt_id", "cold_start_id", "reason", "author")
 
 
 @dataclass(frozen=True)
