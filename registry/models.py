@@ -464,6 +464,18 @@ class LedgerEntry(Base):
     )
 
 
+class Reconciliation(Base):
+    """One comparison of events, usage, ledger, balances and reservations (registry/reconciliation/)."""
+
+    __tablename__ = "reconciliations"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    began_at_ms: Mapped[int]
+    since_ms: Mapped[int | None]  # only rows from then on were compared; NULL: all
+    compared: Mapped[dict[str, Any]]  # how many rows, balances, attempts and events
+    differences: Mapped[list[Any]]  # registry.reconciliation.difference.Difference.to_json()
+    ended_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)  # NULL: to be looked at again
+
+
 # --- who manages it ---------------------------------------------------------------------------------------------------
 
 

@@ -18,11 +18,16 @@ RECONCILE_EVERY_S = 2.0
 DRAIN_EVERY_S = 1.0
 SWEEP_EVERY_S = 5.0
 COSTS_EVERY_S = 10.0
+BOOKS_EVERY_S = 15.0
 
 
 def make_app(redis_url: str, node: str | None) -> Celery:
     """An app on this Redis. A node's worker knows the node tasks only: it has no database to open."""
-    modules = ["tasks.node", "tasks.node_events"] if node else ["tasks.control", "tasks.ledger", "tasks.costs"]
+    modules = (
+        ["tasks.node", "tasks.node_events"]
+        if node
+        else ["tasks.control", "tasks.ledger", "tasks.costs", "tasks.reconciliation"]
+    )
     app = Celery("hydrant", broker=broker_url(redis_url), include=modules)
     app.conf.update(
         task_serializer="json",
@@ -49,6 +54,7 @@ def make_app(redis_url: str, node: str | None) -> Celery:
             "drain": _every(DRAIN_EVERY_S, "ledger.drain", "ledger"),
             "sweep": _every(SWEEP_EVERY_S, "ledger.sweep", "ledger"),
             "costs": _every(COSTS_EVERY_S, "ledger.costs", "ledger"),
+            "books": _every(BOOKS_EVERY_S, "ledger.reconcile", "ledger"),
         },
     )
     return app

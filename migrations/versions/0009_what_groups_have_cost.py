@@ -57,6 +57,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("cold_start_id", "tenant_id", name=op.f("pk_cold_start_shares")),
     )
     op.create_index("ix_cold_start_shares_tenant_at", "cold_start_shares", ["tenant_id", "at_ms"])
+    op.create_table(
+        "reconciliations",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("began_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("since_ms", sa.BigInteger(), nullable=True),
+        sa.Column("compared", sa.JSON(), nullable=False),
+        sa.Column("differences", sa.JSON(), nullable=False),
+        sa.Column("ended_at_ms", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_reconciliations")),
+    )
+    op.create_index(op.f("ix_reconciliations_ended_at_ms"), "reconciliations", ["ended_at_ms"])
     op.add_column("ledger", sa.Column("cold_start_id", sa.String(length=40), nullable=True))
     op.create_index(
         "uq_ledger_cold_start_tenant",
@@ -71,6 +82,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("uq_ledger_cold_start_tenant", "ledger")
     op.drop_column("ledger", "cold_start_id")
+    op.drop_table("reconciliations")
     op.drop_table("cold_start_shares")
     op.drop_table("group_costs")
     op.drop_column("prices", "gpu_second_nusd")

@@ -89,7 +89,7 @@ def complete(session: Session, now_ms: int, *, split_before_ms: int, awaited: Co
     return Settled(frozenset(charged), splits)
 
 
-def _open() -> Select[tuple[GroupCost, Group, ColdStart]]:
+def _open() -> Select[GroupCost, Group, ColdStart]:
     return (
         select(GroupCost, Group, ColdStart)
         .join(Group, Group.id == GroupCost.group_id)

@@ -15,8 +15,10 @@ from admin_ui.zones import zone_named
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.models import Usage
-from registry.ops import group_costs, ledger, money
+from registry.ops import group_costs, ledger, money, reconciliations
 from registry.ops.usage import UsageFilter
+from registry.reconciliation.difference import Difference
+from registry.reconciliation.look import Look
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -208,3 +210,17 @@ def test_what_a_cold_start_has_cost_is_on_its_its_models_and_the_usage_page(admi
     usage = client.get("/usage?period=24h").text
     assert "Cold starts waited for" in usage
     assert "Cold starts waited for" not in client.get(f"/usage?period=24h&model={samples.model.id}").text
+
+
+def test_the_ledger_says_whether_the_books_agree(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("viewer")
+    assert "Not reconciled yet" in client.get("/ledger").text
+    with session_scope(admin.sessions) as session:
+        reconciliations.begin(session, Look({"usage": 1}, []), now_ms(), None)
+    assert "no difference between events" in client.get("/ledger").text
+    with session_scope(admin.sessions) as session:
+        look = Look({"usage": 1}, [Difference("cost_differs", "att_1", "", "attempt att_1 <costs> more")])
+        row = reconciliations.begin(session, look, now_ms(), None)
+        assert "The books differ" not in client.get("/ledger").text, "it was not looked at twice"
+        reconciliations.finish(session, row.id, look, now_ms())
+    assert "attempt att_1 &lt;costs&gt; more" in client.get("/ledger").text
