@@ -21,6 +21,7 @@ from admin_ui.views import (
     audit,
     auth,
     health,
+    invoices,
     keys,
     ledger,
     models,
@@ -36,7 +37,22 @@ from registry.db import make_engine, make_session_factory
 
 MAX_FORM_BYTES = 1_000_000
 
-BLUEPRINTS = (auth, health, overview, models, registrations, tenants, keys, usage, ledger, nodes, audit, users, account)
+BLUEPRINTS = (
+    auth,
+    health,
+    overview,
+    models,
+    registrations,
+    tenants,
+    invoices,
+    keys,
+    usage,
+    ledger,
+    nodes,
+    audit,
+    users,
+    account,
+)
 
 
 def create_app(config: AdminConfig) -> Flask:

@@ -143,7 +143,9 @@ def _cost_fields(cost: "StartCost | None") -> list[tuple[str, object]]:
 
     if cost is None or cost.startup_gpu_us is None:
         return []
-    waited = {None: "not known yet", 0: "nobody: the model's alone"}.get(cost.waited, f"{cost.waited} requests")
+    waited = {None: "not known yet", 0: "nobody: the model's alone"}.get(
+        cost.waited, f"{cost.waited} request{'' if cost.waited == 1 else 's'}"
+    )
     lines: list[tuple[str, object]] = [
         ("start cost", f"{gpu_seconds(cost.startup_gpu_us)}, $ {format_dollars(cost.startup_nusd or 0)}"),
         ("waited for it", waited),

@@ -464,6 +464,16 @@ class LedgerEntry(Base):
     )
 
 
+class Invoice(Base):
+    """A tenant's invoice of a month (UTC) that is closed, as it was then; open months are worked out when asked for."""
+
+    __tablename__ = "invoices"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)  # 2026-11
+    document: Mapped[dict[str, Any]]  # registry.ops.invoices
+    closed_at_ms: Mapped[int]
+
+
 class Reconciliation(Base):
     """One comparison of events, usage, ledger, balances and reservations (registry/reconciliation/)."""
 

@@ -19,6 +19,7 @@ DRAIN_EVERY_S = 1.0
 SWEEP_EVERY_S = 5.0
 COSTS_EVERY_S = 10.0
 BOOKS_EVERY_S = 15.0
+CLOSE_EVERY_S = 60.0
 
 
 def make_app(redis_url: str, node: str | None) -> Celery:
@@ -26,7 +27,7 @@ def make_app(redis_url: str, node: str | None) -> Celery:
     modules = (
         ["tasks.node", "tasks.node_events"]
         if node
-        else ["tasks.control", "tasks.ledger", "tasks.costs", "tasks.reconciliation"]
+        else ["tasks.control", "tasks.ledger", "tasks.costs", "tasks.reconciliation", "tasks.invoices"]
     )
     app = Celery("hydrant", broker=broker_url(redis_url), include=modules)
     app.conf.update(
@@ -55,6 +56,7 @@ def make_app(redis_url: str, node: str | None) -> Celery:
             "sweep": _every(SWEEP_EVERY_S, "ledger.sweep", "ledger"),
             "costs": _every(COSTS_EVERY_S, "ledger.costs", "ledger"),
             "books": _every(BOOKS_EVERY_S, "ledger.reconcile", "ledger"),
+            "close": _every(CLOSE_EVERY_S, "ledger.close", "ledger"),
         },
     )
     return app

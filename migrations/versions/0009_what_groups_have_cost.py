@@ -1,4 +1,4 @@
-"""What groups have cost in device time, and who waited for their starts.
+"""What groups have cost in device time, who waited for their starts, whether the books agree, closed invoices.
 
 Revision ID: 0009
 Revises: 0006
@@ -58,6 +58,15 @@ def upgrade() -> None:
     )
     op.create_index("ix_cold_start_shares_tenant_at", "cold_start_shares", ["tenant_id", "at_ms"])
     op.create_table(
+        "invoices",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("month", sa.String(length=7), nullable=False),
+        sa.Column("document", sa.JSON(), nullable=False),
+        sa.Column("closed_at_ms", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_invoices_tenant_id_tenants")),
+        sa.PrimaryKeyConstraint("tenant_id", "month", name=op.f("pk_invoices")),
+    )
+    op.create_table(
         "reconciliations",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("began_at_ms", sa.BigInteger(), nullable=False),
@@ -83,6 +92,7 @@ def downgrade() -> None:
     op.drop_index("uq_ledger_cold_start_tenant", "ledger")
     op.drop_column("ledger", "cold_start_id")
     op.drop_table("reconciliations")
+    op.drop_table("invoices")
     op.drop_table("cold_start_shares")
     op.drop_table("group_costs")
     op.drop_column("prices", "gpu_second_nusd")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sqlalchemy import and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from registry.models import ColdStartShare, LedgerEntry, Price, RejectedUsage, Usage
+from registry.models import ColdStartShare, Invoice, LedgerEntry, Price, RejectedUsage, Usage
 from registry.ops.money import format_dollars
 from registry.reconciliation.difference import Difference
 
@@ -23,6 +23,8 @@ def differences(session: Session, since_ms: int | None) -> Iterator[Difference]:
     yield from _cost_differs(session, begin)
     yield from _cold_start_charge_differs(session, begin)
     yield from _not_billed(session)
+    if since_ms is None:
+        yield from _invoice_differs(session)
 
 
 def _usage_not_charged(session: Session, begin: int) -> Iterator[Difference]:
@@ -109,6 +111,25 @@ def _not_billed(session: Session) -> Iterator[Difference]:
     for digest, reason in session.execute(query.order_by(RejectedUsage.at_ms).limit(MOST)):
         told = f"a usage event could not be billed ({reason}); see: hydrant usage rejected"
         yield Difference("not_billed", digest[:16], "", told)
+
+
+def _invoice_differs(session: Session) -> Iterator[Difference]:
+    """Each tenant's newest closed invoice: what was written into closed months afterwards is on none."""
+    newest = select(Invoice.tenant_id, func.max(Invoice.month).label("month")).group_by(Invoice.tenant_id).subquery()
+    query = select(Invoice).join(newest, and_(newest.c.tenant_id == Invoice.tenant_id, newest.c.month == Invoice.month))
+    for row in session.scalars(query.order_by(Invoice.tenant_id)):
+        total = session.scalar(
+            select(func.sum(LedgerEntry.amount_nusd)).where(
+                LedgerEntry.tenant_id == row.tenant_id, LedgerEntry.at_ms < row.document["until_ms"]
+            )
+        )
+        closing, by_ledger = row.document["closing_nusd"], int(total or 0)
+        if closing != by_ledger:
+            told = (
+                f"the closed invoice {row.month} of tenant {row.tenant_id} ends with {_usd(closing)},"
+                f" and the ledger had {_usd(by_ledger)} then"
+            )
+            yield Difference("invoice_differs", f"{row.tenant_id} {row.month}", f"{closing} {by_ledger}", told)
 
 
 def _usd(amount_nusd: int) -> str:

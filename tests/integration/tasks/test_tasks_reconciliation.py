@@ -14,8 +14,8 @@ from support.watching import watched
 
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import LedgerEntry, Reconciliation, Usage
-from registry.ops import group_costs, ledger, reconciliations
+from registry.models import LedgerEntry, Reconciliation, Tenant, Usage
+from registry.ops import group_costs, invoices, ledger, reconciliations
 from registry.ops.money import top_up
 from registry.publish import publish_balances
 from registry.reconciliation.difference import confirmed
@@ -136,6 +136,16 @@ def start_charge_of_nobody(books):
     books.publish()
 
 
+def entry_in_a_closed_month(books):
+    then = now_ms() - 32 * 86_400_000
+    with session_scope(books.here.sessions) as session:
+        session.get_one(Tenant, books.tenant.id).created_at_ms = then
+        session.flush()
+        invoices.close_months(session, now_ms())
+        session.add(LedgerEntry(tenant_id=books.tenant.id, kind="adjust", amount_nusd=9, at_ms=then, reason="late"))
+    books.publish()
+
+
 def unbilled(books):
     books.settle(books.event(price_id="pri_lost"))
 
@@ -187,6 +197,7 @@ def silent_gateway(books):
         (changed_tokens, "cost_differs"),
         (lost_start_charge, "cold_start_charge_differs"),
         (start_charge_of_nobody, "cold_start_charge_differs"),
+        (entry_in_a_closed_month, "invoice_differs"),
         (unbilled, "not_billed"),
         (lost_balance, "balance_missing"),
         (changed_balance, "balance_differs"),
