@@ -48,7 +48,11 @@ def complete_costs(here: Runtime) -> int:
     return done.split
 
 
-def _awaited(redis: Redis) -> set[str]:
-    """The cold starts of which attempts that are still open were held."""
-    attempts = map(orjson.loads, redis.hvals("hyd:attempts"))
-    return {one["cold_start_id"] for one in attempts if one.get("cold_start_id") and one.get("held_ms")}
+def _awaited(redis: Redis) -> dict[str, int]:
+    """The cold starts of which attempts that are still open were held, and when (ms) the first of these began."""
+    earliest: dict[str, int] = {}
+    for attempt in map(orjson.loads, redis.hvals("hyd:attempts")):
+        start, began = attempt.get("cold_start_id"), attempt["started_at_ms"]
+        if start and attempt.get("held_ms"):
+            earliest[start] = min(began, earliest.get(start, began))
+    return earliest

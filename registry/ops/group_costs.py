@@ -5,7 +5,7 @@ ledger's worker completes it: the start when that is over, the split over those 
 are settled, the time of service when the group has stopped.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Select, and_, or_, select
@@ -60,12 +60,13 @@ def has_work(session: Session, now_ms: int, *, split_before_ms: int) -> bool:
     return session.execute(query).first() is not None
 
 
-def complete(session: Session, now_ms: int, *, split_before_ms: int, awaited: Collection[str]) -> Settled:
+def complete(session: Session, now_ms: int, *, split_before_ms: int, awaited: Mapping[str, int]) -> Settled:
     """Complete what can be told by now of every open row.
 
-    A start is split when it was ready by `split_before_ms` and is none of `awaited`: the cold starts of which open
-    attempts may have waited. The caller has read those before this transaction's first statement, commits, and then
-    publishes the balances of `tenant_ids`. A row is locked first: of two workers, one finds it done.
+    A start is split when it was ready by `split_before_ms` and no open attempt has waited for it. `awaited` has, by
+    cold start that serves open attempts that were held, when (ms) the first began. The caller has read it before
+    this transaction's first statement. It commits, and then publishes the balances of `tenant_ids`. A row is locked
+    first: of two workers, one finds it done.
     """
     charged: set[str] = set()
     splits = 0
@@ -78,15 +79,20 @@ def complete(session: Session, now_ms: int, *, split_before_ms: int, awaited: Co
             cost.startup_gpu_us = gpu_us(began_serving - group.created_at_ms, _held(session, group.id))
             price = None if cost.price_id is None else session.get_one(Price, cost.price_id)
             cost.startup_nusd = 0 if price is None else cost_nusd(cost.startup_gpu_us, price.gpu_second_nusd)
-        if cost.waited is None and (
-            group.ready_at_ms is None or (group.ready_at_ms <= split_before_ms and start.id not in awaited)
-        ):
+        if cost.waited is None and _may_be_split(group, split_before_ms, awaited.get(start.id)):
             charged |= _split(session, cost, group, start, now_ms)
             splits += 1
         if cost.waited is not None and group.stopped_at_ms is not None and group.stopped_at_ms <= now_ms - LATE_MS:
             _close(session, cost, group, began_serving, group.stopped_at_ms, now_ms)
     session.flush()
     return Settled(frozenset(charged), splits)
+
+
+def _may_be_split(group: Group, split_before_ms: int, first_open_ms: int | None) -> bool:
+    ready = group.ready_at_ms
+    if ready is None:  # it has failed, and served nobody
+        return True
+    return ready <= split_before_ms and (first_open_ms is None or first_open_ms >= ready)
 
 
 def _open() -> Select[GroupCost, Group, ColdStart]:

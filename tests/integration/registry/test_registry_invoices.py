@@ -108,7 +108,7 @@ def test_charges_for_cold_starts_are_lines_of_their_own(books: Books) -> None:
     with session_scope(books.sessions) as session:
         group = add_start(session, books.model)
         ledger.settle(session, [waiter(group, books.tenant, books.model, books.price)])
-        group_costs.complete(session, NOVEMBER, split_before_ms=2**50, awaited=())
+        group_costs.complete(session, NOVEMBER, split_before_ms=2**50, awaited={})
     found = books.invoice("2026-11", NOVEMBER + 1)
     (line,) = found["cold_starts"]
     assert (line["model"], line["cold_starts"], line["waited_requests"]) == (books.model.name, 1, 1)

@@ -163,6 +163,14 @@ def test_a_start_is_split_only_when_all_that_waited_are_settled(starts):
     assert starts.charges() == {"a": START_NUSD // 2, "b": START_NUSD // 2}
 
 
+def test_open_attempts_that_came_when_it_was_ready_hold_no_split_up(starts):
+    queued = starts.waited(1, started_at_ms=starts.group.ready_at_ms)
+    starts.redis.hset("hyd:attempts", queued["attempt_id"], json.dumps(queued))
+    starts.settle(starts.waited(0))
+    assert starts.complete() == 1
+    assert starts.charges() == {"a": START_NUSD}
+
+
 @pytest.mark.parametrize("trouble", ["just ready", "redis was away"])
 def test_a_start_is_not_split_while_more_that_waited_may_show(starts, trouble):
     if trouble == "just ready":

@@ -83,7 +83,7 @@ class Books:
         with session_scope(self.here.sessions) as session:
             group = add_start(session, self.model)
             ledger.settle(session, [waiter(group, self.tenant, self.model, self.price)])
-            group_costs.complete(session, now_ms(), split_before_ms=now_ms(), awaited=())
+            group_costs.complete(session, now_ms(), split_before_ms=now_ms(), awaited={})
         self.publish()
 
 

@@ -200,7 +200,7 @@ def test_what_a_cold_start_has_cost_is_on_its_its_models_and_the_usage_page(admi
         session.flush()
         group = add_start(session, model)
         ledger.settle(session, [waiter(group, samples.tenant, model, price)])
-        group_costs.complete(session, now_ms(), split_before_ms=now_ms(), awaited=())
+        group_costs.complete(session, now_ms(), split_before_ms=now_ms(), awaited={})
     client = admin.signed_in("viewer")
     start = client.get(f"/models/cold-starts/{group.cold_start_id}").text
     assert "4.000 GPU s" in start
