@@ -22,6 +22,7 @@ from admin_ui.views import (
     audit,
     auth,
     health,
+    invoices,
     keys,
     ledger,
     models,
@@ -38,7 +39,8 @@ from registry.db import make_engine, make_session_factory
 MAX_FORM_BYTES = 1_000_000
 
 BLUEPRINTS = (
-    auth, health, overview, models, aliases, registrations, tenants, keys, usage, ledger, nodes, audit, users, account,
+    auth, health, overview, models, aliases, registrations, tenants, invoices, keys, usage, ledger, nodes, audit, users,
+    account,
 )  # fmt: skip
 
 

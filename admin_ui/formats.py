@@ -58,6 +58,11 @@ def duration(milliseconds: int | None) -> str:
     return f"{hours // 24} days"
 
 
+def gpu_seconds(time_us: int | None) -> str:
+    """GPU-microseconds as seconds of a whole device; a dash for None."""
+    return "–" if time_us is None else f"{time_us / 1_000_000:,.3f} GPU s"
+
+
 def number(value: int | None) -> str:
     """An integer with thousands separators; a dash for None."""
     return "–" if value is None else f"{value:,}"
@@ -95,6 +100,7 @@ FILTERS = {
     "size": size,
     "link_rate": link_rate,
     "duration": duration,
+    "gpu_seconds": gpu_seconds,
     "number": number,
     "compact": compact,
     "limit": limit,

@@ -25,6 +25,8 @@ DISK_BYTES_INSTALLED = 1_000_000_000
 SHM_BYTES = 2_000_000_000
 """The least room for weights in host memory with which the demo works."""
 PROBE_TIMEOUT_S = 2.0
+BOOKS_OLD_S = 1800
+"""Reconciled longer ago than this, the ledger's worker or beat is away."""
 SHM = Path("/dev/shm")  # noqa: S108 - not a temporary directory: where Linux keeps shared memory
 
 
@@ -134,6 +136,20 @@ def check_redis(settings: "Settings") -> Finding:
             "redis-cli config set appendonly yes, and the same in redis.conf",
         )
     return Finding("redis", Verdict.OK, "answers, with AOF")
+
+
+def check_books(ended_at_ms: int | None, differences: int, now_ms: int) -> Finding:
+    """The last comparison of events, usage, ledger and balances found no difference, and is not long ago."""
+    if ended_at_ms is None:
+        return Finding("ledger", Verdict.OK, "not reconciled yet; its worker does so every five minutes")
+    ago = max(0, now_ms - ended_at_ms) // 1000
+    if differences:
+        detail = f"{differences} difference(s) in the books, {ago} s ago"
+        return Finding("ledger", Verdict.FAILED, detail, "see what differs: hydrant ledger reconcile")
+    if ago > BOOKS_OLD_S:
+        detail = f"was last reconciled {ago} s ago, and should be every five minutes"
+        return Finding("ledger", Verdict.WARNING, detail, "systemctl status hydrant-ledger hydrant-beat")
+    return Finding("ledger", Verdict.OK, f"reconciled {ago} s ago, no difference")
 
 
 def check_port(service: str, port: int) -> Finding:

@@ -10,7 +10,7 @@ from cli.command import Group, reporting
 from cli.console import Console, fields, table
 from cli.errors import Failure
 from cli.step_table import step_table
-from cli.units import moment, seconds
+from cli.units import gpu_seconds, moment, seconds
 from cli.waterfall import draw
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from registry.models import ColdStart
     from registry.ops.coldstarts import Waterfall, WaterfallRow
+    from registry.ops.cost_queries import StartCost
 
 
 @click.group(cls=Group, examples=["hydrant coldstart list", "hydrant coldstart show qwen3-8b    its latest one"])
@@ -64,9 +65,11 @@ def show(console: Console, which: str, width: int | None) -> None:
     """One cold start as a waterfall. WHICH is an id (cst_...) or a model, whose latest one is shown."""
     from cli.workspace import Workspace
     from registry.ops.coldstarts import waterfall
+    from registry.ops.cost_queries import start_cost
 
     with Workspace(console) as here, here.read() as session:
         found = waterfall(session, _find(session, which))
+        cost = start_cost(session, found.cold_start.id)
         document = _document(found.cold_start)
     lines = fields(
         [
@@ -79,12 +82,17 @@ def show(console: Console, which: str, width: int | None) -> None:
             ("first token after", seconds(document["first_token_after_ms"])),
             ("state", document["state"]),
             *([("reason", document["reason"])] if document["reason"] else []),
+            *_cost_fields(cost),
         ]
     )
     shown = drawable(found)
     drawing = [*step_table(shown), "", *draw(shown, width or shutil.get_terminal_size().columns)] if shown else []
     bars = [asdict(row) for row in found.rows]
-    console.show({"cold_start": document, "waterfall": bars}, [*lines, "", *(drawing or ["nothing has happened yet"])])
+    shares = _share_table(cost)
+    console.show(
+        {"cold_start": document, "cost": None if cost is None else asdict(cost), "waterfall": bars},
+        [*lines, *(["", *shares] if shares else []), "", *(drawing or ["nothing has happened yet"])],
+    )
 
 
 @coldstart.command(examples=["hydrant coldstart learnt", "hydrant coldstart learnt --model qwen3-8b --json"])
@@ -127,6 +135,33 @@ def _pace(fields: dict[str, Any]) -> str:
         return "-"
     more = fields.get("tpot_batch_us", 0) / 1000
     return f"{fields['tpot_ms']} ms" + (f" + {more:.1f}" if more >= 0.1 else "")
+
+
+def _cost_fields(cost: "StartCost | None") -> list[tuple[str, object]]:
+    """What the start has cost in device time, and its service after it."""
+    from registry.ops.money import format_dollars
+
+    if cost is None or cost.startup_gpu_us is None:
+        return []
+    waited = {None: "not known yet", 0: "nobody: the model's alone"}.get(
+        cost.waited, f"{cost.waited} request{'' if cost.waited == 1 else 's'}"
+    )
+    lines: list[tuple[str, object]] = [
+        ("start cost", f"{gpu_seconds(cost.startup_gpu_us)}, $ {format_dollars(cost.startup_nusd or 0)}"),
+        ("waited for it", waited),
+    ]
+    if cost.busy_gpu_us is not None:
+        lines.append(("served, idle", f"{gpu_seconds(cost.busy_gpu_us)}, {gpu_seconds(cost.idle_gpu_us)}"))
+    return lines
+
+
+def _share_table(cost: "StartCost | None") -> list[str]:
+    from registry.ops.money import format_dollars
+
+    if cost is None or not cost.shares:
+        return []
+    rows = [(s.tenant, s.requests, gpu_seconds(s.gpu_us), format_dollars(s.cost_nusd), s.charged) for s in cost.shares]
+    return table(("TENANT", "WAITED", "SHARE", "SHARE $", "CHARGED"), rows, right="0111")
 
 
 def drawable(found: "Waterfall") -> "list[WaterfallRow]":

@@ -91,6 +91,7 @@ def _database(settings: "Settings", findings: list[Finding]) -> tuple[int, dict[
     from cli.workspace import open_engine, require_schema
     from registry.db import make_session_factory, read_scope
     from registry.models import Model, Node
+    from registry.ops import reconciliations
 
     engine = None
     try:
@@ -99,6 +100,7 @@ def _database(settings: "Settings", findings: list[Finding]) -> tuple[int, dict[
         with read_scope(make_session_factory(engine)) as session:
             largest = session.scalar(select(func.max(Model.weight_bytes)).where(Model.deleted_at_ms.is_(None)))
             seen = {name: int(at_ms) for name, at_ms in session.execute(select(Node.name, Node.seen_at_ms))}
+            last = reconciliations.last(session)
     except Exception as error:
         failure = expected(error)
         if failure is None:
@@ -110,6 +112,8 @@ def _database(settings: "Settings", findings: list[Finding]) -> tuple[int, dict[
         if engine is not None:
             engine.dispose()
     findings.append(Finding("database", Verdict.OK, "answers, at this version's schema"))
+    ended, differences = (None, 0) if last is None else (last.ended_at_ms, len(last.differences))
+    findings.append(checks.check_books(ended, differences, now_ms()))
     return int(largest or 0), seen
 
 

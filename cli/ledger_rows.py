@@ -19,6 +19,7 @@ def ledger_document(entry: LedgerEntry) -> dict[str, Any]:
         "amount_nusd": entry.amount_nusd,
         "amount_usd": format_dollars(entry.amount_nusd),
         "attempt_id": entry.attempt_id,
+        "cold_start_id": entry.cold_start_id,
         "reason": entry.reason,
         "author": entry.author,
     }

@@ -24,6 +24,8 @@ COMMANDS = {
     "node": Lazy("cli.nodes:node", "GPU servers: list, cordon, drain."),
     "user": Lazy("cli.users:user", "People who may use the admin UI."),
     "usage": Lazy("cli.usage:usage", "What was used and what it cost."),
+    "ledger": Lazy("cli.ledger:ledger", "Whether usage, ledger and balances agree."),
+    "invoice": Lazy("cli.invoice:invoice", "What a tenant was charged and credited in a month."),
     "coldstart": Lazy("cli.coldstarts:coldstart", "Cold starts, each as a waterfall."),
     "simulate": Lazy("cli.simulate:simulate", "What a log of requests would have met on another cluster."),
     "plan": Lazy("cli.plan:plan", "How a model would be started now, and why."),

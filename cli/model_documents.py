@@ -24,8 +24,8 @@ def model_document(session: Session, row: Model) -> dict[str, Any]:
     copied: Sequence[str] = (
         "name", "source", "enabled", "lane", "architecture", "layers", "tied_embeddings", "weight_bytes", "max_stages",
         "context_length", "default_max_tokens", "capacity", "kv_reserve_bytes", "slo_ttft_ms", "slo_tpot_ms",
-        "keep_alive_s", "keep_alive_mode", "min_replicas", "warm_until_ms", "settings", "created_at_ms",
-        "updated_at_ms",
+        "keep_alive_s", "keep_alive_mode", "min_replicas", "charge_cold_starts", "warm_until_ms", "settings",
+        "created_at_ms", "updated_at_ms",
     )  # fmt: skip
     return {
         "model_id": row.id,
@@ -61,7 +61,8 @@ def price_document(row: Price) -> dict[str, Any]:
     return {
         "price_id": row.id,
         "from_ms": row.from_ms,
-        **{f"{kind}_nusd": getattr(row, f"{kind}_nusd") for kind in (*per_token, "request")},
+        **{f"{kind}_nusd": getattr(row, f"{kind}_nusd") for kind in (*per_token, "request", "gpu_second")},
         **{f"{kind}_usd_per_million": format_price_per_million(getattr(row, f"{kind}_nusd")) for kind in per_token},
         "request_usd": format_dollars(row.request_nusd),
+        "gpu_second_usd": format_dollars(row.gpu_second_nusd),
     }

@@ -26,6 +26,11 @@ _SERVING = (
         help="fixed: just so long; learned: longer or shorter, as the model's own pauses make it worth.",
     ),
     click.option("--min-replicas", type=int, help="Workers kept up without any demand; 0 scales to zero."),
+    click.option(
+        "--charge-cold-starts/--no-charge-cold-starts",
+        default=None,
+        help="Whether tenants that wait for a start pay for its GPU-seconds; of starts from now on.",
+    ),
     click.option("--capacity", type=int, help="Requests that one worker runs at once."),
     click.option("--default-max-tokens", type=int, help="For requests that name no max_tokens; bounds a reservation."),
     click.option("--kv-reserve", "kv_reserve_bytes", type=GIGABYTES, help="GB kept for the KV cache of a worker."),

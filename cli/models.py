@@ -55,6 +55,7 @@ model.add_command(alias)
     "--cached-input-price", type=PRICE, help="For prompt tokens found in the prefix cache; as input if absent."
 )
 @click.option("--request-price", type=DOLLARS, default="0", help="Dollars for each request, besides its tokens.")
+@click.option("--gpu-second-price", type=DOLLARS, default="0", help="Dollars for a second of a whole device.")
 @serving_options
 @reporting
 def register(
@@ -65,6 +66,7 @@ def register(
     output_price: int,
     cached_input_price: int | None,
     request_price: int,
+    gpu_second_price: int,
     **serving: Any,
 ) -> None:
     """Add a model from SOURCE: a directory of safetensors files, http(s)://host/dir, or s3://, gs:// or az://.
@@ -85,6 +87,7 @@ def register(
         "output_nusd": output_price,
         "cached_input_nusd": cached_input_price,
         "request_nusd": request_price,
+        "gpu_second_nusd": gpu_second_price,
         "settings": settings,
         **limits,
     }
@@ -196,6 +199,8 @@ def show(console: Console, name: str) -> None:
             ("price, $ per million", f"input {price['input_usd_per_million']}, cached"
              f" {price['cached_input_usd_per_million']}, output {price['output_usd_per_million']}"),
             ("price, $ per request", price["request_usd"]),
+            ("price, $ per GPU-second", price["gpu_second_usd"]),
+            ("tenants pay for starts", document["charge_cold_starts"]),
             ("first token within", seconds(document["slo_ttft_ms"])),
             ("each token within", f"{document['slo_tpot_ms']} ms" if document["slo_tpot_ms"] else None),
             ("keep-alive", _keep_alive(document)),
@@ -284,6 +289,7 @@ def delete(console: Console, name: str, stop: bool, yes: bool) -> None:
         "hydrant model price qwen3-8b                              its prices, the latest first",
         "hydrant model price qwen3-8b --output 0.25                from now on",
         "hydrant model price qwen3-8b --input 0.04 --from 2027-01-01",
+        "hydrant model price qwen3-8b --gpu-second 0.0008          what a cold start costs a second",
     ]
 )
 @click.argument("name")
@@ -291,6 +297,7 @@ def delete(console: Console, name: str, stop: bool, yes: bool) -> None:
 @click.option("--cached-input", "cached_input_nusd", type=PRICE, help="Dollars per million cached tokens of prompt.")
 @click.option("--output", "output_nusd", type=PRICE, help="Dollars per million tokens of answer.")
 @click.option("--request", "request_nusd", type=DOLLARS, help="Dollars for each request.")
+@click.option("--gpu-second", "gpu_second_nusd", type=DOLLARS, help="Dollars for a second of a whole device.")
 @click.option("--from", "from_ms", type=MOMENT, help="When it begins to hold, UTC; now unless given.")
 @reporting
 def price(console: Console, name: str, from_ms: int | None, **amounts: int | None) -> None:
@@ -305,7 +312,9 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
 
     given = {field: value for field, value in amounts.items() if value is not None}
     if from_ms is not None and not given:
-        raise click.UsageError("--from needs a price: give --input, --cached-input, --output or --request")
+        raise click.UsageError(
+            "--from needs a price: give --input, --cached-input, --output, --request or --gpu-second"
+        )
 
     def set_price(session: "Session", actor: str) -> None:
         model_id = models.resolve_name(session, name).id
@@ -319,10 +328,16 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
         with here.read() as session:
             row = models.resolve_name(session, name)
             documents = [price_document(found) for found in prices.list_prices(session, row.id)]
-    columns = ("input_usd_per_million", "cached_input_usd_per_million", "output_usd_per_million", "request_usd")
+    columns = (
+        "input_usd_per_million",
+        "cached_input_usd_per_million",
+        "output_usd_per_million",
+        "request_usd",
+        "gpu_second_usd",
+    )
     rows = [(moment(d["from_ms"]), *(d[column] for column in columns)) for d in documents]
-    headings = ("FROM (UTC)", "INPUT $/M", "CACHED $/M", "OUTPUT $/M", "$/REQUEST")
-    console.show({"model": row.name, "prices": documents}, table(headings, rows, right="01111"))
+    headings = ("FROM (UTC)", "INPUT $/M", "CACHED $/M", "OUTPUT $/M", "$/REQUEST", "$/GPU-SECOND")
+    console.show({"model": row.name, "prices": documents}, table(headings, rows, right="011111"))
 
 
 @model.command(examples=["hydrant model warm qwen3-8b", "hydrant model warm qwen3-8b --minutes 240"])

@@ -24,6 +24,11 @@ def seconds(value_ms: int | None) -> str | None:
     return None if value_ms is None else f"{value_ms / 1000:.2f} s"
 
 
+def gpu_seconds(time_us: int | None) -> str | None:
+    """GPU-microseconds as seconds of a whole device; None stays None."""
+    return None if time_us is None else f"{time_us / 1e6:.3f} GPU s"
+
+
 def moment(at_ms: int | None) -> str | None:
     """An instant, UTC; None stays None."""
     if at_ms is None:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -114,6 +115,8 @@ class Model(Base):
     # fixed: just so long | learned: so long as the model's own pauses make it worth (orchestrator/keep_alive.py)
     keep_alive_mode: Mapped[str] = mapped_column(String(16), default="fixed", server_default="fixed")
     min_replicas: Mapped[int] = mapped_column(default=0)
+    # Whether tenants that wait for a start pay for its device time (registry/ops/cold_start_charges.py).
+    charge_cold_starts: Mapped[bool] = mapped_column(default=False, server_default=false())
     warm_until_ms: Mapped[int | None]  # "warm now": hold at least one worker until then
     # "stop": the controller drains every group that was created at or before this moment.
     stop_requested_at_ms: Mapped[int | None]
@@ -170,7 +173,7 @@ class AliasTarget(Base):
 
 
 class Price(Base):
-    """Prices in nano-dollars per token (and per request), in force from a moment on; rows are never changed."""
+    """Prices in nano-dollars per token, request and GPU-second, in force from a moment on; rows are never changed."""
 
     __tablename__ = "prices"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -180,6 +183,7 @@ class Price(Base):
     cached_input_nusd: Mapped[int]
     output_nusd: Mapped[int]
     request_nusd: Mapped[int] = mapped_column(default=0)
+    gpu_second_nusd: Mapped[int] = mapped_column(default=0, server_default="0")  # of a whole device
     created_at_ms: Mapped[int]
     __table_args__ = (
         Index("ix_prices_model_from", "model_id", "from_ms"),
@@ -409,8 +413,45 @@ class RejectedUsage(Base):
     resolved_at_ms: Mapped[int | None]
 
 
+class GroupCost(Base):
+    """The device time of a group, in GPU-microseconds (a whole device for a microsecond), and what its start cost.
+
+    Written with the group itself, at the price and setting of that moment; the ledger's worker fills in the rest.
+    """
+
+    __tablename__ = "group_costs"
+    group_id: Mapped[str] = mapped_column(ForeignKey("groups.id"), primary_key=True)
+    cold_start_id: Mapped[str] = mapped_column(ForeignKey("cold_starts.id"), unique=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    price_id: Mapped[str | None] = mapped_column(ForeignKey("prices.id"))
+    chargeable: Mapped[bool]  # whether the tenants that waited pay their shares
+    began_at_ms: Mapped[int]
+    startup_gpu_us: Mapped[int | None]  # until it was ready, or had failed; NULL: it is still starting
+    startup_nusd: Mapped[int | None]
+    waited: Mapped[int | None]  # requests over which the start was split; 0: the model's alone; NULL: not split yet
+    busy_gpu_us: Mapped[int | None]  # while it served at least one request; NULL until it has stopped
+    idle_gpu_us: Mapped[int | None]  # while it served none
+    closed_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)  # all of it is known
+    __table_args__ = (Index("ix_group_costs_model_began", "model_id", "began_at_ms"),)
+
+
+class ColdStartShare(Base):
+    """What a tenant's requests have to do with one cold start: their share of its device time and of its cost."""
+
+    __tablename__ = "cold_start_shares"
+    cold_start_id: Mapped[str] = mapped_column(ForeignKey("cold_starts.id"), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    requests: Mapped[int]  # of this tenant, that waited and were answered
+    gpu_us: Mapped[int]
+    cost_nusd: Mapped[int]
+    charged: Mapped[bool]  # then the ledger has an entry of it
+    at_ms: Mapped[int]  # when it was split
+    __table_args__ = (Index("ix_cold_start_shares_tenant_at", "tenant_id", "at_ms"),)
+
+
 class LedgerEntry(Base):
-    """Append-only. A balance is the sum of `amount_nusd`; a charge is negative. Unique by (attempt id, kind)."""
+    """Append-only. A balance is the sum of `amount_nusd`; a charge is negative. Unique by (attempt id, kind), and a
+    charge for a cold start by (cold start id, tenant)."""
 
     __tablename__ = "ledger"
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
@@ -418,6 +459,7 @@ class LedgerEntry(Base):
     kind: Mapped[str] = mapped_column(String(16))  # reserve | settle | release | top_up | adjust
     amount_nusd: Mapped[int]
     attempt_id: Mapped[str | None] = mapped_column(String(40))
+    cold_start_id: Mapped[str | None] = mapped_column(String(40))  # a charge for having waited for this start
     reason: Mapped[str | None] = mapped_column(Text)
     author: Mapped[str | None] = mapped_column(String(200))
     at_ms: Mapped[int]
@@ -425,8 +467,38 @@ class LedgerEntry(Base):
         UniqueConstraint("attempt_id", "kind"),
         Index("ix_ledger_tenant_amount", "tenant_id", "amount_nusd"),
         Index("ix_ledger_at", "at_ms"),
+        Index(
+            "uq_ledger_cold_start_tenant",
+            "cold_start_id",
+            "tenant_id",
+            unique=True,
+            sqlite_where=text("cold_start_id IS NOT NULL"),
+            postgresql_where=text("cold_start_id IS NOT NULL"),
+        ),
         CheckConstraint("kind IN ('reserve', 'settle', 'release', 'top_up', 'adjust')", name="kind"),
     )
+
+
+class Invoice(Base):
+    """A tenant's invoice of a month (UTC) that is closed, as it was then; open months are worked out when asked for."""
+
+    __tablename__ = "invoices"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)  # 2026-11
+    document: Mapped[dict[str, Any]]  # registry.ops.invoices
+    closed_at_ms: Mapped[int]
+
+
+class Reconciliation(Base):
+    """One comparison of events, usage, ledger, balances and reservations (registry/reconciliation/)."""
+
+    __tablename__ = "reconciliations"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    began_at_ms: Mapped[int]
+    since_ms: Mapped[int | None]  # only rows from then on were compared; NULL: all
+    compared: Mapped[dict[str, Any]]  # how many rows, balances, attempts and events
+    differences: Mapped[list[Any]]  # registry.reconciliation.difference.Difference.to_json()
+    ended_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)  # NULL: to be looked at again
 
 
 # --- who manages it ---------------------------------------------------------------------------------------------------

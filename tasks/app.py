@@ -17,11 +17,18 @@ from registry.settings import load_environment
 RECONCILE_EVERY_S = 2.0
 DRAIN_EVERY_S = 1.0
 SWEEP_EVERY_S = 5.0
+COSTS_EVERY_S = 10.0
+BOOKS_EVERY_S = 15.0
+CLOSE_EVERY_S = 60.0
 
 
 def make_app(redis_url: str, node: str | None) -> Celery:
     """An app on this Redis. A node's worker knows the node tasks only: it has no database to open."""
-    modules = ["tasks.node", "tasks.node_events"] if node else ["tasks.control", "tasks.ledger"]
+    modules = (
+        ["tasks.node", "tasks.node_events"]
+        if node
+        else ["tasks.control", "tasks.ledger", "tasks.costs", "tasks.reconciliation", "tasks.invoices"]
+    )
     app = Celery("hydrant", broker=broker_url(redis_url), include=modules)
     app.conf.update(
         task_serializer="json",
@@ -47,6 +54,9 @@ def make_app(redis_url: str, node: str | None) -> Celery:
             "reconcile": _every(RECONCILE_EVERY_S, "control.reconcile", "control"),
             "drain": _every(DRAIN_EVERY_S, "ledger.drain", "ledger"),
             "sweep": _every(SWEEP_EVERY_S, "ledger.sweep", "ledger"),
+            "costs": _every(COSTS_EVERY_S, "ledger.costs", "ledger"),
+            "books": _every(BOOKS_EVERY_S, "ledger.reconcile", "ledger"),
+            "close": _every(CLOSE_EVERY_S, "ledger.close", "ledger"),
         },
     )
     return app

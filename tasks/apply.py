@@ -15,6 +15,7 @@ from orchestrator.lifecycle import OVER, SERVING, GroupState, move
 from orchestrator.types import Plan, Profile
 from registry.ids import new_id
 from registry.models import ColdStart, ColdStartEvent, Group, Model, Node, Outbox, Stage
+from registry.ops.group_costs import open_cost
 from tasks.effects import launch_effect, prefetch_effect, stop_effect
 from tasks.ports import free_ports
 from tasks.refusals import note_refusal
@@ -96,6 +97,7 @@ def _start(session: Session, decision: Start, now_ms: int, traceparent: str | No
     group.stages = _stages(session, decision)
     session.add(group)
     session.flush()
+    open_cost(session, group, model)
     session.add(
         ColdStartEvent(cold_start_id=cold_start.id, kind="planned", at_ms=now_ms, detail={"group_id": group.id})
     )

@@ -30,12 +30,15 @@ def _choices(setting: str, empty: str | None = None) -> dict[str, str]:
 
 
 class PriceForm(Form):
-    """Prices in dollars per million tokens."""
+    """Prices in dollars per million tokens, request and GPU-second."""
 
     input_nusd = PerMillionField("Input", [Required()], placeholder="0.02")
     cached_input_nusd = PerMillionField("Cached input", description="Empty: the same as other input.")
     output_nusd = PerMillionField("Output", [Required()], placeholder="0.06")
     request_nusd = DollarsField("Per request", [AtLeast(0, "At least 0.")], description="Empty: nothing.")
+    gpu_second_nusd = DollarsField(
+        "Per GPU-second", [AtLeast(0, "At least 0.")], description="What starts cost; empty: nothing."
+    )
 
 
 class ServingForm(Form):
@@ -56,6 +59,7 @@ class ServingForm(Form):
     )
     min_replicas = WholeNumberField("Minimum replicas", [Required()], default=0, description="0: scales to zero.")
     capacity = WholeNumberField("Requests at once, one worker", [Required()], default=8)
+    charge_cold_starts = BooleanField("Tenants that wait for a start pay for its GPU-seconds")
     default_max_tokens = WholeNumberField(
         "Default max_tokens", [Required()], default=1024, description="For requests that state none."
     )
@@ -76,6 +80,7 @@ class ServingForm(Form):
             "keep_alive_s",
             "keep_alive_mode",
             "min_replicas",
+            "charge_cold_starts",
             "capacity",
             "default_max_tokens",
         )

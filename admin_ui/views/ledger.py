@@ -7,7 +7,7 @@ from admin_ui.downloads import csv_download
 from admin_ui.forms.filters import LedgerFilterForm, chosen, whole_number
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.ledger import ledger_page
-from registry.ops import money, tenants
+from registry.ops import money, reconciliations, tenants
 from registry.ops.ledger import list_rejected
 from registry.ops.usage import ledger_csv
 
@@ -36,6 +36,7 @@ def index() -> str:
         query=chosen(form),
         rejected=len(list_rejected(db(), limit=REJECTED_SHOWN + 1)),
         rejected_shown=REJECTED_SHOWN,
+        reconciled=reconciliations.last(db()),
     )
 
 

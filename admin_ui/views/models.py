@@ -16,6 +16,9 @@ from orchestrator.keep_alive import keep_alive_ms
 from registry.ids import now_ms
 from registry.models import Model
 from registry.ops import aliases, calibrations, coldstarts, models, prices
+from registry.ops.cost_queries import model_time, start_cost
+
+COSTS_SHOWN_MS = 30 * 86_400_000
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 
@@ -89,6 +92,7 @@ def price(model_id: str) -> WsgiResponse | str | tuple[str, int]:
             cached_input_nusd=form.cached_input_nusd.data,
             output_nusd=form.output_nusd.data,
             request_nusd=form.request_nusd.data or 0,
+            gpu_second_nusd=form.gpu_second_nusd.data or 0,
         ),
     )
     if changed is None:
@@ -221,6 +225,7 @@ def cold_start(cold_start_id: str) -> str:
         model=db().get_one(Model, start.model_id),
         chart=draw(drawn.rows, start.predicted_ttft_ms, now_ms() - start.requested_at_ms),
         decision=explained(start.plan),
+        cost=start_cost(db(), start.id),
     )
 
 
@@ -237,6 +242,7 @@ def _page(model: Model, *, alias_form: AliasForm | None = None, warm_form: WarmF
         pauses=len(pauses),
         kept_ms=keep_alive_ms(pauses, model.keep_alive_s * 1000),
         expected_ms=models.expected_ms(db(), model),
+        time=model_time(db(), model.id, now - COSTS_SHOWN_MS),
         alias_form=alias_form or AliasForm(formdata=None),
         warm_form=warm_form or WarmForm(formdata=None),
         **_state(model),

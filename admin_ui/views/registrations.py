@@ -78,6 +78,7 @@ def _values(form: RegisterForm) -> dict[str, Any]:
         "cached_input_nusd": form.cached_input_nusd.data,
         "output_nusd": form.output_nusd.data,
         "request_nusd": form.request_nusd.data or 0,
+        "gpu_second_nusd": form.gpu_second_nusd.data or 0,
         "settings": form.settings(),
         **form.serving(),
     }

@@ -14,6 +14,7 @@ from admin_ui.read.usage import DAY_MS, models_used, usage_over_time
 from admin_ui.zones import day_of, day_start_ms, readers_zone
 from registry.ids import now_ms
 from registry.ops import tenants
+from registry.ops.cost_queries import tenant_waits
 from registry.ops.usage import UsageFilter, list_usage, usage_by_model, usage_csv, usage_totals
 
 blueprint = Blueprint("usage", __name__, url_prefix="/usage")
@@ -40,6 +41,7 @@ def index() -> str | tuple[str, int]:
         form=form,
         totals=usage_totals(db(), wanted),
         by_model=usage_by_model(db(), wanted),
+        waits=tenant_waits(db(), wanted),
         chart=bar_chart([(point.label, point.short, point.tokens) for point in points]),
         points=points,
         attempts=attempts[:PAGE],

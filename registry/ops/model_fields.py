@@ -35,4 +35,8 @@ def checked(field: str, value: Any) -> Any:
             return value
         case "min_replicas":
             return checks.integer(field, value, high=1000)
+        case "charge_cold_starts":
+            if not isinstance(value, bool):
+                raise InvalidError("charge_cold_starts must be true or false", field)
+            return value
     raise InvalidError(f"{field} is not a field of a model that can be changed", field)

@@ -30,6 +30,7 @@ def register_model(
     output_nusd: int,
     cached_input_nusd: int | None = None,
     request_nusd: int = 0,
+    gpu_second_nusd: int = 0,
     settings: Mapping[str, Any] | None = None,
     lane: str = "direct",
     default_max_tokens: int = 1024,
@@ -40,6 +41,7 @@ def register_model(
     keep_alive_s: int = 300,
     keep_alive_mode: str = "learned",
     min_replicas: int = 0,
+    charge_cold_starts: bool = False,
     manifest: ManifestDoc | None = None,
     progress: Progress | None = None,
 ) -> Model:
@@ -87,6 +89,7 @@ def register_model(
         "keep_alive_s": keep_alive_s,
         "keep_alive_mode": keep_alive_mode,
         "min_replicas": min_replicas,
+        "charge_cold_starts": charge_cold_starts,
     }
     for field, value in limits.items():
         setattr(model, field, checked(field, value))
@@ -98,6 +101,7 @@ def register_model(
         cached_input_nusd=input_nusd if cached_input_nusd is None else cached_input_nusd,
         output_nusd=output_nusd,
         request_nusd=request_nusd,
+        gpu_second_nusd=gpu_second_nusd,
         from_ms=created_at_ms,
         created_at_ms=created_at_ms,
     )
@@ -162,8 +166,9 @@ def expected_ms(session: Session, model: Model) -> tuple[int, int] | None:
 
 def update_model(session: Session, actor: str, model_id: str, **changes: Any) -> Model:
     """Change any of: name (in the keys that may use it, too), settings, lane, default_max_tokens, capacity,
-    kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, keep_alive_mode, min_replicas. New engine settings apply
-    to workers started from now on; they are given as changes to the present ones."""
+    kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, keep_alive_mode, min_replicas, charge_cold_starts
+    (of starts from now on). New engine settings apply to workers started from now on; they are given as changes to the
+    present ones."""
     model = get_model(session, model_id)
     fresh: dict[str, Any] = {"updated_at_ms": now_ms()}
     for field, value in changes.items():

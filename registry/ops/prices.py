@@ -12,8 +12,10 @@ from registry.ops import audit, checks
 
 # $1000 a token: a million tokens at this price are the largest amount that the ledger takes.
 MAX_PRICE_NUSD = 10**12
+# $10 a GPU-second: however long a start takes on however many devices, its cost stays an amount.
+MAX_GPU_SECOND_NUSD = 10**10
 REQUIRED = ("input_nusd", "output_nusd")
-AMOUNTS = (*REQUIRED, "cached_input_nusd", "request_nusd")
+AMOUNTS = (*REQUIRED, "cached_input_nusd", "request_nusd", "gpu_second_nusd")
 
 
 def set_price(
@@ -25,11 +27,13 @@ def set_price(
     output_nusd: int,
     cached_input_nusd: int | None = None,
     request_nusd: int = 0,
+    gpu_second_nusd: int = 0,
     from_ms: int | None = None,
 ) -> Price:
-    """A new price in nano-dollars per token (and per request), from now or from a later moment on.
+    """A new price in nano-dollars per token, request and GPU-second, from now or from a later moment on.
 
-    Requests under way are billed at the price they were admitted with. Raises InvalidError for a moment in the past.
+    Requests under way are billed at the price they were admitted with, a cold start at the price it began with.
+    Raises InvalidError for a moment in the past.
     """
     model = session.get(Model, model_id)
     if model is None or model.deleted_at_ms is not None:
@@ -44,6 +48,7 @@ def set_price(
         cached_input_nusd=input_nusd if cached_input_nusd is None else cached_input_nusd,
         output_nusd=output_nusd,
         request_nusd=request_nusd,
+        gpu_second_nusd=gpu_second_nusd,
         from_ms=created_at_ms if from_ms is None else from_ms,
         created_at_ms=created_at_ms,
     )
@@ -57,6 +62,7 @@ def set_price(
         cached_input_nusd=price.cached_input_nusd,
         output_nusd=price.output_nusd,
         request_nusd=price.request_nusd,
+        gpu_second_nusd=price.gpu_second_nusd,
         from_ms=price.from_ms,
     )
     return price
@@ -70,6 +76,7 @@ def add_price(
     cached_input_nusd: int,
     output_nusd: int,
     request_nusd: int,
+    gpu_second_nusd: int,
     from_ms: int,
     created_at_ms: int,
 ) -> Price:
@@ -79,6 +86,7 @@ def add_price(
         "cached_input_nusd": cached_input_nusd,
         "output_nusd": output_nusd,
         "request_nusd": request_nusd,
+        "gpu_second_nusd": gpu_second_nusd,
     }
     for field, value in amounts.items():
         check_amount(field, value)
@@ -90,7 +98,7 @@ def add_price(
 
 def check_amount(field: str, value: object) -> int:
     """`value`, if a price may be so many nano-dollars. Raises InvalidError naming the field."""
-    return checks.integer(field, value, high=MAX_PRICE_NUSD)
+    return checks.integer(field, value, high=MAX_GPU_SECOND_NUSD if field == "gpu_second_nusd" else MAX_PRICE_NUSD)
 
 
 def list_prices(session: Session, model_id: str) -> Sequence[Price]:

@@ -1,7 +1,5 @@
 """Questions about usage and the ledger, for pages, the command line and CSV."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from registry.errors import InvalidError
 from registry.models import LedgerEntry, Usage
+from registry.ops.csv_text import csv_lines
 from registry.ops.money import format_dollars
 
 MAX_PAGE = 1000
 _CSV_CHUNK = 1000
-_CSV_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 USAGE_COLUMNS = (
     "attempt_id",
     "request_id",
@@ -35,7 +33,7 @@ USAGE_COLUMNS = (
     "held_ms",
     "cold_start_id",
 )
-LEDGER_COLUMNS = ("id", "at_ms", "tenant_id", "kind", "amount_nusd", "attempt_id", "reason", "author")
+LEDGER_COLUMNS = ("id", "at_ms", "tenant_id", "kind", "amount_nusd", "attempt_id", "cold_start_id", "reason", "author")
 
 
 @dataclass(frozen=True)
@@ -93,22 +91,22 @@ def list_ledger(
 def usage_csv(session: Session, wanted: UsageFilter) -> Iterator[str]:
     """Usage as CSV text, the oldest first, in pieces of bounded size; the column after `cost_nusd` is in dollars."""
     position = USAGE_COLUMNS.index("cost_nusd")
-    yield _csv_lines([(*USAGE_COLUMNS[: position + 1], "cost_usd", *USAGE_COLUMNS[position + 1 :])])
+    yield csv_lines([(*USAGE_COLUMNS[: position + 1], "cost_usd", *USAGE_COLUMNS[position + 1 :])])
     query = _restrict(select(*(getattr(Usage, column) for column in USAGE_COLUMNS)), wanted)
     query = query.order_by(Usage.ended_at_ms, Usage.attempt_id)
     for rows in session.execute(query.execution_options(yield_per=_CSV_CHUNK)).partitions():
-        yield _csv_lines([(*row[: position + 1], format_dollars(row[position]), *row[position + 1 :]) for row in rows])
+        yield csv_lines([(*row[: position + 1], format_dollars(row[position]), *row[position + 1 :]) for row in rows])
 
 
 def ledger_csv(session: Session, tenant_id: str | None = None) -> Iterator[str]:
     """The ledger as CSV text, the oldest first, in pieces of bounded size; `amount_usd` follows `amount_nusd`."""
     position = LEDGER_COLUMNS.index("amount_nusd")
-    yield _csv_lines([(*LEDGER_COLUMNS[: position + 1], "amount_usd", *LEDGER_COLUMNS[position + 1 :])])
+    yield csv_lines([(*LEDGER_COLUMNS[: position + 1], "amount_usd", *LEDGER_COLUMNS[position + 1 :])])
     query = select(*(getattr(LedgerEntry, column) for column in LEDGER_COLUMNS)).order_by(LedgerEntry.id)
     if tenant_id is not None:
         query = query.where(LedgerEntry.tenant_id == tenant_id)
     for rows in session.execute(query.execution_options(yield_per=_CSV_CHUNK)).partitions():
-        yield _csv_lines([(*row[: position + 1], format_dollars(row[position]), *row[position + 1 :]) for row in rows])
+        yield csv_lines([(*row[: position + 1], format_dollars(row[position]), *row[position + 1 :]) for row in rows])
 
 
 def _sums() -> Select[*tuple[Any, ...]]:
@@ -140,20 +138,3 @@ def _page(limit: int) -> int:
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidError(f"limit must be from 1 to {MAX_PAGE}", "limit")
     return limit
-
-
-def _csv_lines(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows([_csv_cell(value) for value in row] for row in rows)
-    return text.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    # Request ids and reasons are a person's text: a spreadsheet must not take them for formulas. Amounts stay numbers.
-    if isinstance(value, str) and value.startswith(_CSV_FORMULA_STARTS) and not _is_number(value):
-        return "'" + value
-    return value
-
-
-def _is_number(text: str) -> bool:
-    return text.lstrip("-").replace(".", "", 1).isdecimal()

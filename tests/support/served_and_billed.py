@@ -134,7 +134,7 @@ class ServedAndBilled:
         if stream:
             body["stream_options"] = {"include_usage": True}
         headers = {"x-request-id": answer.request_id}
-        while not await self._try(client, body, headers, answer):
+        while not await self._try(client, body, headers, answer):  # noqa: ASYNC110 - nothing tells when it listens
             await asyncio.sleep(0.05)
         if answer.status == 503:
             await asyncio.sleep(0.3)  # far less than its Retry-After, so that some come in the worst moments

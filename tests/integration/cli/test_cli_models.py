@@ -39,6 +39,9 @@ def test_changes_keep_what_was_not_given(hydrant, source: Path) -> None:
     changed = hydrant.json("model", "update", "tiny", "--name", "small", "--min-replicas", "2")["model"]
     assert (changed["name"], changed["min_replicas"]) == ("small", 2)
     assert list(hydrant.snapshot()["models"]) == ["small"]
+    assert not changed["charge_cold_starts"]
+    assert hydrant.json("model", "update", "small", "--charge-cold-starts")["model"]["charge_cold_starts"]
+    assert not hydrant.json("model", "update", "small", "--no-charge-cold-starts")["model"]["charge_cold_starts"]
 
 
 def test_a_new_price_follows_the_old_one(hydrant, source: Path) -> None:
@@ -49,10 +52,13 @@ def test_a_new_price_follows_the_old_one(hydrant, source: Path) -> None:
         (20, 10, 80, 0),
     ]
     assert hydrant.snapshot()["models"]["tiny"]["price"]["output_nusd"] == 100
+    assert [p["gpu_second_nusd"] for p in prices] == [0, 0]
+    prices = hydrant.json("model", "price", "tiny", "--gpu-second", "0.0008")["prices"]
+    assert (prices[0]["gpu_second_nusd"], prices[0]["output_nusd"]) == (800_000, 100)
     later = hydrant.json("model", "price", "tiny", "--input", "0.5", "--from", "2999-01-01")["prices"]
-    assert later[0]["input_nusd"] == 500
+    assert (later[0]["input_nusd"], later[0]["gpu_second_nusd"]) == (500, 800_000)
     assert hydrant.snapshot()["models"]["tiny"]["price"]["input_nusd"] == 20
-    assert len(hydrant.json("model", "price", "tiny")["prices"]) == 3
+    assert len(hydrant.json("model", "price", "tiny")["prices"]) == 4
 
 
 def test_an_alias_is_another_name_everywhere(hydrant, source: Path) -> None:

@@ -159,6 +159,9 @@ def test_a_bad_source_registers_nothing(session_factory: SessionFactory, tmp_pat
         ("input_nusd", -1),
         ("output_nusd", 0.5),
         ("request_nusd", 10**13),
+        ("gpu_second_nusd", -1),
+        ("gpu_second_nusd", 10**10 + 1),
+        ("charge_cold_starts", "yes"),
     ],
 )
 def test_bad_fields_of_a_model_are_named(session_factory: SessionFactory, field: str, value: Any) -> None:

@@ -151,14 +151,16 @@ def test_a_new_price_is_added_and_the_old_one_kept(admin: AdminApp, samples: Sam
     path = f"/models/{samples.model.id}/price"
     assert 'value="0.005"' in client.get(path).text
     sent = {"input_nusd": "1.25", "cached_input_nusd": "0.1", "output_nusd": "10", "request_nusd": "0.01"}
+    sent["gpu_second_nusd"] = "0.0008"
     assert send(client, path, sent).status_code == 302
     with read_scope(admin.sessions) as session:
         new, old = prices.list_prices(session, samples.model.id)
     assert (new.input_nusd, new.cached_input_nusd, new.output_nusd) == (1_250, 100, 10_000)
-    assert new.request_nusd == 10_000_000
+    assert (new.request_nusd, new.gpu_second_nusd) == (10_000_000, 800_000)
     assert old.input_nusd == 20
     page = client.get(f"/models/{samples.model.id}").text
     assert "$1.25 / M tokens" in page
+    assert "$0.0008" in page
     assert "All 2 prices" in page
     assert send(client, path, {**sent, "input_nusd": "-1"}).status_code == 422
 

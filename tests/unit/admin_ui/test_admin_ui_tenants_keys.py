@@ -9,7 +9,9 @@ from support.admin_app import PEPPER, AdminApp, send
 from support.admin_samples import Samples
 
 from registry.db import read_scope
+from registry.ids import now_ms
 from registry.models import Tenant
+from registry.months import month_of
 from registry.ops import keys, money, tenants
 from registry.snapshot import key_digest
 
@@ -234,3 +236,22 @@ def test_what_is_not_there_is_a_page_that_says_so(admin: AdminApp) -> None:
         answer = client.get(path)
         assert answer.status_code == 404, path
         assert "There is no such page" in answer.text
+
+
+def test_an_invoice_is_a_page_a_csv_and_json(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("viewer")
+    address = f"/tenants/{samples.tenant.id}/invoices"
+    month = month_of(now_ms())
+    assert f"{address}/{month}" in client.get(address).text
+    page = client.get(f"{address}/{month}").text
+    assert "Closing balance" in page
+    assert "Invoice 2026-117" in page
+    assert "so far" in page
+    document = client.get(f"{address}/{month}.json").get_json()
+    with read_scope(admin.sessions) as session:
+        assert document["closing_nusd"] == money.balance_nusd(session, samples.tenant.id)
+    answer = client.get(f"{address}/{month}.csv")
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="hydrant-invoice-{month}.csv"'
+    for wrong in ("2099-01", "november", "2026-13.csv"):
+        assert client.get(f"{address}/{wrong}").status_code == 404
+    assert client.get(f"/tenants/ten_none/invoices/{month}").status_code == 404

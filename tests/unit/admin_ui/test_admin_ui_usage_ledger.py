@@ -7,15 +7,18 @@ from datetime import UTC, datetime
 import pytest
 from support.admin_app import AdminApp
 from support.admin_samples import Samples
-from support.registry_rows import USAGE_EVENT_COST_NUSD, current_price, usage_event
+from support.priced_starts import add_start, waiter
+from support.registry_rows import USAGE_EVENT_COST_NUSD, add_model, current_price, usage_event
 
 from admin_ui.read.usage import usage_over_time
 from admin_ui.zones import zone_named
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.models import Usage
-from registry.ops import ledger, money
+from registry.ops import group_costs, ledger, money, reconciliations
 from registry.ops.usage import UsageFilter
+from registry.reconciliation.difference import Difference
+from registry.reconciliation.look import Look
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -187,3 +190,37 @@ def test_the_ledger_says_how_much_could_not_be_billed(admin: AdminApp, samples: 
     page = client.get("/ledger").text
     assert "1 usage event could not be billed" in page
     assert "hydrant usage rejected" in page
+
+
+def test_what_a_cold_start_has_cost_is_on_its_its_models_and_the_usage_page(admin: AdminApp, samples: Samples) -> None:
+    with session_scope(admin.sessions) as session:
+        model = add_model(session, "dear", gpu_second_nusd=250_000)
+        price = current_price(session, model)
+        price.from_ms = 0
+        session.flush()
+        group = add_start(session, model)
+        ledger.settle(session, [waiter(group, samples.tenant, model, price)])
+        group_costs.complete(session, now_ms(), split_before_ms=now_ms(), awaited={})
+    client = admin.signed_in("viewer")
+    start = client.get(f"/models/cold-starts/{group.cold_start_id}").text
+    assert "4.000 GPU s" in start
+    assert "$0.001" in start
+    assert "Acme Robotics" in start
+    assert "4.000 GPU s" in client.get(f"/models/{model.id}").text
+    usage = client.get("/usage?period=24h").text
+    assert "Cold starts waited for" in usage
+    assert "Cold starts waited for" not in client.get(f"/usage?period=24h&model={samples.model.id}").text
+
+
+def test_the_ledger_says_whether_the_books_agree(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("viewer")
+    assert "Not reconciled yet" in client.get("/ledger").text
+    with session_scope(admin.sessions) as session:
+        reconciliations.begin(session, Look({"usage": 1}, []), now_ms(), None)
+    assert "no difference between events" in client.get("/ledger").text
+    with session_scope(admin.sessions) as session:
+        look = Look({"usage": 1}, [Difference("cost_differs", "att_1", "", "attempt att_1 <costs> more")])
+        row = reconciliations.begin(session, look, now_ms(), None)
+        assert "The books differ" not in client.get("/ledger").text, "it was not looked at twice"
+        reconciliations.finish(session, row.id, look, now_ms())
+    assert "attempt att_1 &lt;costs&gt; more" in client.get("/ledger").text
