@@ -42,6 +42,7 @@ PLENTY = 100_000_000
 LEDGER_NICE = 19
 """The ledger settles in the background of the load's core, as it would on another machine."""
 START_S = 30.0
+NOTE = "key, limits, budget, reservation, metering on; Redis with AOF and the ledger on the other core"
 
 
 class Hydrant:
@@ -63,19 +64,33 @@ class Hydrant:
         }
         self._settings = self._load_settings()
         servers.start("redis", cores.load, ["sh", "-c", procfile()["redis"]], self._environ)
-        self.redis = Redis.from_url(self._environ["REDIS_URL"], retry=Retry(ConstantBackoff(0.02), 500), retry_on_error=[RedisError])
+        self.redis = Redis.from_url(
+            self._environ["REDIS_URL"], retry=Retry(ConstantBackoff(0.02), 500), retry_on_error=[RedisError]
+        )
         self.redis.ping()
         engine = make_engine(self._environ["DATABASE_URL"])
         upgrade(engine)
         self.sessions: SessionFactory = make_session_factory(engine)
         self.api_key = self._fill()
 
-    async def start(self) -> Variant:
-        """Starts the gateway and the ledger."""
-        process = self.start_gateway()
-        await self._servers.until_up(GATEWAY, process, self.ready_url, START_S)
-        self._servers.start("ledger", self._cores.load, ["sh", "-c", procfile()["ledger"]], self._environ, nice=LEDGER_NICE)
-        return Variant(GATEWAY, self._port, MODEL, self.api_key, process.pid, "key, limits, budget, metering")
+        self._gateway: subprocess.Popen[bytes] | None = None
+
+    def start_ledger(self) -> None:
+        """Starts the worker that writes usage to SQL."""
+        command = ["sh", "-c", procfile()["ledger"]]
+        self._servers.start("ledger", self._cores.load, command, self._environ, nice=LEDGER_NICE)
+
+    async def fresh(self) -> Variant:
+        """A gateway that has just been started, instead of the one before. Raises LoadError."""
+        if self._gateway is not None:
+            await self._servers.end(self._gateway)
+        self._gateway = self.start_gateway()
+        await self._servers.until_up(GATEWAY, self._gateway, self.ready_url, START_S)
+        return self.variant(self._gateway.pid)
+
+    def variant(self, pid: int) -> Variant:
+        """How the gateway with this process id is asked."""
+        return Variant(GATEWAY, self._port, MODEL, self.api_key, pid, NOTE)
 
     @property
     def ready_url(self) -> str:
@@ -84,11 +99,20 @@ class Hydrant:
 
     def start_gateway(self, *options: str, log: str = GATEWAY) -> subprocess.Popen[bytes]:
         """A gateway as the Procfile's command leaves it, with the interpreter's `options`."""
-        environ = {name: value for name, value in self._environ.items() if name != "DATABASE_URL"} | {
+        environ = self._without_database() | {
             "HYDRANT_KEY_PEPPER": self._settings.key_pepper.get_secret_value(),
             "HYDRANT_HOSTED_SECRET": self._settings.hosted_secret.get_secret_value(),
         }
         return self._servers.start(log, self._cores.server, [PYTHON, *options, "-m", "gateway"], environ)
+
+    def start_as_procfile(self) -> subprocess.Popen[bytes]:
+        """A gateway by the Procfile's whole command, which reads the secrets before it becomes the gateway."""
+        return self._servers.start(
+            "start", self._cores.server, ["sh", "-c", procfile()["gateway"]], self._without_database()
+        )
+
+    def _without_database(self) -> dict[str, str]:
+        return {name: value for name, value in self._environ.items() if name != "DATABASE_URL"}
 
     def unsettled(self) -> int:
         """Usage events that the ledger has still to write to SQL."""

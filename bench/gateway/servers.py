@@ -14,6 +14,7 @@ from bench.gateway.client import LoadError
 from bench.lab.node import ROOT
 from bench.lab.processes import Processes
 
+END_WITHIN_S = 30.0
 PYTHON = ROOT / ".venv/bin/python"
 
 
@@ -40,6 +41,11 @@ class Servers:
                 raise LoadError(f"{name} did not come up within {within_s:.0f} s:\n{_end_of(log)}")
             await asyncio.sleep(0.005)
         return time.perf_counter() - began
+
+    async def end(self, process: subprocess.Popen[bytes]) -> None:
+        """End one of them before the others, and wait for it."""
+        process.terminate()
+        await asyncio.to_thread(process.wait, END_WITHIN_S)
 
     def close(self) -> None:
         """End all of them."""
