@@ -98,7 +98,7 @@ class Run:
 
     async def _start_upstream(self) -> Variant:
         port = self._upstream_port
-        command = [PYTHON, "-m", "bench.gateway.upstream", str(port)]
+        command = (PYTHON, "-m", "bench.gateway.upstream", str(port))
         process = self._servers.start("upstream", self._cores.load, command, os.environ)
         await self._servers.until_up("upstream", process, f"http://127.0.0.1:{port}/health", 30)
         return Variant(DIRECT, port, MODEL, note="the load generator at the upstream, on one core together")
@@ -124,10 +124,8 @@ def main() -> int:
     size = QUICK if options.quick else FULL
     if options.rounds:
         size = replace(size, rounds=options.rounds)
-    missing = (
-        [] if options.quick else [path for path in (others.LITELLM_BIN, others.ROUTER_PYTHON) if not path.exists()]
-    )
-    if missing or not wrk.is_there():
+    installed = others.LITELLM_BIN.exists() and others.ROUTER_PYTHON.exists()
+    if not wrk.is_there() or not (installed or options.quick):
         print("bench.gateway: run bench/gateway/install.sh first (make bench-gateway does)", file=sys.stderr)
         return 2
     files = raise_file_limit()

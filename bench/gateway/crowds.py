@@ -82,11 +82,14 @@ async def hold(variant: Variant, cold_models: Sequence[str], count: int, seconds
         await asyncio.gather(*tasks, return_exceptions=True)
     await _until_held(variant, 0, [])
     unloaded += await load.latencies(variant, PROBES_PER_S, seconds)
-    p99, middle = (
-        (lambda values: 1000 * load.percentile(values, 99)),
-        (lambda values: 1000 * load.percentile(values, 50)),
+    return Held(
+        count,
+        resident,
+        unloaded_p99_ms=1000 * load.percentile(unloaded, 99),
+        loaded_p99_ms=1000 * load.percentile(loaded, 99),
+        unloaded_median_ms=1000 * load.percentile(unloaded, 50),
+        loaded_median_ms=1000 * load.percentile(loaded, 50),
     )
-    return Held(count, resident, p99(unloaded), p99(loaded), middle(unloaded), middle(loaded))
 
 
 async def _until_held(variant: Variant, count: int, tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -44,7 +44,7 @@ class Footprint:
 async def measure(servers: Servers, hydrant: Hydrant, starts: int) -> Footprint:
     """Starts and ends gateways. Raises LoadError."""
     plain, whole, resident = [], [], []
-    for number in range(starts):
+    for _ in range(starts):
         began = time.perf_counter()
         process = hydrant.start_gateway(log="start")
         await servers.until_up("start", process, hydrant.ready_url, START_S)

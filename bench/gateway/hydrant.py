@@ -1,4 +1,4 @@
-"""Hydrant with everything on: a key and a tenant with limits and money, Redis with AOF, SQLite, metering, the ledger."""
+"""Hydrant with everything on: a key and a tenant with limits and money, Redis with AOF, SQLite, metering, ledger."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ HELD_AT_MOST = 4096
 HOLD_S = 300
 PLENTY = 100_000_000
 """Of every limit: each is counted and compared, and none is reached."""
+TOKENS = 10**12
 LEDGER_NICE = 19
 """The ledger settles in the background of the load's core, as it would on another machine."""
 START_S = 30.0
@@ -64,9 +65,9 @@ class Hydrant:
         }
         self._settings = self._load_settings()
         servers.start("redis", cores.load, ["sh", "-c", procfile()["redis"]], self._environ)
-        self.redis = Redis.from_url(
-            self._environ["REDIS_URL"], retry=Retry(ConstantBackoff(0.02), 500), retry_on_error=[RedisError]
-        )
+        # It waits for Redis to come up.
+        patient = Retry(ConstantBackoff(0.02), 500)
+        self.redis = Redis.from_url(self._environ["REDIS_URL"], retry=patient, retry_on_error=[RedisError])
         self.redis.ping()
         engine = make_engine(self._environ["DATABASE_URL"])
         upgrade(engine)
@@ -76,9 +77,10 @@ class Hydrant:
         self._gateway: subprocess.Popen[bytes] | None = None
 
     def start_ledger(self) -> None:
-        """Starts the worker that writes usage to SQL."""
-        command = ["sh", "-c", procfile()["ledger"]]
-        self._servers.start("ledger", self._cores.load, command, self._environ, nice=LEDGER_NICE)
+        """Starts the worker that writes usage to SQL, and what tells it to once a second."""
+        for name in ("ledger", "beat"):
+            command = ["sh", "-c", procfile()[name]]
+            self._servers.start(name, self._cores.load, command, self._environ, nice=LEDGER_NICE)
 
     async def fresh(self) -> Variant:
         """A gateway that has just been started, instead of the one before. Raises LoadError."""
@@ -130,12 +132,13 @@ class Hydrant:
 
     def _fill(self) -> str:
         """A tenant with money, its key, models and routes; the key."""
-        limits = {"rpm": PLENTY, "tpm": 10**12, "parallel": PLENTY}
         with session_scope(self.sessions) as session:
-            tenant = create_tenant(session, ACTOR, name="bench", **limits)
+            tenant = create_tenant(session, ACTOR, name="bench", rpm=PLENTY, tpm=TOKENS, parallel=PLENTY)
             top_up(session, ACTOR, tenant.id, 10**15, "bench")
             pepper = self._settings.key_pepper.get_secret_value()
-            _, key = create_key(session, ACTOR, pepper, tenant_id=tenant.id, name="bench", **limits)
+            _, key = create_key(
+                session, ACTOR, pepper, tenant_id=tenant.id, name="bench", rpm=PLENTY, tpm=TOKENS, parallel=PLENTY
+            )
             for name in (MODEL, PACED, *COLD_MODELS):
                 register_model(
                     session, ACTOR, name=name, source="/bench", manifest=_manifest(), input_nusd=20, output_nusd=80

@@ -33,7 +33,7 @@ async def start_litellm(servers: Servers, cores: Cores, upstream_port: int) -> V
     config.write_text(json.dumps(document))
     environ = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
     environ.pop("DATABASE_URL", None)
-    command = [LITELLM_BIN, "--config", config, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    command = (LITELLM_BIN, "--config", config, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1")
     process = servers.start(LITELLM, cores.server, command, environ)
     await servers.until_up(LITELLM, process, f"http://127.0.0.1:{port}/health/liveliness", START_S)
     return Variant(LITELLM, port, MODEL, LITELLM_KEY, process.pid, LITELLM_NOTE)
@@ -42,11 +42,11 @@ async def start_litellm(servers: Servers, cores: Cores, upstream_port: int) -> V
 async def start_router(servers: Servers, cores: Cores, upstream_port: int) -> Variant:
     """The router with one worker behind it. Raises LoadError."""
     port, metrics_port = free_ports(2)
-    command = [
+    command = (
         ROUTER_PYTHON, "-m", "sglang_router.launch_router", "--worker-urls", f"http://127.0.0.1:{upstream_port}",
         "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(metrics_port), "--policy", "round_robin",
         "--log-level", "warn",
-    ]  # fmt: skip
+    )  # fmt: skip
     process = servers.start(ROUTER, cores.server, command, os.environ)
     await servers.until_up(ROUTER, process, f"http://127.0.0.1:{port}/readiness", START_S)
     return Variant(ROUTER, port, MODEL, "none", process.pid, ROUTER_NOTE)

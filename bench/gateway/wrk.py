@@ -29,7 +29,6 @@ async def requests_per_second(variant: Variant, connections: int, seconds: int, 
         'wrk.headers["content-type"] = "application/json"\n'
         f'wrk.headers["authorization"] = "Bearer {variant.api_key}"\n'
     )
-    # Not `create_subprocess_exec`'s pipes alone: wrk ends by itself after its time, plus what a stalled server makes it wait.
     process = await asyncio.create_subprocess_exec(
         "wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s", "--script",
         str(script), f"http://127.0.0.1:{variant.port}{CHAT}",
