@@ -126,7 +126,7 @@ def main() -> int:
         size = replace(size, rounds=options.rounds)
     installed = others.LITELLM_BIN.exists() and others.ROUTER_PYTHON.exists()
     if not wrk.is_there() or not (installed or options.quick):
-        print("bench.gateway: run bench/gateway/install.sh first (make bench-gateway does)", file=sys.stderr)
+        print("bench.gateway: run deploy/install-wrk.sh and bench/gateway/install.sh first", file=sys.stderr)
         return 2
     files = raise_file_limit()
     if files < size.streams * FILES_PER_STREAM + SPARE_FILES:
