@@ -75,7 +75,8 @@ class Upstream(asyncio.Protocol):
         if "messages" not in body:  # what a router asks a worker for: is it well, what does it serve
             self._transport.write(_whole(orjson.dumps({"status": "ok", "model_path": "bench", "data": []})))
             return
-        tokens = body.get("max_tokens") or DEFAULT_TOKENS
+        # sglang-router passes the older name on as the newer.
+        tokens = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_TOKENS
         if not body.get("stream"):
             self._transport.write(plain_answer(body["model"], tokens))
             return

@@ -1,6 +1,7 @@
 """The benchmark of gateways: that what it counts is what came, and that its upstream writes what SGLang writes."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ async def test_a_stream_that_breaks_off_is_an_error() -> None:
 async def read(data: bytes, size: int, *, hang_up: bool = False) -> Answer:
     """What the client makes of an answer that comes in pieces."""
 
+    over = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\n")
         for start in range(0, len(data), size):
@@ -85,9 +88,12 @@ async def read(data: bytes, size: int, *, hang_up: bool = False) -> Answer:
             await writer.drain()
             await asyncio.sleep(0)
         if not hang_up:
-            await reader.read()
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            await writer.wait_closed()
+        over.set()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -96,6 +102,7 @@ async def read(data: bytes, size: int, *, hang_up: bool = False) -> Answer:
             return await asyncio.wait_for(connection.ask(b"GET\n"), 10)
         finally:
             connection.close()
+            await over.wait()
 
 
 def test_wrk_must_have_been_answered() -> None:
