@@ -130,7 +130,10 @@ def stream_writes(model: str, tokens: int, final_usage: bool, running_usage: boo
         usage = {"usage": _usage(count)} if running_usage and count else {}
         return _event(_document(model) | {"choices": [choice]} | usage)
 
-    events = [chunk({"reasoning_content": None, "content": " token"}, number) for number in range(1, tokens + 1)]
+    # All different: LiteLLM takes a hundred equal chunks for a model that has gone astray, and ends the stream.
+    events = [
+        chunk({"reasoning_content": None, "content": f" word{number}"}, number) for number in range(1, tokens + 1)
+    ]
     last = [chunk({"reasoning_content": None}, tokens, "length")]
     if final_usage:
         last.append(_event(_document(model) | {"choices": [], "usage": _usage(tokens)}))
