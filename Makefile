@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit check soak setup bench-coldstart simulate
+.PHONY: help demo up test unit check soak setup bench-coldstart bench-gateway simulate
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,6 +20,7 @@ test:           ## all tests: unit, integration, end to end on real SGLang, brow
 	@deploy/setup.sh engine
 	@deploy/install-browser.sh
 	@deploy/install-iproute2.sh
+	@deploy/install-wrk.sh
 	.venv/bin/pytest
 
 unit:           ## the tests that need neither services nor SGLang
@@ -31,6 +32,12 @@ bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant
 	@deploy/setup.sh engine
 	@deploy/install-iproute2.sh
 	.venv/bin/python -m bench.coldstart
+
+bench-gateway:  ## the gateway beside LiteLLM's proxy and sglang-router, in front of the same mock worker (7 min)
+	@deploy/setup.sh dev
+	@deploy/install-wrk.sh
+	@bench/gateway/install.sh
+	.venv/bin/python -m bench.gateway
 
 simulate:       ## the paper's end-to-end test, simulated with the controller's own decisions (8 min)
 	@deploy/setup.sh dev

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from gateway import rediskeys
 from gateway.attempts import Attempt, FinalEvent
 from gateway.errors import ApiError, insufficient_quota, invalid_request, rate_limited, unavailable
+from gateway.scripts import Scripts
 from gateway.snapshot import Key, Limits, Tenant
 
 # A slot outlives its gateway's last heartbeat (one a second) by this much.
@@ -60,9 +61,9 @@ class Admission:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        # register_script sends EVALSHA, and loads the script when Redis does not know it.
+        scripts = Scripts(redis)
         self._admit, self._release, self._replace, self._finish, self._checkpoint = (
-            redis.register_script(files("gateway").joinpath("lua", f"{name}.lua").read_text())
+            scripts.register(files("gateway").joinpath("lua", f"{name}.lua").read_text())
             for name in ("admit", "release", "replace", "finish", "checkpoint")
         )
 

@@ -53,13 +53,16 @@ class Reply:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer with its own content type."""
-        await self._start(status, [*headers, (b"content-length", str(len(body)).encode())])
-        await self._body(body, more=False)
+        head = self._head(status, [*headers, (b"content-length", str(len(body)).encode())])
+        self.ended = True
+        await self._send(head, _part(body, more=False))
 
     async def start_stream(self) -> None:
         """Headers of an event stream, unless they were sent already (with a ping)."""
         if not self.started:
-            await self._start(200, [EVENT_STREAM, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")])
+            await self._send(
+                self._head(200, [EVENT_STREAM, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")])
+            )
 
     async def ping(self) -> None:
         """A comment that keeps a waiting stream's connection alive."""
@@ -90,33 +93,36 @@ class Reply:
             headers.append((b"retry-after", str(error.retry_after_s).encode()))
         await self.whole(error.status, headers, body)
 
-    async def _start(self, status: int, headers: Headers) -> None:
+    def _head(self, status: int, headers: Headers) -> Message:
         self.started, self.status = True, status
         names = {name for name, _ in headers}
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    (b"x-request-id", self.request_id.encode()),
-                    (b"openai-processing-ms", str(self.elapsed_ms).encode()),
-                    *headers,
-                    *((name, value) for name, value in self.headers if name not in names),
-                ],
-            }
-        )
+        return {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"x-request-id", self.request_id.encode()),
+                (b"openai-processing-ms", str(self.elapsed_ms).encode()),
+                *headers,
+                *((name, value) for name, value in self.headers if name not in names),
+            ],
+        }
 
     async def _body(self, data: bytes, *, more: bool) -> None:
         self.ended = not more
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        await self._send(_part(data, more=more))
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, *messages: Message) -> None:
         try:
             async with asyncio.timeout(self._stall_s):
-                await self._asgi_send(message)
+                for message in messages:
+                    await self._asgi_send(message)
         except TimeoutError:
             self.ended = True
             raise ClientGone from None
+
+
+def _part(data: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:

@@ -1,0 +1,1 @@
+"""`make bench-gateway`: gateways side by side in front of the same upstream."""

@@ -1,0 +1,81 @@
+"""Scripts called in batches: each caller gets its own answer, or its own error, whatever becomes of the others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio
+from redis.exceptions import RedisError, ResponseError
+from support.redis_server import RedisServer
+
+from gateway.scripts import BATCH, Scripts
+
+
+@pytest.fixture
+async def client(redis_server: RedisServer) -> AsyncIterator[redis.asyncio.Redis]:
+    """A client of a Redis of the test's own."""
+    connected = redis.asyncio.Redis.from_url(redis_server.url, socket_timeout=2)
+    yield connected
+    await connected.aclose()
+
+
+async def test_each_of_many_callers_gets_its_own_answer(client: redis.asyncio.Redis) -> None:
+    echo = Scripts(client).register("return {KEYS[1], ARGV[1]}")
+    await echo(["first"], [0])
+    answers = await asyncio.gather(*(echo([f"key-{n}"], [n]) for n in range(3 * BATCH + 1)))
+    assert answers == [[f"key-{n}".encode(), str(n).encode()] for n in range(3 * BATCH + 1)]
+
+
+async def test_a_script_that_redis_has_forgotten_is_given_to_it_again(
+    client: redis.asyncio.Redis,
+) -> None:
+    scripts = Scripts(client)
+    count, echo = scripts.register("return redis.call('INCR', KEYS[1])"), scripts.register("return ARGV[1]")
+    assert await echo([], ["a"]) == b"a"
+    assert await count(["n"], []) == 1
+    await client.script_flush()
+    assert await echo([], ["b"]) == b"b"
+    # One of the two is known now, the other is not.
+    assert await asyncio.gather(count(["n"], []), echo([], ["c"]), count(["n"], [])) == [2, b"c", 3]
+
+
+async def test_one_script_that_fails_fails_alone(client: redis.asyncio.Redis) -> None:
+    scripts = Scripts(client)
+    good, bad = scripts.register("return 1"), scripts.register("return redis.call('NO SUCH')")
+    answers = await asyncio.gather(good([], []), bad([], []), good([], []), return_exceptions=True)
+    assert answers[0] == answers[2] == 1
+    assert isinstance(answers[1], ResponseError)
+
+
+async def test_a_caller_that_leaves_takes_nobody_with_it(client: redis.asyncio.Redis) -> None:
+    add = Scripts(client).register("return redis.call('INCR', KEYS[1])")
+    await add(["n"], [])
+    callers = [asyncio.create_task(add(["n"], [])) for _ in range(10)]
+    await asyncio.sleep(0)
+    callers[3].cancel()
+    answers = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(answers[3], asyncio.CancelledError)
+    assert all(isinstance(answer, int) for number, answer in enumerate(answers) if number != 3)
+
+
+async def test_without_redis_every_caller_is_told_and_later_ones_are_served(
+    client: redis.asyncio.Redis, redis_server: RedisServer
+) -> None:
+    echo = Scripts(client).register("return ARGV[1]")
+    assert await echo([], ["a"]) == b"a"
+    redis_server.kill()
+    answers = await asyncio.gather(*(echo([], [n]) for n in range(2 * BATCH)), return_exceptions=True)
+    assert all(isinstance(answer, RedisError) for answer in answers)
+    redis_server.start()
+    assert await echo([], ["b"]) == b"b"
+
+
+async def test_calls_that_come_as_a_batch_ends_are_carried(client: redis.asyncio.Redis) -> None:
+    echo = Scripts(client).register("return ARGV[1]")
+
+    async def one_after_the_other(times: int) -> None:
+        for number in range(times):
+            assert await echo([], [number]) == str(number).encode()
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(one_after_the_other(200) for _ in range(8)))
