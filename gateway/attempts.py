@@ -95,7 +95,7 @@ class Attempt:
 
     def deliver(self, usage: Usage) -> None:
         """Notes that the client has been sent everything up to this usage."""
-        if self.first_token_at_ms is None and usage.completion_tokens:
+        if self.first_token_at_ms is None and (usage.completion_tokens or self.account.endpoint == "/v1/embeddings"):
             self.first_token_at_ms = now_ms()
         self.usage = usage
 

@@ -67,9 +67,10 @@ class Inference:
         raw = await read_body(scope, receive, self._settings.max_body_bytes, self._settings.body_timeout_s)
         request = parse_request(endpoint, raw)
         model = snapshot.resolve(request.model, key)
-        if model.embedding:
-            raise invalid_request(f"The model `{request.model}` makes embeddings; it does not generate.", "model")
-        lane = "litellm" if endpoint is Endpoint.MESSAGES else model.lane
+        if model.embedding != (endpoint is Endpoint.EMBEDDINGS):
+            does = "makes embeddings; it does not generate" if model.embedding else "generates; it makes no embeddings"
+            raise invalid_request(f"The model `{request.model}` {does}.", "model")
+        lane = endpoint.lane(model.lane)
         now = time.monotonic()
         call = Call(
             request=request,
