@@ -42,10 +42,11 @@ _MODELS = Path("~/.cache/hydrant/models").expanduser()
 
 
 class RealService:
-    """Where clients point their SDK at. `events` are the usage events so far, oldest first."""
+    """Where clients point their SDK at. `engines` has each model's own SGLang."""
 
-    def __init__(self, url: str, redis_url: str) -> None:
+    def __init__(self, url: str, engines: dict[str, str], redis_url: str) -> None:
         self.url = url
+        self.engines = engines
         self.key = KEY
         self._redis_url = redis_url
 
@@ -90,7 +91,8 @@ def real_service() -> Iterator[RealService]:
         asyncio.run(_publish(redis.url, routes))
         gateway = stack.enter_context(_gateway(redis, home, hosted))
         hosted.until_healthy()
-        yield RealService(gateway, redis.url)
+        engines = {model: route["url"] for model, route in routes.items()}
+        yield RealService(gateway, engines, redis.url)
 
 
 def _prepare(name: str, *options: str) -> Path:
