@@ -23,10 +23,11 @@ SCHEMA = {
 FORM = {"name": "x", "schema": SCHEMA, "strict": True}
 TOOL = {"type": "function", "function": {"name": "see", "parameters": SCHEMA, "strict": True}}
 FORCED = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "see"}}}
-CHAT = {"model": CHAT_MODEL, "messages": MESSAGES, "max_tokens": 24, "temperature": 0}
-TEXT = {"model": CHAT_MODEL, "prompt": ["One, two,", "Once"], "max_tokens": 6, "temperature": 0}
-RESPONSE = {"model": CHAT_MODEL, "input": MESSAGES, "max_output_tokens": 12, "temperature": 0, "store": False}
-VECTORS = {"model": EMBEDDING_MODEL, "input": ["a", "été 🥖"]}
+CHAT = {"model": CHAT_MODEL, "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
+TEXT = {"model": CHAT_MODEL, "prompt": ["One, two,", "Once"], "max_tokens": 3, "temperature": 0}
+RESPONSE = {"model": CHAT_MODEL, "input": MESSAGES, "max_output_tokens": 6, "temperature": 0, "store": False}
+# One text: two may be computed together or apart, which the last digits show. So do log probabilities of two answers.
+VECTORS = {"model": EMBEDDING_MODEL, "input": "été 🥖"}
 STREAM = {"stream": True}
 WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 BODIES: list[tuple[str, dict[str, Any]]] = [
