@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit check soak setup bench-coldstart bench-gateway simulate
+.PHONY: help demo up test unit conformance check soak setup bench-coldstart bench-gateway simulate
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -18,6 +18,7 @@ setup:
 test:           ## all tests: unit, integration, end to end on real SGLang, browser
 	@deploy/setup.sh dev
 	@deploy/setup.sh engine
+	@deploy/setup.sh clients
 	@deploy/install-browser.sh
 	@deploy/install-iproute2.sh
 	@deploy/install-wrk.sh
@@ -26,6 +27,12 @@ test:           ## all tests: unit, integration, end to end on real SGLang, brow
 unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev
 	.venv/bin/pytest tests/unit
+
+conformance:    ## SDKs and other client libraries against a real SGLang behind the gateway (a minute)
+	@deploy/setup.sh dev
+	@deploy/setup.sh engine
+	@deploy/setup.sh clients
+	.venv/bin/pytest tests/conformance
 
 bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant beside the naive way (50 min, root)
 	@deploy/setup.sh dev

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes the two virtual environments from the locked requirement files, once for each version of those files.
+# Makes the virtual environments from the locked requirement files, once for each version of those files.
 #
 #   deploy/setup.sh control   .venv: gateway, controller, admin UI (no torch)
 #   deploy/setup.sh dev       the same, with what tests and checks need
 #   deploy/setup.sh engine    .venv-engine: SGLang on torch's CPU build, and the demo model in ~/.cache/hydrant/models
+#   deploy/setup.sh clients   .venv-clients: LangChain and LlamaIndex, which tests/conformance runs against the gateway
 #   deploy/setup.sh gpu       .venv-engine: SGLang with its own CUDA dependencies, instead; `engine` then keeps it
 #
 # torch's CPU build is looked for where pip is configured to look, then on the index that HYDRANT_TORCH_INDEX names
@@ -116,6 +117,16 @@ engine() {
     .venv-engine/bin/python -m engine.prepare_model --out "$HOME/.cache/hydrant/models/SmolLM2-135M-Instruct"
 }
 
+# They bring 85 packages, in other versions than ours.
+clients() {
+    local lock=requirements/clients.txt
+    fresh .venv-clients "$lock" && return
+    needs_gigabytes 1 .
+    make_venv .venv-clients
+    with_progress "clients: installing LangChain and LlamaIndex into .venv-clients" install_locked .venv-clients "$lock"
+    stamp "$lock" >.venv-clients/.made-from
+}
+
 # Asking for "+cpu" fails within a second where there is only the CUDA build; nothing is downloaded in vain.
 install_torch() { install_locked .venv-engine "$1" || install_locked .venv-engine "$1" --extra-index-url "$TORCH_INDEX"; }
 
@@ -140,6 +151,7 @@ case "${1:-}" in
 control) control requirements/control.txt ;;
 dev) control requirements/dev.txt ;;
 engine) engine ;;
+clients) clients ;;
 gpu) gpu ;;
-*) die "usage: deploy/setup.sh control|dev|engine|gpu" ;;
+*) die "usage: deploy/setup.sh control|dev|engine|clients|gpu" ;;
 esac

@@ -117,7 +117,8 @@ def arguments(shape: StageShape, place: StagePlace) -> list[str]:
     if settings.reasoning_parser is not None:
         argv += ["--reasoning-parser", settings.reasoning_parser]
     if settings.embedding:
-        argv.append("--is-embedding")
+        # Without a prefix cache: SGLang knows no cache salt here, so one tenant could time what another has asked.
+        argv += ["--is-embedding", "--disable-radix-cache"]
     argv += _on_cpu(settings) if place.kind == "cpu" else _on_gpu(shape, place)
     if shape.world > 1:
         if shape.dist_address is None:

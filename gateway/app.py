@@ -20,7 +20,15 @@ from gateway.admission import Admission
 from gateway.celery_message import CeleryHints
 from gateway.clock import now_ms
 from gateway.demand import Demand
-from gateway.errors import ApiError, internal, model_not_found, unavailable, unknown_path, wrong_method
+from gateway.errors import (
+    ApiError,
+    internal,
+    model_not_found,
+    response_not_stored,
+    unavailable,
+    unknown_path,
+    wrong_method,
+)
 from gateway.hold import Hold
 from gateway.ids import new_id, request_id
 from gateway.inference import Inference, bearer
@@ -207,6 +215,8 @@ class Gateway:
 
     async def _look_up(self, scope: Scope, reply: Reply, path: str) -> None:
         """The endpoints that only read."""
+        if path.startswith("/v1/responses/"):
+            raise response_not_stored(path)
         known = path in ("/v1/models", "/health", "/ready", "/metrics") or path.startswith("/v1/models/")
         if not known:
             raise unknown_path(path)

@@ -10,6 +10,7 @@ import orjson
 from gateway import rediskeys
 from gateway.clock import now_ms
 from gateway.ids import new_id
+from gateway.parsing import Endpoint
 from gateway.snapshot import Price
 
 
@@ -94,8 +95,10 @@ class Attempt:
         )
 
     def deliver(self, usage: Usage) -> None:
-        """Notes that the client has been sent everything up to this usage."""
-        if self.first_token_at_ms is None and usage.completion_tokens:
+        """Notes that the client has all up to this usage. Vectors have no tokens, and come at once."""
+        if self.first_token_at_ms is None and (
+            usage.completion_tokens or self.account.endpoint == Endpoint.EMBEDDINGS.value
+        ):
             self.first_token_at_ms = now_ms()
         self.usage = usage
 

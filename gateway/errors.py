@@ -1,7 +1,7 @@
 """Every error a client can see, in OpenAI's and in Anthropic's shape.
 
 ApiError
-  400 invalid_request   401 invalid_api_key   403 not_permitted   404 model_not_found, unknown_path
+  400 invalid_request   401 invalid_api_key   403 not_permitted   404 model_not_found, unknown_path, response_not_stored
   405 wrong_method      413 body_too_large    429 rate_limited, insufficient_quota
   500 internal          502 worker_failed, translation_failed  503 unavailable     504 hold_timed_out
 """
@@ -120,6 +120,16 @@ def model_disabled(model: str) -> ApiError:
 def unknown_path(path: str) -> ApiError:
     """404: no endpoint has this path."""
     return ApiError(404, f"There is no endpoint `{path}` here.", code="unknown_url")
+
+
+def response_not_stored(path: str) -> ApiError:
+    """404: whatever is asked of an earlier response, none is kept."""
+    return ApiError(
+        404,
+        f"There is nothing at `{path}`: responses are not stored, so that none can be read, continued, cancelled or "
+        "deleted. Keep what POST /v1/responses answers, and send the whole conversation as `input`.",
+        code="response_not_stored",
+    )
 
 
 def wrong_method(method: str, path: str, allowed: str) -> ApiError:

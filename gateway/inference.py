@@ -72,9 +72,10 @@ class Inference:
         request = parse_request(endpoint, raw, key.defaults)
         check_ceilings(request.body, key.ceilings)
         model = snapshot.resolve(request.model, key, request.affinity)
-        if model.embedding:
-            raise invalid_request(f"The model `{request.model}` makes embeddings; it does not generate.", "model")
-        lane = "litellm" if endpoint is Endpoint.MESSAGES else model.lane
+        if model.embedding != (endpoint is Endpoint.EMBEDDINGS):
+            does = "makes embeddings; it does not generate" if model.embedding else "generates; it makes no embeddings"
+            raise invalid_request(f"The model `{request.model}` {does}.", "model")
+        lane = endpoint.lane(model.lane)
         now = time.monotonic()
         call = Call(
             request=request,

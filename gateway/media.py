@@ -22,7 +22,7 @@ def openai_message(message: object, param: str) -> bool:
     content = checked.get("content")
     if content is None or isinstance(content, str):
         return False
-    return sum([_openai_part(part, kind, f"{param}.content") for part, kind in _parts(content, f"{param}.content")]) > 0
+    return sum([_openai_part(part, kind, f"{param}.content") for part, kind in parts(content, f"{param}.content")]) > 0
 
 
 def anthropic_message(message: object, param: str) -> bool:
@@ -45,7 +45,7 @@ def _with_role(message: object, param: str) -> dict[str, Any]:
     return message
 
 
-def _parts(content: object, param: str) -> list[tuple[dict[str, Any], str]]:
+def parts(content: object, param: str) -> list[tuple[dict[str, Any], str]]:
     """The parts of a content list, each with its type."""
     if not isinstance(content, list):
         raise invalid_request(f"`{param}` must be a string or a list of parts.", param)
@@ -56,21 +56,25 @@ def _parts(content: object, param: str) -> list[tuple[dict[str, Any], str]]:
 
 def _openai_part(part: dict[str, Any], kind: str, param: str) -> bool:
     if kind == "tool_result" and isinstance(part.get("content"), list):  # Anthropic's: it holds parts of its own
-        return sum([_openai_part(inner, its, param) for inner, its in _parts(part["content"], param)]) > 0
+        return sum([_openai_part(inner, its, param) for inner, its in parts(part["content"], param)]) > 0
     if kind not in _OPENAI_MEDIA:
         return False
     source = part.get("source") if kind == "image" else part.get(kind)
     url = source.get("url") if isinstance(source, dict) else source
-    # The worker would fetch the address from inside the cluster.
+    require_inline(url, param)
+    return True
+
+
+def require_inline(url: object, param: str) -> None:
+    """Raises `ApiError` 400 for an address, which the worker would fetch from inside the cluster."""
     if isinstance(url, str) and not url.startswith("data:"):
         raise invalid_request("Media must be sent inline as a `data:` URL; addresses are not fetched.", param)
-    return True
 
 
 def _anthropic_content(content: object, param: str, allowed: tuple[str, ...]) -> bool:
     if isinstance(content, str):
         return False
-    return sum([_anthropic_part(part, kind, param, allowed) for part, kind in _parts(content, param)]) > 0
+    return sum([_anthropic_part(part, kind, param, allowed) for part, kind in parts(content, param)]) > 0
 
 
 def _anthropic_part(part: dict[str, Any], kind: str, param: str, allowed: tuple[str, ...]) -> bool:

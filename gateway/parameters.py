@@ -26,6 +26,6 @@ def output_bound(request: InferenceRequest, model: Model, key: Key) -> int:
     """The tokens one answer may have at most: what the client allows, else key or model by default; never more than
     the key's ceiling."""
     bound = request.output_bound(model.context_length, model.default_max_tokens)
-    if request.max_tokens is None and MAX_TOKENS in key.defaults:
+    if bound and request.max_tokens is None and MAX_TOKENS in key.defaults:  # embeddings have none at all
         bound = min(int(key.defaults[MAX_TOKENS]), model.context_length)
     return min(bound, int(key.ceilings.get(MAX_TOKENS, bound)))

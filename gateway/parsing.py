@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from gateway import media
+from gateway import fields, media, responses_body
 from gateway.errors import invalid_request
 
 # A chat template adds its own text (a default system prompt, role marks); this many tokens are allowed for it.
@@ -20,6 +20,8 @@ COMPLETIONS_MAX_TOKENS = 16
 MAX_CHOICES = 128
 # Of one request: `n` answers to each of several prompts. SGLang would take any number and start them all.
 MAX_ANSWERS = 256
+# OpenAI's own bound.
+MAX_EMBEDDINGS = 2048
 
 # Fields of SGLang's own API through which a caller could reach other requests, adapters or code in the worker.
 _ENGINE_FIELDS = (
@@ -29,6 +31,8 @@ _ENGINE_FIELDS = (
     # Python's `re`, run on the text so far at every token, in the scheduler that all tenants share: one pattern that
     # backtracks stops the worker.
     "stop_regex",
+    # Vectors that take the place of tokens.
+    "embed_overrides", "embed_override_token_id", "input_embeds",
 )  # fmt: skip
 
 
@@ -38,6 +42,14 @@ class Endpoint(Enum):
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
     MESSAGES = "/v1/messages"
+    EMBEDDINGS = "/v1/embeddings"
+    RESPONSES = "/v1/responses"
+
+    def lane(self, of_model: str) -> str:
+        """Who speaks to the worker: litellm for its translation of Messages, nobody in between where it has none."""
+        if self is Endpoint.MESSAGES:
+            return "litellm"
+        return "direct" if self in (Endpoint.EMBEDDINGS, Endpoint.RESPONSES) else of_model
 
 
 # Which parameters of a key's defaults an endpoint knows (`max_tokens` is not set but bounds: gateway/parameters.py).
@@ -47,12 +59,16 @@ _DEFAULTS = {
     Endpoint.CHAT: _OPENAI | {"reasoning_effort"},
     Endpoint.COMPLETIONS: _OPENAI,
     Endpoint.MESSAGES: _SAMPLING,
+    Endpoint.EMBEDDINGS: frozenset[str](),
+    Endpoint.RESPONSES: _SAMPLING,
 }
 
 
 @dataclass(slots=True)
 class InferenceRequest:
-    """A checked body. `max_tokens` is None when the client gave none; `choices` counts answers; sizes in bytes."""
+    """A checked body. `max_tokens` is None when the client gave none; `choices` counts answers; sizes in bytes.
+
+    `prompts` counts the texts of completions and embeddings."""
 
     endpoint: Endpoint
     body: dict[str, Any]
@@ -84,10 +100,14 @@ class InferenceRequest:
         """
         if self.has_media:
             return self.prompts * context_length
+        if self.endpoint is Endpoint.EMBEDDINGS:  # without a template
+            return min(self.size_bytes, self.prompts * context_length)
         return min(self.size_bytes + self.prompts * TEMPLATE_TOKENS, self.prompts * context_length)
 
     def output_bound(self, context_length: int, default_max_tokens: int) -> int:
         """The tokens one answer may have at most: what the client allows, else the model's default."""
+        if self.endpoint is Endpoint.EMBEDDINGS:
+            return 0
         if self.max_tokens is not None:
             return min(self.max_tokens, context_length)
         if self.endpoint is Endpoint.COMPLETIONS:
@@ -122,30 +142,35 @@ def parse_request(
     for name in _DEFAULTS[endpoint] & defaults.keys():
         if body.get(name) is None:
             body[name] = defaults[name]
-    stream = _boolean(body, "stream")
+    stream = fields.boolean(body, "stream")
     options = _stream_options(body)
     has_media = False
     prompts = 1
     if endpoint is Endpoint.COMPLETIONS:
-        prompts = _count_prompts(body)
+        prompts = fields.texts(body, "prompt")
+    elif endpoint is Endpoint.EMBEDDINGS:
+        prompts = _embeddings(body)
+        stream = False  # the API knows no streams
+    elif endpoint is Endpoint.RESPONSES:
+        has_media = responses_body.check(body)
     else:
         has_media = _check_messages(body, anthropic=endpoint is Endpoint.MESSAGES)
-    choices = _integer(body, "n", 1, MAX_CHOICES) or 1
-    if endpoint is Endpoint.MESSAGES:
-        choices = 1  # Anthropic's API knows no `n`, and litellm drops it
-    if choices * prompts > MAX_ANSWERS:
+    choices = fields.integer(body, "n", 1, MAX_CHOICES) or 1
+    if endpoint in (Endpoint.MESSAGES, Endpoint.RESPONSES, Endpoint.EMBEDDINGS):
+        choices = 1  # These APIs know no `n`; litellm and SGLang drop it
+    if choices * prompts > MAX_ANSWERS and endpoint is not Endpoint.EMBEDDINGS:
         raise invalid_request(f"A request may ask for {MAX_ANSWERS} answers at most (prompts times `n`).", "n")
-    _number(body, "temperature", 0, 2)
-    _number(body, "top_p", 0, 1)
-    _list(body, "tools")
+    fields.number(body, "temperature", 0, 2)
+    fields.number(body, "top_p", 0, 1)
+    fields.array(body, "tools")
     return InferenceRequest(
         endpoint=endpoint,
         body=body,
         size_bytes=len(raw),
         model=model,
         stream=stream,
-        wants_usage=_boolean(options, "include_usage", "stream_options."),
-        wants_running_usage=_boolean(options, "continuous_usage_stats", "stream_options."),
+        wants_usage=fields.boolean(options, "include_usage", "stream_options."),
+        wants_running_usage=fields.boolean(options, "continuous_usage_stats", "stream_options."),
         max_tokens=_max_tokens(endpoint, body),
         prompts=prompts,
         choices=choices * prompts,
@@ -153,10 +178,23 @@ def parse_request(
     )
 
 
+def _embeddings(body: dict[str, Any]) -> int:
+    """How many vectors are asked for."""
+    count = fields.texts(body, "input")
+    if count > MAX_EMBEDDINGS:
+        raise invalid_request(f"`input` may hold {MAX_EMBEDDINGS} texts at most.", "input")
+    if body.get("encoding_format") not in (None, "float", "base64"):
+        raise invalid_request("`encoding_format` must be `float` or `base64`.", "encoding_format")
+    fields.integer(body, "dimensions", 1)
+    return count
+
+
 def _max_tokens(endpoint: Endpoint, body: dict[str, Any]) -> int | None:
-    plain = _integer(body, "max_tokens", 1)
+    if endpoint is Endpoint.RESPONSES:
+        return fields.integer(body, "max_output_tokens", 1)
+    plain = fields.integer(body, "max_tokens", 1)
     if endpoint is Endpoint.CHAT:
-        newer = _integer(body, "max_completion_tokens", 1)
+        newer = fields.integer(body, "max_completion_tokens", 1)
         return plain if newer is None else newer
     if endpoint is Endpoint.MESSAGES and plain is None:
         raise invalid_request("`max_tokens` is required.", "max_tokens")
@@ -182,47 +220,3 @@ def _check_messages(body: dict[str, Any], *, anthropic: bool) -> bool:
     check = media.anthropic_message if anthropic else media.openai_message
     # Every message is checked, also after the first one with media.
     return sum([check(message, f"messages[{position}]") for position, message in enumerate(messages)]) > 0
-
-
-def _count_prompts(body: dict[str, Any]) -> int:
-    """How many prompts a completion body holds: a string or token list is one, a list of them several."""
-    prompt = body.get("prompt")
-    if isinstance(prompt, str) and prompt:
-        return 1
-    if isinstance(prompt, list) and prompt:
-        if all(type(item) is int for item in prompt):
-            return 1
-        if all(isinstance(item, str) and item for item in prompt):
-            return len(prompt)
-        if all(isinstance(item, list) and item and all(type(token) is int for token in item) for item in prompt):
-            return len(prompt)
-    raise invalid_request("`prompt` must be a non-empty string, list of strings, or list of token ids.", "prompt")
-
-
-def _boolean(body: dict[str, Any], name: str, prefix: str = "") -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise invalid_request(f"`{prefix}{name}` must be true or false.", prefix + name)
-    return bool(value)
-
-
-def _integer(body: dict[str, Any], name: str, low: int, high: int | None = None) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise invalid_request(f"`{name}` must be a whole number, {bounds}.", name)
-    return value
-
-
-def _number(body: dict[str, Any], name: str, low: float, high: float) -> None:
-    value = body.get(name)
-    if value is not None and (type(value) not in (int, float) or not low <= value <= high):
-        raise invalid_request(f"`{name}` must be a number from {low} to {high}.", name)
-
-
-def _list(body: dict[str, Any], name: str) -> None:
-    value = body.get(name)
-    if value is not None and not isinstance(value, list):
-        raise invalid_request(f"`{name}` must be a list.", name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from gateway import metrics
-from gateway.answer import finished_usage
+from gateway.answer import whole_usage
 from gateway.attempts import Usage
 from gateway.call import Call
 from gateway.clock import now_ms
@@ -14,7 +14,7 @@ from gateway.failpoints import reach
 from gateway.metering import Metering
 from gateway.parsing import Endpoint
 from gateway.routes import Route
-from gateway.stream import AnthropicStream, OpenAIStream, read_usage, split_last_event
+from gateway.stream import AnthropicStream, OpenAIStream, ResponsesStream, read_usage, split_last_event
 from gateway.upstream import Upstream, UpstreamFailed, hosted_failure, upstream_body
 
 USAGE_HEADER = "x-hydrant-usage"
@@ -43,16 +43,18 @@ class Proxy:
         async with self._upstream.call(route, call.request.endpoint, call.lane, body, traceparent) as response:
             answer = await self._upstream.read_whole(response)
             reported = response.headers.get(USAGE_HEADER)
-        self._deliver(call, plain_usage(answer, reported if call.lane == "litellm" else None))
+        self._deliver(call, plain_usage(call.request.endpoint, answer, reported if call.lane == "litellm" else None))
         await self._end(call)
         await call.reply.json(200, answer)
 
     async def _stream(self, call: Call, route: Route, traceparent: str | None) -> None:
         """Events as they come. Raises `UpstreamFailed` when they end without a finish reason and the end mark."""
         request = call.request
-        reader: OpenAIStream | AnthropicStream
+        reader: OpenAIStream | AnthropicStream | ResponsesStream
         if request.endpoint is Endpoint.MESSAGES:
             reader = AnthropicStream()
+        elif request.endpoint is Endpoint.RESPONSES:
+            reader = ResponsesStream()
         else:
             reader = OpenAIStream(
                 choices=request.choices,
@@ -97,11 +99,11 @@ class Proxy:
         attempt.deliver(usage)
 
 
-def plain_usage(answer: bytes, reported: str | None) -> Usage:
+def plain_usage(endpoint: Endpoint, answer: bytes, reported: str | None) -> Usage:
     """The engine's usage of a whole answer: from the header of the hosted process, which has checked it, else from the
     body. Raises `UpstreamFailed` for what is not a finished answer."""
     try:
-        return finished_usage(answer) if reported is None else read_usage(orjson.loads(reported))
+        return whole_usage(endpoint, answer) if reported is None else read_usage(orjson.loads(reported))
     except (ValueError, TypeError) as error:
         raise UpstreamFailed(str(error)) from error
 

@@ -157,6 +157,50 @@ class AnthropicStream(_Stream):
         return event + b"\n\n"
 
 
+class ResponsesStream(_Stream):
+    """Follows a stream of `/v1/responses`. `finished`, and with it `done`: its last event came.
+
+    SGLang sends its first two events before it has begun, so they are kept until there is more: till then another
+    worker may take the request. It tells usage in the last event only; the engine's plugin tells the running usage, in
+    comments before the events it belongs to. A worker without them is refused: a stream that its client leaves could
+    not be billed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finished = False
+        self._told = False
+        self._opening = b""
+
+    def _event(self, event: bytes) -> bytes:
+        if event.startswith(USAGE_COMMENT):
+            self.usage = read_usage(orjson.loads(event[len(USAGE_COMMENT) :]))
+            self._told = True
+            return b""
+        name, data = event.split(b"\ndata: ", 1)
+        if name in (b"event: response.created", b"event: response.in_progress"):
+            self._opening += event + b"\n\n"
+            return b""
+        if name in (b"event: error", b"event: response.failed") or not self._told:
+            self.failed = True
+            self.error = orjson.loads(data).get("error")
+            return b""
+        if name in (b"event: response.completed", b"event: response.incomplete"):
+            self.usage = read_responses_usage(orjson.loads(data)["response"]["usage"])
+            self.finished = self.done = True
+        opening, self._opening = self._opening, b""
+        return opening + event + b"\n\n"
+
+
+def read_responses_usage(usage: object) -> Usage:
+    """The `usage` object of `/v1/responses`, whose counts have other names. Raises TypeError when it is not one."""
+    if not isinstance(usage, dict):
+        raise TypeError("not a usage object")
+    names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+    details = {"prompt_tokens_details": usage.get("input_tokens_details")}
+    return read_usage({ours: usage[theirs] for ours, theirs in names.items()} | details)
+
+
 def read_usage(usage: object) -> Usage:
     """The engine's `usage` object; cached tokens only where it reports them. Raises TypeError when it is not one."""
     details = usage.get("prompt_tokens_details") or {} if isinstance(usage, dict) else None

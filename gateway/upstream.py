@@ -71,6 +71,11 @@ def upstream_body(request: InferenceRequest, model: Model, tenant: Tenant, max_t
     """The body for the worker: real model name, bounded answer, usage for billing, the tenant's own cache salt."""
     body: dict[str, Any] = dict(request.body)
     body["model"] = model.name
+    if request.endpoint is Endpoint.EMBEDDINGS:
+        return orjson.dumps(body)
+    if request.endpoint is Endpoint.RESPONSES:
+        # Workers keep nothing, and the answer says so.
+        return orjson.dumps(body | {"max_output_tokens": max_tokens, "store": False, "cache_salt": tenant.salt})
     body.pop("max_completion_tokens", None)
     body["max_tokens"] = max_tokens
     if request.endpoint is not Endpoint.MESSAGES:

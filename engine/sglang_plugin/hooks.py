@@ -1,8 +1,8 @@
 """Hooks into SGLang 0.5.23, registered through its entry-point group `sglang.srt.plugins`.
 
 They bring a stage's tensors in as they land, keep it within its share of a GPU, tell the node daemon when loading and
-readiness happen, and keep the worker's key out of the log. Without Hydrant's environment variables every hook steps
-aside and SGLang behaves as published.
+readiness happen, keep the worker's key out of the log, and make its HTTP border fit for tenants. Without Hydrant's
+environment variables the hooks for stages step aside and SGLang behaves as published.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.sglang_plugin import overlapped_load, rendezvous, signals
+from engine.sglang_plugin import inputs, overlapped_load, rendezvous, responses, signals
 from engine.sglang_plugin.listening import wait_until_listening
 
 LOAD_SPEC_VARIABLE = "HYDRANT_LOAD_SPEC"
@@ -46,6 +46,16 @@ def register() -> None:
     register_hook("sglang.srt.entrypoints.http_server._freeze_gc_after_server_warmup", first_rank_is_up, around)
     register_hook("sglang.srt.entrypoints.engine.launch_dummy_health_check_server", later_rank_is_up, after)
     register_hook("sglang.srt.entrypoints.engine._server_args_for_logging", without_secrets, after)
+    manager = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
+    register_hook(f"{manager}._validate_one_request", inputs.only_known_tokens, around)
+    register_hook(f"{manager}._validate_for_matryoshka_dim", inputs.without_path, around)
+    openai = "sglang.srt.entrypoints.openai"
+    embedding = f"{openai}.serving_embedding.OpenAIServingEmbedding"
+    register_hook(f"{embedding}._build_embedding_response", inputs.named_as_served, after)
+    serving = f"{openai}.serving_responses.OpenAIServingResponses"
+    register_hook(f"{serving}.responses_stream_generator_non_harmony", responses.tell_running_usage, around)
+    register_hook(f"{serving}.responses_full_generator", responses.tell_failures_apart, around)
+    register_hook(f"{openai}.protocol.ResponsesRequest.to_sampling_params", responses.all_tokens, after)
 
 
 def read_weights(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from gateway.stream import USAGE_COMMENT, OpenAIStream, usage_json
 
 log = logging.getLogger(__name__)
 
-_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
+_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint if endpoint.lane("litellm") == "litellm"}
 
 
 class Hosted:

@@ -37,6 +37,8 @@ class FakeWorker:
         self.alter: Callable[[dict[str, Any]], None] | None = None
         # End a stream here in good order, but without finish reason and end mark: what SGLang does when a stage dies.
         self.end_after: int | None = None
+        # Whether streams of responses carry the plugin's running usage.
+        self.tells_usage = True
         # Prompt and answer together may have so many tokens.
         self.context = 2048
         # Answer with this status and body instead.
@@ -54,6 +56,8 @@ class FakeWorker:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completions)
+        app.router.add_post("/v1/embeddings", self._embeddings)
+        app.router.add_post("/v1/responses", self._responses)
         # SGLang's generation stops when its client leaves: the handler must be cancelled.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -72,6 +76,51 @@ class FakeWorker:
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, chat=False)
+
+    async def _embeddings(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(body := await request.json())
+        if self.refuse is not None:
+            return web.json_response(self.refuse[1], status=self.refuse[0])
+        count = len(body["input"]) if isinstance(body["input"], list) else 1
+        data = [{"embedding": [0.25, -1.5], "index": index, "object": "embedding"} for index in range(count)]
+        document = {"data": data, "model": body["model"], "object": "list", "usage": usage(0)}
+        if self.alter is not None:
+            self.alter(document)
+        return web.Response(text=json.dumps(document, separators=(",", ":")), content_type="application/json")
+
+    async def _responses(self, request: web.Request) -> web.StreamResponse:
+        """Events as SGLang's, with the comments of Hydrant's plugin."""
+        self.requests.append(body := await request.json())
+        words = _words({"max_tokens": body["max_output_tokens"]})
+        if not body.get("stream"):
+            document = response_object(body, words)
+            if self.alter is not None:
+                self.alter(document)
+            return web.json_response(document)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        try:
+            for name in ("response.created", "response.in_progress"):
+                await response.write(named_event(name, {"response": response_object(body, [])}))
+            if self.refuse is not None:
+                await response.write(named_event("error", self.refuse[1]))
+                return response
+            if self.die_after == -1:
+                _break_off(request)
+            for count, word in enumerate(words, 1):
+                if self.die_after is not None and count > self.die_after:
+                    _break_off(request)
+                if self.end_after is not None and count > self.end_after:
+                    return response
+                if self.tells_usage:
+                    await response.write(b": hydrant-usage " + json.dumps(usage(count)).encode() + b"\n\n")
+                await response.write(named_event("response.output_text.delta", {"delta": word}))
+                await asyncio.sleep(self.token_delay)
+            await response.write(named_event("response.incomplete", {"response": response_object(body, words)}))
+        except (asyncio.CancelledError, ConnectionResetError):
+            self.aborted += 1
+            raise
+        return response
 
     async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         if request.headers.get("authorization") != f"Bearer {self.api_key}":
@@ -186,6 +235,27 @@ def usage(completion_tokens: int) -> dict[str, Any]:
         "reasoning_tokens": 0,
         "completion_tokens_details": None,
     }
+
+
+def response_object(body: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """The body of a response that has reached its bound; one without words is in progress."""
+    used = {
+        "input_tokens": PROMPT_TOKENS,
+        "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0},
+        "output_tokens": len(words),
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": PROMPT_TOKENS + len(words),
+    }
+    status = "incomplete" if words else "in_progress"
+    text = [{"type": "output_text", "text": " ".join(words), "annotations": []}]
+    output = [{"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": text}]
+    common = {"id": "resp_1", "object": "response", "created_at": 1700000000, "model": body["model"], "status": status}
+    return common | {"output": output if words else [], "usage": used if words else None, "store": body["store"]}
+
+
+def named_event(name: str, document: dict[str, Any]) -> bytes:
+    """One event of a stream of responses."""
+    return f"event: {name}\ndata: {json.dumps({'type': name} | document)}\n\n".encode()
 
 
 def chat_chunk(

@@ -214,7 +214,9 @@ class Stack:
             publish_snapshot(session, self.redis, now_ms())
             publish_balances(session, self.redis, {self.tenant_id})
 
-    def register(self, name: str, source: Path, *, profile: dict[str, int] | None = None, **options: Any) -> str:
+    def register(
+        self, name: str, source: Path, *, profile: dict[str, int] | None = None, embedding: bool = False, **options: Any
+    ) -> str:
         """Register a model, priced, in float32 (greedy answers are then exact however it is split); its id."""
         with session_scope(self.sessions) as session:
             model = register_model(
@@ -224,7 +226,7 @@ class Stack:
                 source=str(source),
                 input_nusd=20,
                 output_nusd=80,
-                settings={"dtype": "float32", "context_length": 2048},
+                settings={"dtype": "float32", "context_length": 2048, "embedding": embedding},
                 **{"keep_alive_mode": "fixed", **options},
             )
             model.profile = profile or dict(seed.CPU_PROFILE)

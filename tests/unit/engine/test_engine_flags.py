@@ -143,3 +143,9 @@ def test_absent_and_null_settings_are_the_same() -> None:
 def test_what_is_not_on_the_allow_list_is_refused_by_name(bad: dict[str, Any]) -> None:
     with pytest.raises(BadSettings, match=next(iter(bad))):
         Settings.from_json(bad)
+
+
+def test_an_embedding_model_has_no_prefix_cache_that_tenants_would_share() -> None:
+    shape = replace(SHAPE, settings=Settings(embedding=True))
+    assert {"--is-embedding", "--disable-radix-cache"} <= set(flags.arguments(shape, GPU))
+    assert "--disable-radix-cache" not in flags.arguments(SHAPE, GPU)

@@ -19,6 +19,8 @@ def parse(endpoint: Endpoint = Endpoint.CHAT, **body: Any) -> InferenceRequest:
     body.setdefault("model", "m")
     if endpoint is Endpoint.COMPLETIONS:
         body.setdefault("prompt", "hi")
+    elif endpoint in (Endpoint.EMBEDDINGS, Endpoint.RESPONSES):
+        body.setdefault("input", "hi")
     else:
         body.setdefault("messages", MESSAGES)
     return parse_request(endpoint, json.dumps(body).encode())
@@ -219,3 +221,28 @@ def test_any_json_is_parsed_or_refused_with_400(document: Any, endpoint: Endpoin
     except ApiError as error:
         refused = error.status
     assert refused in (None, 400)
+
+
+@given(
+    st.one_of(
+        st.text(min_size=1), st.lists(st.text(min_size=1), min_size=1), st.lists(st.integers(0, 10**6), min_size=1)
+    )
+)
+def test_embeddings_reserve_their_prompt_and_no_answer(given_input: Any) -> None:
+    try:
+        request = parse(Endpoint.EMBEDDINGS, input=given_input)
+    except ApiError:  # a lone surrogate is no UTF-8
+        assert "\\ud" in json.dumps(given_input)
+        return
+    texts = given_input if isinstance(given_input, list) else [given_input]
+    tokens = sum(len(text.encode()) if isinstance(text, str) else 1 for text in texts)
+    assert tokens <= request.prompt_bound(10**6)
+    assert request.output_bound(2048, 100) == 0
+
+
+def test_responses_are_bounded_like_chats() -> None:
+    assert parse(Endpoint.RESPONSES).output_bound(2048, 100) == 100
+    assert parse(Endpoint.RESPONSES, max_output_tokens=7).output_bound(2048, 100) == 7
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+    assert parse(Endpoint.RESPONSES, input=[{"role": "user", "content": [image]}]).prompt_bound(2048) == 2048
+    assert parse(Endpoint.RESPONSES, input=[{"type": "reasoning", "summary": []}]).choices == 1
