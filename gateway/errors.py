@@ -9,12 +9,14 @@ ApiError
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 import orjson
 
 RETRY_S = 5
 """After how long to ask again for a model of which nobody knows when it will be there."""
 RETRY_MOST_S = 600
+_PERIODS = {"day": "for this day (UTC)", "month": "for this month (UTC)", "total": "in total"}
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -150,6 +152,38 @@ def insufficient_quota() -> ApiError:
         "Top up the tenant, wait for running requests to end, or lower max_tokens.",
         type_="insufficient_quota",
         code="insufficient_quota",
+    )
+
+
+def over_budget(
+    whose: str, period: str, amount_nusd: int, ends_at_ms: int | None, at_ms: int, *, busy: bool
+) -> ApiError:
+    """429: a budget does not cover this request. `busy`: it would, but for what running requests may still cost;
+    otherwise asking again is of no use before the budget's window ends, and SDKs are told so."""
+    what = (
+        f"The {whose}'s budget {_PERIODS[period]} (${amount_nusd / 1e9:,.2f}) does not cover what this request may cost"
+    )
+    if busy:
+        return ApiError(
+            429,
+            f"{what} while other requests of it run. Try again when they have ended, or lower max_tokens.",
+            type_="insufficient_quota",
+            code="insufficient_quota",
+            retry_after_s=1,
+        )
+    if ends_at_ms is None:
+        until, retry_after_s = "Ask for a higher budget, or lower max_tokens.", None
+    else:
+        moment = datetime.fromtimestamp(ends_at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        until = f"It starts anew at {moment}. Until then ask for a higher budget, or lower max_tokens."
+        retry_after_s = max(1, math.ceil((ends_at_ms - at_ms) / 1000))
+    return ApiError(
+        429,
+        f"{what}. {until}",
+        type_="insufficient_quota",
+        code="insufficient_quota",
+        retry_after_s=retry_after_s,
+        headers=((b"x-should-retry", b"false"),),
     )
 
 

@@ -22,6 +22,7 @@ from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
 from gateway.proxy import Proxy
 from gateway.reply import ClientGone, Receive, Reply, Scope, read_body, until_disconnect
+from gateway.scopes import budgets_of, limits_of
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
 from gateway.upstream import UpstreamFailed, room_left
@@ -129,6 +130,8 @@ class Inference:
             endpoint=request.endpoint.value,
             stream=request.stream,
             gateway_id=self._gateway_id,
+            limits=limits_of(tenant, key, model),
+            budgets=budgets_of(tenant, key),
         )
         return Attempt(
             account=account,
@@ -141,7 +144,7 @@ class Inference:
         if not self._redis_answers():
             raise redis_unavailable("its connection is lost")
         attempt = call.open_attempt
-        admitting = asyncio.ensure_future(self._admission.admit(attempt, call.key, call.tenant))
+        admitting = asyncio.ensure_future(self._admission.admit(attempt))
         try:
             admitted = await asyncio.shield(admitting)
         except RedisError as error:

@@ -25,6 +25,7 @@ class Limits:
 class Tenant:
     """Who pays. `salt` keeps its prefix cache entries apart from other tenants'.
 
+    `budgets`: nano-dollars that may be spent in each period (day, month, total), for those that have a hard one.
     `service_class`: how soon it should be answered by a model that sleeps.
     """
 
@@ -34,11 +35,12 @@ class Tenant:
     limits: Limits
     salt: str
     service_class: str
+    budgets: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A live API key. `models` holds names, or "*" for all."""
+    """A live API key. `models` holds names, or "*" for all; `budgets` are as a tenant's."""
 
     key_id: str
     tenant_id: str
@@ -46,6 +48,7 @@ class Key:
     expires_at_ms: int | None
     limits: Limits
     sse_ping: bool
+    budgets: dict[str, int]
 
     def permits(self, *names: str) -> bool:
         """Whether one of the names (a model's own, or the alias it was asked by) is on the key's list."""
@@ -65,7 +68,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A registered model. `context_length` and `default_max_tokens` are tokens."""
+    """A registered model. `context_length` and `default_max_tokens` are tokens; `limits` are over all tenants."""
 
     name: str
     model_id: str
@@ -76,6 +79,7 @@ class Model:
     embedding: bool
     created_at_ms: int
     price: Price
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,13 @@ def parse_snapshot(document: bytes) -> Snapshot:
 
 
 def _limits(entry: dict[str, Any]) -> Limits:
-    return Limits(entry["rpm"], entry["tpm"], entry["parallel"])
+    # Of a model, a snapshot of a registry before there were such limits has none.
+    return Limits(entry.get("rpm"), entry.get("tpm"), entry.get("parallel"))
+
+
+def _budgets(entry: dict[str, Any]) -> dict[str, int]:
+    # A snapshot of a registry before there were budgets has none.
+    return dict(entry.get("budgets", ()))
 
 
 def _key(entry: dict[str, Any]) -> Key:
@@ -158,13 +168,16 @@ def _key(entry: dict[str, Any]) -> Key:
         expires_at_ms=entry["expires_at_ms"],
         limits=_limits(entry),
         sse_ping=entry["sse_ping"],
+        budgets=_budgets(entry),
     )
 
 
 def _tenant(tenant_id: str, entry: dict[str, Any]) -> Tenant:
     # Without one: the snapshot is of a registry before there were classes.
     service_class = entry.get("service_class", "standard")
-    return Tenant(tenant_id, entry["name"], entry["enabled"], _limits(entry), entry["salt"], service_class)
+    return Tenant(
+        tenant_id, entry["name"], entry["enabled"], _limits(entry), entry["salt"], service_class, _budgets(entry)
+    )
 
 
 def _model(name: str, entry: dict[str, Any]) -> Model:
@@ -185,4 +198,5 @@ def _model(name: str, entry: dict[str, Any]) -> Model:
             price["output_nusd"],
             price["request_nusd"],
         ),
+        limits=_limits(entry),
     )

@@ -111,6 +111,9 @@ class Model(Base):
     # fixed: just so long | learned: so long as the model's own pauses make it worth (orchestrator/keep_alive.py)
     keep_alive_mode: Mapped[str] = mapped_column(String(16), default="fixed", server_default="fixed")
     min_replicas: Mapped[int] = mapped_column(default=0)
+    rpm: Mapped[int | None]  # requests a minute over all tenants; None: unlimited
+    tpm: Mapped[int | None]  # tokens a minute
+    parallel: Mapped[int | None]  # requests at once
     warm_until_ms: Mapped[int | None]  # "warm now": hold at least one worker until then
     # "stop": the controller drains every group that was created at or before this moment.
     stop_requested_at_ms: Mapped[int | None]

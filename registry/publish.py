@@ -101,6 +101,9 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
             Model.created_at_ms,
             Model.slo_ttft_ms,
             Model.keep_alive_s,
+            Model.rpm,
+            Model.tpm,
+            Model.parallel,
         )
         .where(Model.deleted_at_ms.is_(None))
         .order_by(Model.name)
@@ -155,6 +158,9 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
                 },
                 "slo_ttft_ms": model.slo_ttft_ms,
                 "keep_alive_s": model.keep_alive_s,
+                "rpm": model.rpm,
+                "tpm": model.tpm,
+                "parallel": model.parallel,
             }
             for model in models
             for price in [prices[model.id]]

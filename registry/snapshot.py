@@ -63,7 +63,7 @@ class PriceDoc(TypedDict):
 
 
 class ModelDoc(TypedDict):
-    """What a gateway must know of a model to admit and route a request for it."""
+    """What a gateway must know of a model to admit and route a request for it; its limits are over all tenants."""
 
     model_id: str
     enabled: bool
@@ -75,6 +75,9 @@ class ModelDoc(TypedDict):
     price: PriceDoc
     slo_ttft_ms: int
     keep_alive_s: int
+    rpm: int | None
+    tpm: int | None
+    parallel: int | None
 
 
 class HoldDoc(TypedDict):

@@ -16,6 +16,7 @@ from admin_ui.forms.base import (
     SecondsField,
     WholeNumberField,
 )
+from admin_ui.forms.tenants import EMPTY_IS_UNLIMITED, ONE
 from registry.models import Model
 from registry.settings_allowlist import CHOICES
 
@@ -54,6 +55,9 @@ class ServingForm(Form):
         description="Learned: longer or shorter, as its own pauses make it worth; at most ten times as set.",
     )
     min_replicas = WholeNumberField("Minimum replicas", [Required()], default=0, description="0: scales to zero.")
+    rpm = WholeNumberField("Requests a minute, all tenants", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
+    tpm = WholeNumberField("Tokens a minute, all tenants", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
+    parallel = WholeNumberField("Requests at once, all tenants", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
     capacity = WholeNumberField("Requests at once, one worker", [Required()], default=8)
     default_max_tokens = WholeNumberField(
         "Default max_tokens", [Required()], default=1024, description="For requests that state none."
@@ -75,6 +79,9 @@ class ServingForm(Form):
             "keep_alive_s",
             "keep_alive_mode",
             "min_replicas",
+            "rpm",
+            "tpm",
+            "parallel",
             "capacity",
             "default_max_tokens",
         )

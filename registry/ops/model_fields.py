@@ -35,4 +35,6 @@ def checked(field: str, value: Any) -> Any:
             return value
         case "min_replicas":
             return checks.integer(field, value, high=1000)
+        case "rpm" | "tpm" | "parallel":
+            return checks.limit(field, value)
     raise InvalidError(f"{field} is not a field of a model that can be changed", field)

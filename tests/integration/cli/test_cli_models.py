@@ -39,6 +39,10 @@ def test_changes_keep_what_was_not_given(hydrant, source: Path) -> None:
     changed = hydrant.json("model", "update", "tiny", "--name", "small", "--min-replicas", "2")["model"]
     assert (changed["name"], changed["min_replicas"]) == ("small", 2)
     assert list(hydrant.snapshot()["models"]) == ["small"]
+    hydrant.run("model", "update", "small", "--rpm", "60", "--tpm", "9000", "--parallel", "4")
+    hydrant.run("model", "update", "small", "--tpm", "none")
+    published = hydrant.snapshot()["models"]["small"]
+    assert (published["rpm"], published["tpm"], published["parallel"]) == (60, None, 4)
 
 
 def test_a_new_price_follows_the_old_one(hydrant, source: Path) -> None:

@@ -78,6 +78,9 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
         },
         "slo_ttft_ms": 10_000,
         "keep_alive_s": 300,
+        "rpm": None,
+        "tpm": None,
+        "parallel": None,
     }
     assert snapshot["aliases"] == {"chat": "smol"}
     assert plaintext not in json.dumps(snapshot)
