@@ -374,10 +374,14 @@ class Usage(Base):
     cost_nusd: Mapped[int]
     outcome: Mapped[str] = mapped_column(String(20))
     started_at_ms: Mapped[int]
+    # When Redis admitted the request, by its clock: the day and month of a budget in which the attempt counts.
+    admitted_at_ms: Mapped[int] = mapped_column(default=lambda row: row.get_current_parameters()["started_at_ms"])
     first_token_at_ms: Mapped[int | None]
     ended_at_ms: Mapped[int]
     held_ms: Mapped[int] = mapped_column(default=0)
     __table_args__ = (
+        Index("ix_usage_tenant_admitted", "tenant_id", "admitted_at_ms", "cost_nusd"),
+        Index("ix_usage_key_admitted", "key_id", "admitted_at_ms", "cost_nusd"),
         Index("ix_usage_tenant_ended", "tenant_id", "ended_at_ms"),
         Index("ix_usage_ended", "ended_at_ms"),
         Index("ix_usage_model_ended", "model_id", "ended_at_ms"),
@@ -415,6 +419,38 @@ class LedgerEntry(Base):
         Index("ix_ledger_at", "at_ms"),
         CheckConstraint("kind IN ('reserve', 'settle', 'release', 'top_up', 'adjust')", name="kind"),
     )
+
+
+class Budget(Base):
+    """What a tenant or key may spend in each window of a period (UTC). A hard one refuses, another only alerts."""
+
+    __tablename__ = "budgets"
+    scope_id: Mapped[str] = mapped_column(String(40), primary_key=True)  # a tenant's or a key's id
+    period: Mapped[str] = mapped_column(String(8), primary_key=True)  # day | month | total
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)  # the tenant itself, or the key's
+    amount_nusd: Mapped[int]
+    alert_percent: Mapped[list[Any]]  # parts of the amount at which an alert is recorded
+    hard: Mapped[bool]
+    created_at_ms: Mapped[int]
+    updated_at_ms: Mapped[int]
+    __table_args__ = (
+        CheckConstraint("period IN ('day', 'month', 'total')", name="period"),
+        CheckConstraint("amount_nusd > 0", name="positive"),
+    )
+
+
+class BudgetAlert(Base):
+    """A threshold that spending reached, once in each window of the budget. It stays when the budget goes."""
+
+    __tablename__ = "budget_alerts"
+    scope_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    period: Mapped[str] = mapped_column(String(8), primary_key=True)
+    window: Mapped[int] = mapped_column(primary_key=True)  # registry.budget_windows numbers them
+    percent: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    spent_nusd: Mapped[int]
+    amount_nusd: Mapped[int]
+    at_ms: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 # --- who manages it ---------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
             "tpm": 9,
             "parallel": None,
             "sse_ping": False,
+            "budgets": {},
         }
     }
     assert snapshot["tenants"][tenant.id] == {
@@ -60,6 +61,7 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
         "parallel": 4,
         "salt": tenant.salt,
         "service_class": "standard",
+        "budgets": {},
     }
     assert snapshot["models"]["smol"] == {
         "model_id": model.id,
