@@ -20,6 +20,7 @@ from admin_ui.views import (
     account,
     audit,
     auth,
+    budgets,
     health,
     keys,
     ledger,
@@ -36,7 +37,10 @@ from registry.db import make_engine, make_session_factory
 
 MAX_FORM_BYTES = 1_000_000
 
-BLUEPRINTS = (auth, health, overview, models, registrations, tenants, keys, usage, ledger, nodes, audit, users, account)
+BLUEPRINTS = (
+    *(auth, health, overview, models, registrations, tenants, keys, budgets, usage, ledger, nodes, audit, users),
+    account,
+)
 
 
 def create_app(config: AdminConfig) -> Flask:
