@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from gateway import metrics
 from gateway.admission import Admission
+from gateway.allowance import Allowance
 from gateway.celery_message import CeleryHints
 from gateway.clock import now_ms
 from gateway.demand import Demand
@@ -70,7 +71,7 @@ class Gateway:
         admission = Admission(self._redis)
         hints = CeleryHints(self._redis)
         self._spool = Spool(settings.spool_dir, self.gateway_id)
-        self._metering = Metering(admission, self._spool, hints)
+        self._metering = Metering(admission, self._spool, hints, Allowance(settings.allowance))
         self._demand = Demand(self._redis, self.gateway_id, self._routes, self._hold, self._metering, hints)
         self._inference = Inference(
             settings,
@@ -203,7 +204,7 @@ class Gateway:
             self._snapshot()
             if self._broken:
                 raise unavailable("A background task has died; the gateway restarts.", "gateway_restarting")
-            if not self._read_model.connected:
+            if not self._read_model.connected and self._settings.allowance is None:
                 raise unavailable("Redis does not answer.", "redis_unavailable")
             await reply.json(200, b'{"status":"ready"}')
         elif path == "/metrics":

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from gateway.admission import Admission, redis_unavailable
 from gateway.attempts import Account, Attempt
@@ -141,12 +141,19 @@ class Inference:
         )
 
     async def _admit(self, call: Call) -> None:
-        if not self._redis_answers():
-            raise redis_unavailable("its connection is lost")
         attempt = call.open_attempt
+        if not self._redis_answers():
+            self._admit_without_redis(attempt, "its connection is lost")
+            return
         admitting = asyncio.ensure_future(self._admission.admit(attempt))
         try:
             admitted = await asyncio.shield(admitting)
+        except (ConnectionError, TimeoutError) as error:
+            # Redis may have done it and only its answer was lost: that attempt is released, and another one goes on.
+            self._metering.release(attempt)
+            call.attempt = attempt.successor()
+            self._admit_without_redis(call.attempt, type(error).__name__)
+            return
         except RedisError as error:
             self._metering.release(attempt)
             raise redis_unavailable(type(error).__name__) from error
@@ -157,6 +164,11 @@ class Inference:
         self._metering.open(attempt)
         reach("gateway.admitted")
         call.reply.headers.extend(admitted.headers())
+
+    def _admit_without_redis(self, attempt: Attempt, reason: str) -> None:
+        """Raises `ApiError` 503 when the operator does not allow it, or no more of it."""
+        if not self._metering.open_without_redis(attempt):
+            raise redis_unavailable(reason)
 
     def _end(self, call: Call, outcome: str) -> None:
         """Ends the open attempt, if any: with an event once a worker had it, else by giving everything back."""

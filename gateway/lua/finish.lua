@@ -8,21 +8,22 @@
 -- Returns the stream id.
 
 local last_slot = 4 + tonumber(ARGV[5])
-local before = redis.call('HGET', KEYS[2], ARGV[1])
-if before then
-  local attempt = cjson.decode(before)
-  local change = string.format('%.0f', cjson.decode(ARGV[2]).reserved_nusd - attempt.reserved_nusd)
-  redis.call('HINCRBY', KEYS[1], ARGV[3], change)
-  for _, field in ipairs(attempt.budgets or {}) do
-    redis.call('HINCRBY', KEYS[4], field, change)
-  end
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-  if not attempt.outcome then
-    local minute = string.format('%.0f', math.floor((attempt.admitted_at_ms or 0) / 60000))
-    for position = last_slot + 1, #KEYS do
-      local counter = KEYS[position] .. ':t:' .. minute
-      if redis.call('EXISTS', counter) == 1 then redis.call('DECRBY', counter, ARGV[4]) end
-    end
+local event = cjson.decode(ARGV[2])
+local raw = redis.call('HGET', KEYS[2], ARGV[1])
+-- An attempt that Redis does not know (any more) is held until the ledger has closed it, too: by that a gateway sees that
+-- its event is safe, and until then its cost counts.
+local attempt = raw and cjson.decode(raw) or { reserved_nusd = 0, budgets = event.budgets }
+local change = string.format('%.0f', event.reserved_nusd - attempt.reserved_nusd)
+redis.call('HINCRBY', KEYS[1], ARGV[3], change)
+for _, field in ipairs(attempt.budgets or {}) do
+  redis.call('HINCRBY', KEYS[4], field, change)
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+if raw and not attempt.outcome then
+  local minute = string.format('%.0f', math.floor((attempt.admitted_at_ms or 0) / 60000))
+  for position = last_slot + 1, #KEYS do
+    local counter = KEYS[position] .. ':t:' .. minute
+    if redis.call('EXISTS', counter) == 1 then redis.call('DECRBY', counter, ARGV[4]) end
   end
 end
 for position = 5, last_slot do

@@ -204,6 +204,10 @@ async def test_an_answer_that_ends_while_redis_is_away_is_billed_later(
     redis_server.start()
     (event,) = await world.until_events(1)
     assert event["completion_tokens"] == 3
+    # This Redis keeps nothing over a start, so the event stays in the spool until the ledger has closed the attempt.
+    assert await world.redis.hkeys("hyd:attempts") == [event["attempt_id"]]
+    assert spool.read_bytes() != b""
+    await world.redis.hdel("hyd:attempts", event["attempt_id"])
     await until(lambda: spool.read_bytes() == b"")
 
 
