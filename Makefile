@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit check setup bench-coldstart simulate
+.PHONY: help demo up test unit races check setup bench-coldstart simulate
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,6 +25,10 @@ test:           ## all tests: unit, integration, end to end on real SGLang, brow
 unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev
 	.venv/bin/pytest tests/unit
+
+races:          ## the race tests of admission, a hundred times each instead of three times (20 min)
+	HYDRANT_RACES=100 .venv/bin/python -m pytest -q tests/integration/tasks/test_tasks_races.py \
+	  tests/integration/tasks/test_tasks_admission_model.py
 
 bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant beside the naive way (50 min, root)
 	@deploy/setup.sh dev
