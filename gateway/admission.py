@@ -13,7 +13,16 @@ from redis.asyncio import Redis
 
 from gateway import rediskeys
 from gateway.attempts import Attempt, FinalEvent
-from gateway.errors import ApiError, insufficient_quota, invalid_request, over_budget, rate_limited, unavailable
+from gateway.errors import (
+    ApiError,
+    idempotency_in_flight,
+    idempotency_key_reused,
+    insufficient_quota,
+    invalid_request,
+    over_budget,
+    rate_limited,
+    unavailable,
+)
 from gateway.scopes import BudgetScope
 
 # A slot outlives its gateway's last heartbeat (one a second) by this much.
@@ -82,6 +91,7 @@ class Admission:
             rediskeys.ATTEMPTS,
             rediskeys.BUDGET_SPENT,
             rediskeys.BUDGET_RESERVED,
+            "" if attempt.lock is None else attempt.lock[0],
         ]
         args: list[str | int | bytes] = [
             attempt.attempt_id,
@@ -90,6 +100,7 @@ class Admission:
             attempt.reserved_nusd,
             attempt.counted_tokens,
             SLOT_LIFE_MS,
+            "" if attempt.lock is None else attempt.lock[1],
             len(account.limits),
         ]
         for scope in account.limits:
@@ -102,6 +113,10 @@ class Admission:
         verdict, scope_kind, at_ms = answer[0].decode(), answer[1].decode(), answer[2]
         fields = tuple(field.decode() for field in answer[7:])
         admitted = Admitted(MINUTE_MS - at_ms % MINUTE_MS, *(None if number < 0 else number for number in answer[3:7]))
+        if verdict == "in_flight":
+            assert attempt.lock is not None
+            same = scope_kind.partition(":")[0] == attempt.lock[1].partition(":")[0]
+            raise idempotency_in_flight() if same else idempotency_key_reused()
         if verdict.startswith("budget"):
             # Those before it have let the request through.
             raise _over_budget(verdict, account.budgets[len(fields) - 1], fields[-1], at_ms)
@@ -116,7 +131,7 @@ class Admission:
         slots = account.slot_keys
         await self._release(
             keys=[rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.BUDGET_RESERVED, *slots, *account.token_keys],
-            args=[attempt.attempt_id, account.tenant_id, attempt.counted_tokens, len(slots)],
+            args=[attempt.attempt_id, account.tenant_id, attempt.counted_tokens, len(slots), *(attempt.lock or ())],
         )
 
     async def replace(self, old: Attempt, new: Attempt) -> bool:
@@ -143,6 +158,7 @@ class Admission:
                 event.tenant_id,
                 event.surplus_tokens,
                 len(event.slot_keys),
+                *(event.lock or ()),
             ],
         )
 
@@ -169,7 +185,7 @@ class Admission:
             for attempt in batch:
                 slots = attempt.account.slot_keys
                 keys.extend(slots)
-                args.extend((attempt.attempt_id, attempt.record(), len(slots)))
+                args.extend((attempt.attempt_id, attempt.record(), len(slots), *(attempt.lock or ("", ""))))
             await self._checkpoint(keys=keys, args=args)
 
 

@@ -21,6 +21,7 @@ from gateway.clock import now_ms
 from gateway.demand import Demand
 from gateway.errors import ApiError, internal, model_not_found, unavailable, unknown_path, wrong_method
 from gateway.hold import Hold
+from gateway.idempotency import Idempotency
 from gateway.ids import new_id, request_id
 from gateway.inference import Inference, bearer
 from gateway.metering import Metering
@@ -73,6 +74,7 @@ class Gateway:
         self._spool = Spool(settings.spool_dir, self.gateway_id)
         self._metering = Metering(admission, self._spool, hints, Allowance(settings.allowance))
         self._demand = Demand(self._redis, self.gateway_id, self._routes, self._hold, self._metering, hints)
+        self._idempotency = Idempotency(settings.stall_timeout_s, settings.max_answer_bytes)
         self._inference = Inference(
             settings,
             self.gateway_id,
@@ -83,6 +85,7 @@ class Gateway:
             Places(settings, self._hold, self._demand),
             self._demand,
             Proxy(self._metering, self._upstream),
+            self._idempotency,
         )
 
     @property
@@ -116,6 +119,7 @@ class Gateway:
         # uvicorn has just cancelled the requests that outlived the drain time: each still settles its attempt.
         if self._requests:
             await asyncio.wait(self._requests, timeout=FAREWELL_SECONDS)
+        await self._idempotency.stop(FAREWELL_SECONDS)
         await self._metering.drain(FAREWELL_SECONDS)
         running = set(self._tasks)
         while running:

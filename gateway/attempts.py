@@ -78,6 +78,8 @@ class Attempt:
     started_at_ms: int
     admitted_at_ms: int | None = None
     counted_in: tuple[str, ...] = ()
+    # The Redis key and value by which its Idempotency-Key is kept while it runs.
+    lock: tuple[str, str] | None = None
     attempt_id: str = field(default_factory=lambda: new_id("att_"))
     group_id: str | None = None
     cold_start_id: str | None = None
@@ -99,6 +101,7 @@ class Attempt:
             now_ms(),
             self.admitted_at_ms,
             self.counted_in,
+            self.lock,
             held_ms=self.held_ms,
         )
 
@@ -144,6 +147,7 @@ class Attempt:
             token_keys=self.account.token_keys,
             surplus_tokens=self.counted_tokens - usage.prompt_tokens - usage.completion_tokens,
             body=event,
+            lock=self.lock,
         )
 
     def _admission(self) -> dict[str, Any]:
@@ -187,6 +191,7 @@ class FinalEvent:
     token_keys: tuple[str, ...]
     surplus_tokens: int
     body: dict[str, Any]
+    lock: tuple[str, str] | None = None
 
     def to_line(self) -> bytes:
         """One line of the spool."""

@@ -2,7 +2,7 @@
 
 ApiError
   400 invalid_request   401 invalid_api_key   403 not_permitted   404 model_not_found, unknown_path
-  405 wrong_method      413 body_too_large    429 rate_limited, insufficient_quota
+  405 wrong_method      409, 422 idempotency keys   413 body_too_large    429 rate_limited, insufficient_quota
   500 internal          502 worker_failed, translation_failed  503 unavailable     504 hold_timed_out
 """
 
@@ -23,6 +23,7 @@ _ANTHROPIC_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    422: "invalid_request_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
@@ -184,6 +185,29 @@ def over_budget(
         code="insufficient_quota",
         retry_after_s=retry_after_s,
         headers=((b"x-should-retry", b"false"),),
+    )
+
+
+def idempotency_key_reused() -> ApiError:
+    """422: a request with this Idempotency-Key and another body is in flight."""
+    return ApiError(
+        422,
+        "Another request with this Idempotency-Key and a different body is in flight. "
+        "Send a new key with a new request.",
+        param="Idempotency-Key",
+        code="idempotency_key_reused",
+    )
+
+
+def idempotency_in_flight() -> ApiError:
+    """409: this very request is in flight on another gateway process. SDKs ask again by themselves."""
+    return ApiError(
+        409,
+        "A request with this Idempotency-Key is in flight on another gateway process. Ask again when it has ended.",
+        type_="conflict_error",
+        param="Idempotency-Key",
+        code="idempotency_key_in_flight",
+        retry_after_s=1,
     )
 
 

@@ -17,6 +17,7 @@ from gateway.clock import now_ms
 from gateway.demand import Demand
 from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
 from gateway.failpoints import reach
+from gateway.idempotency import Idempotency, Lock, sent_key
 from gateway.metering import Metering
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
@@ -48,6 +49,7 @@ class Inference:
         places: Places,
         demand: Demand,
         proxy: Proxy,
+        idempotency: Idempotency,
     ) -> None:
         self._settings = settings
         self._gateway_id = gateway_id
@@ -58,6 +60,7 @@ class Inference:
         self._places = places
         self._demand = demand
         self._proxy = proxy
+        self._idempotency = idempotency
 
     async def handle(self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint) -> None:
         """Answers one request. Raises `ApiError` for the caller to send, and `ClientGone`."""
@@ -70,7 +73,27 @@ class Inference:
         model = snapshot.resolve(request.model, key)
         if model.embedding:
             raise invalid_request(f"The model `{request.model}` makes embeddings; it does not generate.", "model")
-        lane = "litellm" if endpoint is Endpoint.MESSAGES else model.lane
+        run = partial(self._run, api_key, snapshot, key, tenant, model, request, arrived_at_ms)
+        if (sent := sent_key(scope)) is None:
+            await run(receive, reply, None)
+        else:
+            await self._idempotency.serve(sent, tenant.tenant_id, endpoint, raw, receive, reply, run)
+
+    async def _run(
+        self,
+        api_key: str,
+        snapshot: Snapshot,
+        key: Key,
+        tenant: Tenant,
+        model: Model,
+        request: InferenceRequest,
+        arrived_at_ms: int,
+        receive: Receive,
+        reply: Reply,
+        lock: Lock | None,
+    ) -> None:
+        """From admission to the end. `lock`: by which its Idempotency-Key is kept."""
+        lane = "litellm" if request.endpoint is Endpoint.MESSAGES else model.lane
         now = time.monotonic()
         call = Call(
             request=request,
@@ -86,6 +109,7 @@ class Inference:
             permit=partial(self._permit, api_key, request.model),
             attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id),
         )
+        call.open_attempt.lock = lock
         self._demand.touched(model.name)
         await self._admit(call)
         # Whatever goes wrong here is not the client's doing, unless it left.

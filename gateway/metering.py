@@ -123,6 +123,7 @@ class Metering:
         return self._succeed(attempt, successor) if moved else None
 
     def _succeed(self, attempt: Attempt, successor: Attempt) -> Attempt:
+        attempt.lock = None  # the successor's now
         attempt.reserved_nusd = 0
         attempt.counted_tokens = 0
         self.finish(attempt, "upstream_error")

@@ -26,6 +26,11 @@ def rate(scope: str, id_: str) -> str:
     return f"hyd:rate:{scope}:{id_}"
 
 
+def idempotency(tenant_id: str, digest: str) -> str:
+    """A tenant's Idempotency-Key (its SHA-256) whose request is in flight."""
+    return f"hyd:idem:{tenant_id}:{digest}"
+
+
 def activity(model: str) -> str:
     """Demand for a model, a field a gateway."""
     return f"hyd:activity:{model}"

@@ -1,13 +1,13 @@
 -- Admits one request, or says why not. Nothing is written unless every check passes.
 --
 -- KEYS  1 balances  2 reservations  3 attempts  4 budgets' spending  5 budgets' reservations
---       then for each limited scope: its slots, its rate prefix
+--       6 lock of its Idempotency-Key, or ''; then for each limited scope: its slots, its rate prefix
 -- ARGV  1 attempt id  2 attempt (a JSON object)  3 tenant id  4 reservation (nano-dollars)  5 tokens  6 slot life (ms)
---       7 number of limited scopes, then for each: name, requests a minute, tokens a minute, parallel requests (-1: no limit)
+--       7 value of the lock  8 number of limited scopes, then for each: name, requests a minute, tokens a minute, parallel requests (-1: no limit)
 --       then for each budget: scope id, period (day, month, total), amount (nano-dollars)
 -- Returns {verdict, scope, now ms, request limit, requests left, token limit, tokens left, budget fields...}; limits -1 if
 -- none. The budget fields are those in which the reservation is counted; of a refusal by a budget, the last is that one's.
--- Verdicts: ok, requests, tokens, tokens_never (more than a whole minute's), parallel, quota, balance_unknown,
+-- Verdicts: in_flight (the scope is the lock's value), ok, requests, tokens, tokens_never (more than a whole minute's), parallel, quota, balance_unknown,
 --       budget (spent), budget_busy (covered, but for what running requests may cost), budget_unknown.
 --
 -- Sums are kept by HINCRBY, exact to 2^63; comparisons are of doubles, exact to 2^53 nano-dollars (9 million dollars).
@@ -38,11 +38,14 @@ local function window_of(period)
   return (era * 400 + year) * 12 + month
 end
 
+local held = KEYS[6] ~= '' and redis.call('GET', KEYS[6])
+if held and held ~= ARGV[7] then return verdict('in_flight', held) end
+
 local scopes = {}
-for position = 1, tonumber(ARGV[7]) do
-  local at = 4 + position * 4
+for position = 1, tonumber(ARGV[8]) do
+  local at = 5 + position * 4
   local scope = {
-    name = ARGV[at], slots = KEYS[4 + position * 2], rate = KEYS[5 + position * 2],
+    name = ARGV[at], slots = KEYS[5 + position * 2], rate = KEYS[6 + position * 2],
     rpm = tonumber(ARGV[at + 1]), tpm = tonumber(ARGV[at + 2]), parallel = tonumber(ARGV[at + 3]),
   }
   scopes[position] = scope
@@ -74,7 +77,7 @@ if wanted > 0 then
   if not balance and redis.call('EXISTS', KEYS[1]) == 0 then return verdict('balance_unknown', 'tenant') end
   local reserved = redis.call('HGET', KEYS[2], ARGV[3])
   if tonumber(balance or '0') - tonumber(reserved or '0') < wanted then return verdict('quota', 'tenant') end
-  for at = 8 + #scopes * 4, #ARGV, 3 do
+  for at = 9 + #scopes * 4, #ARGV, 3 do
     local field = ARGV[at] .. ':' .. ARGV[at + 1] .. ':' .. string.format('%.0f', window_of(ARGV[at + 1]))
     budgets[#budgets + 1] = field
     local spent = redis.call('HGET', KEYS[4], field)
@@ -104,6 +107,7 @@ for _, scope in ipairs(scopes) do
 end
 if requests_left > 0 then requests_left = requests_left - 1 end
 if tokens_left >= 0 then tokens_left = math.max(tokens_left - tokens, 0) end
+if KEYS[6] ~= '' then redis.call('SET', KEYS[6], ARGV[7], 'PX', ARGV[6]) end
 -- The attempt remembers where it is counted, from its first moment on: whoever ends it gives back just that.
 local counted = #budgets == 0 and '[]' or '["' .. table.concat(budgets, '","') .. '"]'
 local admitted = string.format(',"admitted_at_ms":%.0f,"budgets":%s}', now_ms, counted)

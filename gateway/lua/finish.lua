@@ -5,6 +5,7 @@
 -- KEYS  1 reservations  2 attempts  3 usage stream  4 budgets' reservations
 --       then the attempt's slots, and after them the rate prefixes of the scopes that counted its tokens
 -- ARGV  1 attempt id  2 event (JSON)  3 tenant id  4 tokens counted at admission, less the real ones  5 number of slots
+--       6, 7 lock of its Idempotency-Key and its value, if it has one
 -- Returns the stream id.
 
 local last_slot = 4 + tonumber(ARGV[5])
@@ -29,4 +30,5 @@ end
 for position = 5, last_slot do
   redis.call('ZREM', KEYS[position], ARGV[1])
 end
+if ARGV[6] and redis.call('GET', ARGV[6]) == ARGV[7] then redis.call('DEL', ARGV[6]) end
 return redis.call('XADD', KEYS[3], '*', 'event', ARGV[2])

@@ -3,12 +3,14 @@
 -- KEYS  1 reservations  2 attempts  3 budgets' reservations
 --       then the attempt's slots, and after them the rate prefixes of the scopes that counted its tokens
 -- ARGV  1 attempt id  2 tenant id  3 tokens counted at admission  4 number of slots
+--       5, 6 lock of its Idempotency-Key and its value, if it has one
 -- Returns 1 when the attempt was open, else 0.
 
 local last_slot = 3 + tonumber(ARGV[4])
 for position = 4, last_slot do
   redis.call('ZREM', KEYS[position], ARGV[1])
 end
+if ARGV[5] and redis.call('GET', ARGV[5]) == ARGV[6] then redis.call('DEL', ARGV[5]) end
 local raw = redis.call('HGET', KEYS[2], ARGV[1])
 if not raw then return 0 end
 local attempt = cjson.decode(raw)
