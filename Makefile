@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit conformance check soak setup bench-coldstart bench-gateway simulate
+.PHONY: help demo up test unit conformance races soak check setup bench-coldstart bench-gateway simulate
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,6 +33,10 @@ conformance:    ## SDKs and other client libraries against a real SGLang behind 
 	@deploy/setup.sh engine
 	@deploy/setup.sh clients
 	.venv/bin/pytest tests/conformance
+
+races:          ## the race tests of admission, a hundred times each instead of three times (20 min)
+	HYDRANT_RACES=100 .venv/bin/python -m pytest -q tests/integration/tasks/test_tasks_races.py \
+	  tests/integration/tasks/test_tasks_admission_model.py
 
 bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant beside the naive way (50 min, root)
 	@deploy/setup.sh dev

@@ -21,6 +21,7 @@ from admin_ui.views import (
     aliases,
     audit,
     auth,
+    budgets,
     health,
     invoices,
     keys,
@@ -39,9 +40,9 @@ from registry.db import make_engine, make_session_factory
 MAX_FORM_BYTES = 1_000_000
 
 BLUEPRINTS = (
-    auth, health, overview, models, aliases, registrations, tenants, invoices, keys, usage, ledger, nodes, audit, users,
-    account,
-)  # fmt: skip
+    *(auth, health, overview, models, aliases, registrations, tenants, invoices, keys, budgets, usage, ledger, nodes),
+    *(audit, users, account),
+)
 
 
 def create_app(config: AdminConfig) -> Flask:

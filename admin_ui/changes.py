@@ -127,9 +127,10 @@ def redis_client() -> "Redis":
 def announce(*, reconcile: bool = False, balance_of: str | None = None) -> bool:
     """Tells gateways and controller of a commit; False when Redis did not answer within `REDIS_TIMEOUT_S`."""
     try:
-        publish_snapshot(db(), redis_client(), now_ms(), hold=current_app.config["HOLD"])
+        # Sums first: a gateway that knows of a budget must find what is spent of it.
         if balance_of is not None:
             publish_balances(db(), redis_client(), [balance_of])
+        publish_snapshot(db(), redis_client(), now_ms(), hold=current_app.config["HOLD"])
         if reconcile:
             current_app.extensions["hydrant_celery"].send_task("control.reconcile", queue="control", retry=False)
     except (RedisError, OperationalError, OSError) as error:

@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": Lazy("cli.doctor:doctor", "Check this machine and say how to mend what is wrong."),
     "model": Lazy("cli.models:model", "Models: register, price, change, warm up, stop."),
     "tenant": Lazy("cli.tenants:tenant", "Tenants: create, limit, enable, credit."),
+    "budget": Lazy("cli.budgets:budget", "Budgets by day, month and in total: set, list, remove."),
     "key": Lazy("cli.keys:key", "API keys: create, rotate, revoke."),
     "node": Lazy("cli.nodes:node", "GPU servers: list, cordon, drain."),
     "user": Lazy("cli.users:user", "People who may use the admin UI."),

@@ -8,6 +8,7 @@ from cli.params import GIGABYTES, LIMIT, NONE, or_none
 from registry.ops.model_fields import KEEP_ALIVE_MODES
 from registry.settings_allowlist import CHOICES, OPTIONAL
 
+_LIFTABLE = frozenset(("slo_tpot_ms", "rpm", "tpm", "parallel"))
 _SETTINGS = ("context_length", *CHOICES, "embedding")
 
 
@@ -32,6 +33,9 @@ _SERVING = (
         help="Whether tenants that wait for a start pay for its GPU-seconds; of starts from now on.",
     ),
     click.option("--capacity", type=int, help="Requests that one worker runs at once."),
+    click.option("--rpm", type=LIMIT, help="Requests a minute over all tenants, or none."),
+    click.option("--tpm", type=LIMIT, help="Tokens a minute over all tenants, or none."),
+    click.option("--parallel", type=LIMIT, help="Requests at once over all tenants, or none."),
     click.option("--default-max-tokens", type=int, help="For requests that name no max_tokens; bounds a reservation."),
     click.option("--kv-reserve", "kv_reserve_bytes", type=GIGABYTES, help="GB kept for the KV cache of a worker."),
     click.option("--context-length", type=int, help="Tokens of prompt and answer; at most the model's own."),
@@ -53,8 +57,8 @@ def serving_options(function: Any) -> Any:
 def split_serving(serving: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that were given, as engine settings and as fields of the model."""
     given = {field: value for field, value in serving.items() if value is not None}
-    if "slo_tpot_ms" in given:
-        given["slo_tpot_ms"] = or_none(given["slo_tpot_ms"])
+    for field in _LIFTABLE & given.keys():
+        given[field] = or_none(given[field])
     for setting in OPTIONAL & given.keys():
         given[setting] = None if given[setting] == NONE else given[setting]
     settings = {name: given.pop(name) for name in _SETTINGS if name in given}

@@ -85,10 +85,11 @@ class Workspace:
         url = self.settings.redis_url.get_secret_value()
         try:
             with self.read() as session, connect_redis(url) as redis:
-                if publish:
-                    publish_snapshot(session, redis, now_ms(), hold=self.settings.hold)
+                # Sums first: a gateway that knows of a budget must find what is spent of it.
                 if tenant_ids:
                     publish_balances(session, redis, tenant_ids)
+                if publish:
+                    publish_snapshot(session, redis, now_ms(), hold=self.settings.hold)
             if reconcile:
                 with make_sender(url, timeout_s=REDIS_TIMEOUT_S) as sender:
                     wake_controller(sender)

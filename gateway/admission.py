@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from math import ceil
 from typing import Any
@@ -12,19 +13,30 @@ from redis.asyncio import Redis
 
 from gateway import rediskeys
 from gateway.attempts import Attempt, FinalEvent
-from gateway.errors import ApiError, insufficient_quota, invalid_request, rate_limited, unavailable
+from gateway.errors import (
+    ApiError,
+    idempotency_in_flight,
+    idempotency_key_reused,
+    insufficient_quota,
+    invalid_request,
+    over_budget,
+    rate_limited,
+    unavailable,
+)
+from gateway.scopes import BudgetScope
 from gateway.scripts import Scripts
-from gateway.snapshot import Key, Limits, Tenant
 
 # A slot outlives its gateway's last heartbeat (one a second) by this much.
 SLOT_LIFE_MS = 15_000
+MINUTE_MS = 60_000
+DAY_MS = 86_400_000
 # What one checkpoint script call carries at most, so that Redis is never blocked for long.
 CHECKPOINT_BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What the rate-limit headers say; None: neither tenant nor key has that limit. `reset_ms` to the next minute."""
+    """What the rate-limit headers say, of the tightest limit; None: there is none. `reset_ms` to the next minute."""
 
     reset_ms: int
     request_limit: int | None
@@ -67,51 +79,60 @@ class Admission:
             for name in ("admit", "release", "replace", "finish", "checkpoint")
         )
 
-    async def admit(self, attempt: Attempt, key: Key, tenant: Tenant) -> Admitted:
-        """Checks limits and budget, reserves, and writes the attempt.
+    async def admit(self, attempt: Attempt) -> Admitted:
+        """Checks limits, balance and budgets, reserves, and writes the attempt.
 
-        Raises `ApiError` 429 when a limit or the balance does not allow it, and RedisError when Redis does not answer:
-        then it is unknown whether the attempt was written, and the caller must release it.
+        Raises `ApiError` 429 when one of them does not allow it, and RedisError when Redis does not answer: then it is
+        unknown whether the attempt was written, and the caller must release it.
         """
         account = attempt.account
-        answer: list[Any] = await self._admit(
-            keys=[
-                rediskeys.BALANCE,
-                rediskeys.RESERVED,
-                rediskeys.ATTEMPTS,
-                *account.slot_keys,
-                rediskeys.rate("tenant", tenant.tenant_id),
-                rediskeys.rate("key", key.key_id),
-            ],
-            args=[
-                attempt.attempt_id,
-                attempt.record(),
-                tenant.tenant_id,
-                attempt.reserved_nusd,
-                attempt.counted_tokens,
-                SLOT_LIFE_MS,
-                *_limit_args(tenant.limits),
-                *_limit_args(key.limits),
-            ],
-        )
-        verdict, scope = answer[0].decode(), answer[1].decode()
-        admitted = Admitted(answer[2], *(None if number < 0 else number for number in answer[4:8]))
+        keys = [
+            rediskeys.BALANCE,
+            rediskeys.RESERVED,
+            rediskeys.ATTEMPTS,
+            rediskeys.BUDGET_SPENT,
+            rediskeys.BUDGET_RESERVED,
+            "" if attempt.lock is None else attempt.lock[0],
+        ]
+        args: list[str | int | bytes] = [
+            attempt.attempt_id,
+            attempt.application(),
+            account.tenant_id,
+            attempt.reserved_nusd,
+            attempt.counted_tokens,
+            SLOT_LIFE_MS,
+            "" if attempt.lock is None else attempt.lock[1],
+            len(account.limits),
+        ]
+        for scope in account.limits:
+            keys += (scope.slots_key, scope.rate_key)
+            limits = (scope.limits.rpm, scope.limits.tpm, scope.limits.parallel)
+            args += (scope.kind, *(-1 if limit is None else limit for limit in limits))
+        for budget in account.budgets:
+            args += (budget.id_, budget.period, budget.amount_nusd)
+        answer: list[Any] = await self._admit(keys=keys, args=args)
+        verdict, scope_kind, at_ms = answer[0].decode(), answer[1].decode(), answer[2]
+        fields = tuple(field.decode() for field in answer[7:])
+        admitted = Admitted(MINUTE_MS - at_ms % MINUTE_MS, *(None if number < 0 else number for number in answer[3:7]))
+        if verdict == "in_flight":
+            assert attempt.lock is not None
+            same = scope_kind.partition(":")[0] == attempt.lock[1].partition(":")[0]
+            raise idempotency_in_flight() if same else idempotency_key_reused()
+        if verdict.startswith("budget"):
+            # Those before it have let the request through.
+            raise _over_budget(verdict, account.budgets[len(fields) - 1], fields[-1], at_ms)
         if verdict != "ok":
-            raise _refusal(verdict, scope, admitted)
-        attempt.window = answer[3]
+            raise _refusal(verdict, scope_kind, admitted)
+        attempt.applied(at_ms, fields)
         return admitted
 
     async def release(self, attempt: Attempt) -> None:
         """Gives everything back that `admit` took. Harmless when repeated."""
         account = attempt.account
+        slots = account.slot_keys
         await self._release(
-            keys=[
-                rediskeys.RESERVED,
-                rediskeys.ATTEMPTS,
-                *account.slot_keys,
-                *account.token_keys(attempt.window),
-            ],
-            args=[attempt.attempt_id, account.tenant_id, attempt.counted_tokens],
+            keys=[rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.BUDGET_RESERVED, *slots, *account.token_keys],
+            args=[attempt.attempt_id, account.tenant_id, attempt.counted_tokens, len(slots), *(attempt.lock or ())],
         )
 
     async def replace(self, old: Attempt, new: Attempt) -> bool:
@@ -123,18 +144,23 @@ class Admission:
 
     async def finish(self, event: FinalEvent) -> None:
         """Publishes a final event and frees what the attempt held beyond its cost."""
-        tenant, key = event.tenant_id, event.key_id
         await self._finish(
             keys=[
                 rediskeys.RESERVED,
                 rediskeys.ATTEMPTS,
                 rediskeys.USAGE,
-                rediskeys.slots("tenant", tenant),
-                rediskeys.slots("key", key),
-                rediskeys.rate_tokens("tenant", tenant, event.window),
-                rediskeys.rate_tokens("key", key, event.window),
+                rediskeys.BUDGET_RESERVED,
+                *event.slot_keys,
+                *event.token_keys,
             ],
-            args=[event.attempt_id, orjson.dumps(event.body), tenant, event.surplus_tokens],
+            args=[
+                event.attempt_id,
+                orjson.dumps(event.body),
+                event.tenant_id,
+                event.surplus_tokens,
+                len(event.slot_keys),
+                *(event.lock or ()),
+            ],
         )
 
     async def look(self, attempt_ids: list[str]) -> Persistence:
@@ -158,8 +184,9 @@ class Admission:
             keys = [rediskeys.ATTEMPTS]
             args: list[str | int | bytes] = [SLOT_LIFE_MS]
             for attempt in batch:
-                keys.extend(attempt.account.slot_keys)
-                args.extend((attempt.attempt_id, attempt.record()))
+                slots = attempt.account.slot_keys
+                keys.extend(slots)
+                args.extend((attempt.attempt_id, attempt.record(), len(slots), *(attempt.lock or ("", ""))))
             await self._checkpoint(keys=keys, args=args)
 
 
@@ -169,10 +196,6 @@ def redis_unavailable(reason: str) -> ApiError:
         f"Requests cannot be admitted: Redis does not answer ({reason}). Try again shortly.",
         code="admission_unavailable",
     )
-
-
-def _limit_args(limits: Limits) -> list[int]:
-    return [-1 if limit is None else limit for limit in (limits.rpm, limits.tpm, limits.parallel)]
 
 
 def _refusal(verdict: str, scope: str, admitted: Admitted) -> ApiError:
@@ -198,3 +221,25 @@ def _refusal(verdict: str, scope: str, admitted: Admitted) -> ApiError:
         error = insufficient_quota()
     error.headers = tuple(admitted.headers())
     return error
+
+
+def _over_budget(verdict: str, budget: BudgetScope, field: str, at_ms: int) -> ApiError:
+    """The refusal by a budget, whose window the Redis field ends with."""
+    if verdict == "budget_unknown":
+        return unavailable(
+            f"What the {budget.kind} has spent of its budget is not loaded in Redis; the ledger writes it within "
+            "seconds.",
+            code="budget_unknown",
+        )
+    end_ms = ends_at_ms(budget.period, int(field.rsplit(":", 1)[1]))
+    return over_budget(budget.kind, budget.period, budget.amount_nusd, end_ms, at_ms, busy=verdict == "budget_busy")
+
+
+def ends_at_ms(period: str, window: int) -> int | None:
+    """When a budget's window (as admit.lua numbers them) ends, in milliseconds since the epoch; None: never."""
+    if period == "day":
+        return (window + 1) * DAY_MS
+    if period == "month":
+        year, month = divmod(window + 1, 12)
+        return int(datetime(year, month + 1, 1, tzinfo=UTC).timestamp()) * 1000
+    return None

@@ -17,6 +17,7 @@ from structlog.contextvars import bind_contextvars
 
 from gateway import metrics
 from gateway.admission import Admission
+from gateway.allowance import Allowance
 from gateway.celery_message import CeleryHints
 from gateway.clock import now_ms
 from gateway.demand import Demand
@@ -30,6 +31,7 @@ from gateway.errors import (
     wrong_method,
 )
 from gateway.hold import Hold
+from gateway.idempotency import Idempotency
 from gateway.ids import new_id, request_id
 from gateway.inference import Inference, bearer
 from gateway.metering import Metering
@@ -84,8 +86,9 @@ class Gateway:
         admission = Admission(self._redis)
         hints = CeleryHints(self._redis)
         self._spool = Spool(settings.spool_dir, self.gateway_id)
-        self._metering = Metering(admission, self._spool, hints)
+        self._metering = Metering(admission, self._spool, hints, Allowance(settings.allowance))
         self._demand = Demand(self._redis, self.gateway_id, self._routes, self._hold, self._metering, hints)
+        self._idempotency = Idempotency(settings.stall_timeout_s, settings.max_answer_bytes)
         self._inference = Inference(
             settings,
             self.gateway_id,
@@ -96,6 +99,7 @@ class Gateway:
             Places(settings, self._hold, self._demand),
             self._demand,
             Proxy(self._metering, self._upstream),
+            self._idempotency,
         )
 
     @property
@@ -129,6 +133,7 @@ class Gateway:
         # uvicorn has just cancelled the requests that outlived the drain time: each still settles its attempt.
         if self._requests:
             await asyncio.wait(self._requests, timeout=FAREWELL_SECONDS)
+        await self._idempotency.stop(FAREWELL_SECONDS)
         await self._metering.drain(FAREWELL_SECONDS)
         running = set(self._tasks)
         while running:
@@ -228,7 +233,7 @@ class Gateway:
             self._snapshot()
             if self._broken:
                 raise unavailable("A background task has died; the gateway restarts.", "gateway_restarting")
-            if not self._read_model.connected:
+            if not self._read_model.connected and self._settings.allowance is None:
                 raise unavailable("Redis does not answer.", "redis_unavailable")
             await reply.json(200, b'{"status":"ready"}')
         elif path == "/metrics":

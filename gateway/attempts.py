@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from gateway import rediskeys
 from gateway.clock import now_ms
 from gateway.ids import new_id
 from gateway.parsing import Endpoint
+from gateway.scopes import BudgetScope, LimitScope
 from gateway.snapshot import Price
 
 
@@ -42,7 +42,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What stays the same over all attempts of one request."""
+    """What stays the same over all attempts of one request: `limits` and `budgets` are those that it is counted in."""
 
     request_id: str
     tenant_id: str
@@ -54,28 +54,33 @@ class Account:
     endpoint: str
     stream: bool
     gateway_id: str
+    limits: tuple[LimitScope, ...] = ()
+    budgets: tuple[BudgetScope, ...] = ()
 
     @property
-    def slot_keys(self) -> tuple[str, str]:
-        """The Redis keys of the parallel slots: tenant's, key's."""
-        return rediskeys.slots("tenant", self.tenant_id), rediskeys.slots("key", self.key_id)
+    def slot_keys(self) -> tuple[str, ...]:
+        """The Redis keys of the parallel slots that it takes."""
+        return tuple(scope.slots_key for scope in self.limits if scope.limits.parallel is not None)
 
-    def token_keys(self, window: int) -> tuple[str, str]:
-        """The Redis keys of the tokens counted in minute `window`: tenant's, key's."""
-        return rediskeys.rate_tokens("tenant", self.tenant_id, window), rediskeys.rate_tokens(
-            "key", self.key_id, window
-        )
+    @property
+    def token_keys(self) -> tuple[str, ...]:
+        """The prefixes of the Redis keys that count its tokens."""
+        return tuple(scope.rate_key for scope in self.limits if scope.limits.tpm is not None)
 
 
 @dataclass(slots=True)
 class Attempt:
-    """An open attempt. `reserved_nusd` is held against the balance; `counted_tokens` against minute `window`."""
+    """An open attempt. `reserved_nusd` is held against the balance and in the budgets of `counted_in` (Redis fields),
+    `counted_tokens` against the minute in which it was admitted, by the clock of Redis."""
 
     account: Account
     reserved_nusd: int
     counted_tokens: int
     started_at_ms: int
-    window: int = 0
+    admitted_at_ms: int | None = None
+    counted_in: tuple[str, ...] = ()
+    # The Redis key and value by which its Idempotency-Key is kept while it runs.
+    lock: tuple[str, str] | None = None
     attempt_id: str = field(default_factory=lambda: new_id("att_"))
     group_id: str | None = None
     cold_start_id: str | None = None
@@ -91,7 +96,14 @@ class Attempt:
     def successor(self) -> Attempt:
         """The attempt that takes over this one's reservation, for another worker."""
         return Attempt(
-            self.account, self.reserved_nusd, self.counted_tokens, now_ms(), self.window, held_ms=self.held_ms
+            self.account,
+            self.reserved_nusd,
+            self.counted_tokens,
+            now_ms(),
+            self.admitted_at_ms,
+            self.counted_in,
+            self.lock,
+            held_ms=self.held_ms,
         )
 
     def deliver(self, usage: Usage) -> None:
@@ -102,31 +114,48 @@ class Attempt:
             self.first_token_at_ms = now_ms()
         self.usage = usage
 
+    def applied(self, admitted_at_ms: int, counted_in: tuple[str, ...]) -> None:
+        """Notes what admission has answered."""
+        self.admitted_at_ms, self.counted_in = admitted_at_ms, counted_in
+
+    def application(self) -> bytes:
+        """The attempt as JSON, for `hyd:attempts`, but for what admission itself adds to it."""
+        return orjson.dumps(self._fields())
+
     def record(self) -> bytes:
         """The open attempt as JSON, for `hyd:attempts`."""
-        return orjson.dumps(self._fields())
+        return orjson.dumps(self._fields() | self._admission())
 
     def final(self, outcome: str) -> FinalEvent:
         """The final event. Nothing delivered costs nothing; what is reserved from now on is what it cost."""
         delivered = outcome == "ok" or self.usage.completion_tokens > 0
         usage = self.usage if delivered else Usage()
         cost = usage.cost_nusd(self.account.price) if delivered else 0
-        event = self._fields() | {
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "reserved_nusd": min(cost, self.reserved_nusd),
-            "outcome": outcome,
-            "ended_at_ms": now_ms(),
-        }
+        event = (
+            self._fields()
+            | self._admission()
+            | {
+                "prompt_tokens": usage.prompt_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "reserved_nusd": min(cost, self.reserved_nusd),
+                "outcome": outcome,
+                "ended_at_ms": now_ms(),
+            }
+        )
         return FinalEvent(
             attempt_id=self.attempt_id,
             tenant_id=self.account.tenant_id,
-            key_id=self.account.key_id,
-            window=self.window,
+            slot_keys=self.account.slot_keys,
+            token_keys=self.account.token_keys,
             surplus_tokens=self.counted_tokens - usage.prompt_tokens - usage.completion_tokens,
             body=event,
+            lock=self.lock,
         )
+
+    def _admission(self) -> dict[str, Any]:
+        # By this clock where there was no admission by Redis.
+        return {"admitted_at_ms": self.admitted_at_ms or self.started_at_ms, "budgets": self.counted_in}
 
     def _fields(self) -> dict[str, Any]:
         account = self.account
@@ -156,24 +185,27 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class FinalEvent:
-    """A final event and what its publication needs. `surplus_tokens` were counted against the minute and not used."""
+    """A final event and what its publication needs: where it had slots, which scopes counted its tokens, and how many
+    of those (`surplus_tokens`) it has not used."""
 
     attempt_id: str
     tenant_id: str
-    key_id: str
-    window: int
+    slot_keys: tuple[str, ...]
+    token_keys: tuple[str, ...]
     surplus_tokens: int
     body: dict[str, Any]
+    lock: tuple[str, str] | None = None
 
     def to_line(self) -> bytes:
         """One line of the spool."""
-        return orjson.dumps({"event": self.body, "window": self.window, "surplus_tokens": self.surplus_tokens}) + b"\n"
+        line = {"event": self.body, "slots": self.slot_keys, "tokens": self.token_keys}
+        return orjson.dumps(line | {"surplus_tokens": self.surplus_tokens}) + b"\n"
 
     @staticmethod
     def from_line(line: bytes) -> FinalEvent:
         """Reads a spool line. Raises ValueError (orjson's, too) or KeyError for a torn one."""
         raw = orjson.loads(line)
         body = raw["event"]
-        return FinalEvent(
-            body["attempt_id"], body["tenant_id"], body["key_id"], raw["window"], raw["surplus_tokens"], body
-        )
+        # A gateway before there were lists of scopes has left none: those slots and minutes have passed anyway.
+        slots, tokens = tuple(raw.get("slots", ())), tuple(raw.get("tokens", ()))
+        return FinalEvent(body["attempt_id"], body["tenant_id"], slots, tokens, raw["surplus_tokens"], body)

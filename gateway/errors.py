@@ -2,25 +2,28 @@
 
 ApiError
   400 invalid_request   401 invalid_api_key   403 not_permitted   404 model_not_found, unknown_path, response_not_stored
-  405 wrong_method      413 body_too_large    429 rate_limited, insufficient_quota
+  405 wrong_method      409, 422 idempotency keys   413 body_too_large    429 rate_limited, insufficient_quota
   500 internal          502 worker_failed, translation_failed  503 unavailable     504 hold_timed_out
 """
 
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 import orjson
 
 RETRY_S = 5
 """After how long to ask again for a model of which nobody knows when it will be there."""
 RETRY_MOST_S = 600
+_PERIODS = {"day": "for this day (UTC)", "month": "for this month (UTC)", "total": "in total"}
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    422: "invalid_request_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
@@ -160,6 +163,61 @@ def insufficient_quota() -> ApiError:
         "Top up the tenant, wait for running requests to end, or lower max_tokens.",
         type_="insufficient_quota",
         code="insufficient_quota",
+    )
+
+
+def over_budget(
+    whose: str, period: str, amount_nusd: int, ends_at_ms: int | None, at_ms: int, *, busy: bool
+) -> ApiError:
+    """429: a budget does not cover this request. `busy`: it would, but for what running requests may still cost;
+    otherwise asking again is of no use before the budget's window ends, and SDKs are told so."""
+    what = (
+        f"The {whose}'s budget {_PERIODS[period]} (${amount_nusd / 1e9:,.2f}) does not cover what this request may cost"
+    )
+    if busy:
+        return ApiError(
+            429,
+            f"{what} while other requests of it run. Try again when they have ended, or lower max_tokens.",
+            type_="insufficient_quota",
+            code="insufficient_quota",
+            retry_after_s=1,
+        )
+    if ends_at_ms is None:
+        until, retry_after_s = "Ask for a higher budget, or lower max_tokens.", None
+    else:
+        moment = datetime.fromtimestamp(ends_at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        until = f"It starts anew at {moment}. Until then ask for a higher budget, or lower max_tokens."
+        retry_after_s = max(1, math.ceil((ends_at_ms - at_ms) / 1000))
+    return ApiError(
+        429,
+        f"{what}. {until}",
+        type_="insufficient_quota",
+        code="insufficient_quota",
+        retry_after_s=retry_after_s,
+        headers=((b"x-should-retry", b"false"),),
+    )
+
+
+def idempotency_key_reused() -> ApiError:
+    """422: a request with this Idempotency-Key and another body is in flight."""
+    return ApiError(
+        422,
+        "Another request with this Idempotency-Key and a different body is in flight. "
+        "Send a new key with a new request.",
+        param="Idempotency-Key",
+        code="idempotency_key_reused",
+    )
+
+
+def idempotency_in_flight() -> ApiError:
+    """409: this very request is in flight on another gateway process. SDKs ask again by themselves."""
+    return ApiError(
+        409,
+        "A request with this Idempotency-Key is in flight on another gateway process. Ask again when it has ended.",
+        type_="conflict_error",
+        param="Idempotency-Key",
+        code="idempotency_key_in_flight",
+        retry_after_s=1,
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from gateway.admission import Admission, redis_unavailable
 from gateway.attempts import Account, Attempt
@@ -17,12 +17,14 @@ from gateway.clock import now_ms
 from gateway.demand import Demand
 from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
 from gateway.failpoints import reach
+from gateway.idempotency import Idempotency, Lock, sent_key
 from gateway.metering import Metering
 from gateway.parameters import check_ceilings, output_bound
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
 from gateway.proxy import Proxy
 from gateway.reply import ClientGone, Receive, Reply, Scope, read_body, until_disconnect
+from gateway.scopes import budgets_of, limits_of
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
 from gateway.tracing import Trace, step
@@ -49,6 +51,7 @@ class Inference:
         places: Places,
         demand: Demand,
         proxy: Proxy,
+        idempotency: Idempotency,
     ) -> None:
         self._settings = settings
         self._gateway_id = gateway_id
@@ -59,6 +62,7 @@ class Inference:
         self._places = places
         self._demand = demand
         self._proxy = proxy
+        self._idempotency = idempotency
 
     async def handle(
         self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint, trace: Trace | None
@@ -75,7 +79,28 @@ class Inference:
         if model.embedding != (endpoint is Endpoint.EMBEDDINGS):
             does = "makes embeddings; it does not generate" if model.embedding else "generates; it makes no embeddings"
             raise invalid_request(f"The model `{request.model}` {does}.", "model")
-        lane = endpoint.lane(model.lane)
+        run = partial(self._run, api_key, snapshot, key, tenant, model, request, arrived_at_ms, trace)
+        if (sent := sent_key(scope)) is None:
+            await run(receive, reply, None)
+        else:
+            await self._idempotency.serve(sent, tenant.tenant_id, endpoint, raw, receive, reply, run)
+
+    async def _run(
+        self,
+        api_key: str,
+        snapshot: Snapshot,
+        key: Key,
+        tenant: Tenant,
+        model: Model,
+        request: InferenceRequest,
+        arrived_at_ms: int,
+        trace: Trace | None,
+        receive: Receive,
+        reply: Reply,
+        lock: Lock | None,
+    ) -> None:
+        """From admission to the end. `lock`: by which its Idempotency-Key is kept."""
+        lane = request.endpoint.lane(model.lane)
         now = time.monotonic()
         call = Call(
             request=request,
@@ -94,6 +119,7 @@ class Inference:
         )
         if trace is not None:
             trace.note(model=model.name, lane=lane, tenant_id=tenant.tenant_id, key_id=key.key_id)
+        call.open_attempt.lock = lock
         self._demand.touched(model.name)
         await self._admit(call)
         # Whatever goes wrong here is not the client's doing, unless it left.
@@ -138,6 +164,8 @@ class Inference:
             endpoint=request.endpoint.value,
             stream=request.stream,
             gateway_id=self._gateway_id,
+            limits=limits_of(tenant, key, model),
+            budgets=budgets_of(tenant, key),
         )
         return Attempt(
             account=account,
@@ -147,12 +175,19 @@ class Inference:
         )
 
     async def _admit(self, call: Call) -> None:
-        if not self._redis_answers():
-            raise redis_unavailable("its connection is lost")
         attempt = call.open_attempt
-        admitting = asyncio.ensure_future(self._admission.admit(attempt, call.key, call.tenant))
+        if not self._redis_answers():
+            self._admit_without_redis(attempt, "its connection is lost")
+            return
+        admitting = asyncio.ensure_future(self._admission.admit(attempt))
         try:
             admitted = await asyncio.shield(admitting)
+        except (ConnectionError, TimeoutError) as error:
+            # Redis may have done it and only its answer was lost: that attempt is released, and another one goes on.
+            self._metering.release(attempt)
+            call.attempt = attempt.successor()
+            self._admit_without_redis(call.attempt, type(error).__name__)
+            return
         except RedisError as error:
             self._metering.release(attempt)
             raise redis_unavailable(type(error).__name__) from error
@@ -163,6 +198,11 @@ class Inference:
         self._metering.open(attempt)
         reach("gateway.admitted")
         call.reply.headers.extend(admitted.headers())
+
+    def _admit_without_redis(self, attempt: Attempt, reason: str) -> None:
+        """Raises `ApiError` 503 when the operator does not allow it, or no more of it."""
+        if not self._metering.open_without_redis(attempt):
+            raise redis_unavailable(reason)
 
     def _end(self, call: Call, outcome: str) -> None:
         """Ends the open attempt, if any: with an event once a worker had it, else by giving everything back."""

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from gateway import metrics
 from gateway.admission import Admission, Persistence
+from gateway.allowance import Allowance
 from gateway.attempts import Attempt, FinalEvent
 from gateway.celery_message import CeleryHints
 from gateway.failpoints import reach
@@ -37,8 +38,9 @@ HINT_SECONDS = 0.2
 class Metering:
     """Open attempts, and the way from their end to the ledger."""
 
-    def __init__(self, admission: Admission, spool: Spool, hints: CeleryHints) -> None:
+    def __init__(self, admission: Admission, spool: Spool, hints: CeleryHints, allowance: Allowance) -> None:
         self._admission = admission
+        self._allowance = allowance
         self._spool = spool
         self._hints = hints
         self._open: dict[str, Attempt] = {}
@@ -59,8 +61,15 @@ class Metering:
         """Starts to checkpoint an admitted attempt."""
         self._open[attempt.attempt_id] = attempt
 
+    def open_without_redis(self, attempt: Attempt) -> bool:
+        """Starts an attempt of which Redis does not know, if the key's allowance covers it."""
+        if not self._allowance.take(attempt):
+            return False
+        self.open(attempt)
+        return True
+
     def finish(self, attempt: Attempt, outcome: str) -> asyncio.Future[None]:
-        """Ends a dispatched attempt: spooled when this returns; the future is done when Redis has it."""
+        """Ends a dispatched attempt: spooled when this returns; the future is done when it holds nothing in Redis."""
         self._open.pop(attempt.attempt_id, None)
         model = attempt.account.model
         metrics.ATTEMPTS.labels(model, outcome).inc()
@@ -73,11 +82,18 @@ class Metering:
             # The event is still published from memory; only a death of this process before that would lose it.
             log.error("the usage spool cannot be written (%s): free disk space under $HYDRANT_HOME", error)
         reach("gateway.spooled")
-        return self._enqueue(event)
+        ending = self._enqueue(event)
+        if not self._allowance.holds(attempt.attempt_id):
+            return ending
+        self._allowance.ended(attempt.attempt_id, event.body["reserved_nusd"])
+        return _done()
 
     def release(self, attempt: Attempt) -> asyncio.Future[None]:
         """Ends an attempt that cost nothing: whatever it held is given back."""
         self._open.pop(attempt.attempt_id, None)
+        if self._allowance.holds(attempt.attempt_id):
+            self._allowance.published(attempt.attempt_id)
+            return _done()
         return self._enqueue(attempt)
 
     async def settled(self, ending: asyncio.Future[None]) -> None:
@@ -90,6 +106,9 @@ class Metering:
         Raises RedisError; then the attempt is still the caller's to end. So it is when this is cancelled.
         """
         successor = attempt.successor()
+        if self._allowance.holds(attempt.attempt_id):
+            self._allowance.pass_on(attempt, successor)
+            return self._succeed(attempt, successor)
         replacing = asyncio.ensure_future(self._admission.replace(attempt, successor))
         try:
             moved = await asyncio.shield(replacing)
@@ -101,8 +120,10 @@ class Metering:
             await asyncio.wait({replacing})
             self.release(successor)
             raise
-        if not moved:
-            return None
+        return self._succeed(attempt, successor) if moved else None
+
+    def _succeed(self, attempt: Attempt, successor: Attempt) -> Attempt:
+        attempt.lock = None  # the successor's now
         attempt.reserved_nusd = 0
         attempt.counted_tokens = 0
         self.finish(attempt, "upstream_error")
@@ -174,6 +195,7 @@ class Metering:
                 failure = result
                 self._queue.append((ending, done))
                 continue
+            self._allowance.published(ending.attempt_id)
             if isinstance(ending, FinalEvent):
                 self._published(ending)
                 published = True
@@ -200,3 +222,9 @@ class Metering:
             reach("gateway.published")
         else:
             await self._admission.release(ending)
+
+
+def _done() -> asyncio.Future[None]:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done

@@ -8,6 +8,8 @@ ROUTES_CHANGED = "hyd:routes:changed"
 COLDSTART = "hyd:coldstart"
 BALANCE = "hyd:balance"
 RESERVED = "hyd:reserved"
+BUDGET_SPENT = "hyd:budget:spent"
+BUDGET_RESERVED = "hyd:budget:reserved"
 ATTEMPTS = "hyd:attempts"
 USAGE = "hyd:usage"
 GATEWAYS = "hyd:gateways"
@@ -15,18 +17,18 @@ ACTIVITY_MODELS = "hyd:activity:models"
 
 
 def slots(scope: str, id_: str) -> str:
-    """Parallel slots of a tenant or key."""
+    """Parallel slots of a tenant, key or model."""
     return f"hyd:slots:{scope}:{id_}"
 
 
 def rate(scope: str, id_: str) -> str:
-    """Prefix of the per-minute counters of a tenant or key."""
+    """Prefix of the per-minute counters of a tenant, key or model."""
     return f"hyd:rate:{scope}:{id_}"
 
 
-def rate_tokens(scope: str, id_: str, window: int) -> str:
-    """Tokens that a tenant or key used in minute `window` (minutes since the epoch)."""
-    return f"hyd:rate:{scope}:{id_}:t:{window}"
+def idempotency(tenant_id: str, digest: str) -> str:
+    """A tenant's Idempotency-Key (its SHA-256) whose request is in flight."""
+    return f"hyd:idem:{tenant_id}:{digest}"
 
 
 def activity(model: str) -> str:

@@ -79,6 +79,14 @@ class Reply:
         await self.start_stream()
         await self._body(data, more=False)
 
+    async def relay(self, message: Message) -> None:
+        """One ASGI message of an answer that was made elsewhere."""
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+        else:
+            self.ended = not message.get("more_body", False)
+        await self._send(message)
+
     async def fail(self, error: ApiError) -> None:
         """An error: a whole answer, or the last event of a stream that has begun."""
         if self.ended:

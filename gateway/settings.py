@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
+
+from gateway.allowance import AllowanceLimits
 
 
 class SettingsError(Exception):
@@ -33,6 +36,8 @@ class Settings:
     first_ping_s: float = 1.0
     ping_every_s: float = 5.0
     access_log: bool = False
+    # What is admitted while Redis does not answer; None: nothing.
+    allowance: AllowanceLimits | None = None
 
     @property
     def spool_dir(self) -> Path:
@@ -57,7 +62,24 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         stall_timeout_s=_integer(environ, "HYDRANT_STALL_TIMEOUT_S", 600),
         drain_timeout_s=_integer(environ, "HYDRANT_DRAIN_TIMEOUT_S", 30),
         access_log=environ.get("HYDRANT_ACCESS_LOG") == "1",
+        allowance=_allowance(environ),
     )
+
+
+def _allowance(environ: Mapping[str, str]) -> AllowanceLimits | None:
+    choice = environ.get("HYDRANT_ADMISSION_WITHOUT_REDIS") or "refuse"
+    if choice not in ("refuse", "allowance"):
+        raise SettingsError(f"HYDRANT_ADMISSION_WITHOUT_REDIS must be refuse or allowance, not {choice!r}.")
+    if choice == "refuse":
+        return None
+    text = environ.get("HYDRANT_ALLOWANCE_USD") or "0.10"
+    try:
+        amount_nusd = Decimal(text).scaleb(9)
+    except InvalidOperation:
+        amount_nusd = Decimal("NaN")
+    if not amount_nusd.is_finite() or not 1 <= amount_nusd < 10**15:
+        raise SettingsError(f"HYDRANT_ALLOWANCE_USD must be an amount in dollars, such as 0.10, not {text!r}.")
+    return AllowanceLimits(_integer(environ, "HYDRANT_ALLOWANCE_REQUESTS", 20), int(amount_nusd))
 
 
 def _secret(environ: Mapping[str, str], name: str) -> str:

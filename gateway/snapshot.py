@@ -26,6 +26,7 @@ class Limits:
 class Tenant:
     """Who pays. `salt` keeps its prefix cache entries apart from other tenants'.
 
+    `budgets`: nano-dollars that may be spent in each period (day, month, total), for those that have a hard one.
     `service_class`: how soon it should be answered by a model that sleeps.
     """
 
@@ -35,11 +36,12 @@ class Tenant:
     limits: Limits
     salt: str
     service_class: str
+    budgets: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A live API key. `models` holds models' own names, or "*" for all.
+    """A live API key. `models` holds models' own names, or "*" for all; `budgets` are as a tenant's.
 
     `defaults` and `ceilings` are of requests' parameters, by OpenAI's names (gateway/parameters.py).
     """
@@ -52,6 +54,7 @@ class Key:
     sse_ping: bool
     defaults: dict[str, Any]
     ceilings: dict[str, Any]
+    budgets: dict[str, int]
 
     def permits(self, model: str) -> bool:
         """Whether the model of this name is on the key's list."""
@@ -71,7 +74,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A registered model. `context_length` and `default_max_tokens` are tokens."""
+    """A registered model. `context_length` and `default_max_tokens` are tokens; `limits` are over all tenants."""
 
     name: str
     model_id: str
@@ -82,6 +85,7 @@ class Model:
     embedding: bool
     created_at_ms: int
     price: Price
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,13 @@ def parse_snapshot(document: bytes) -> Snapshot:
 
 
 def _limits(entry: dict[str, Any]) -> Limits:
-    return Limits(entry["rpm"], entry["tpm"], entry["parallel"])
+    # Of a model, a snapshot of a registry before there were such limits has none.
+    return Limits(entry.get("rpm"), entry.get("tpm"), entry.get("parallel"))
+
+
+def _budgets(entry: dict[str, Any]) -> dict[str, int]:
+    # A snapshot of a registry before there were budgets has none.
+    return dict(entry.get("budgets", ()))
 
 
 def _key(entry: dict[str, Any]) -> Key:
@@ -179,13 +189,16 @@ def _key(entry: dict[str, Any]) -> Key:
         sse_ping=entry["sse_ping"],
         defaults=dict(entry["defaults"]),
         ceilings=dict(entry["ceilings"]),
+        budgets=_budgets(entry),
     )
 
 
 def _tenant(tenant_id: str, entry: dict[str, Any]) -> Tenant:
     # Without one: the snapshot is of a registry before there were classes.
     service_class = entry.get("service_class", "standard")
-    return Tenant(tenant_id, entry["name"], entry["enabled"], _limits(entry), entry["salt"], service_class)
+    return Tenant(
+        tenant_id, entry["name"], entry["enabled"], _limits(entry), entry["salt"], service_class, _budgets(entry)
+    )
 
 
 def _model(name: str, entry: dict[str, Any]) -> Model:
@@ -206,4 +219,5 @@ def _model(name: str, entry: dict[str, Any]) -> Model:
             price["output_nusd"],
             price["request_nusd"],
         ),
+        limits=_limits(entry),
     )

@@ -117,6 +117,9 @@ class Model(Base):
     min_replicas: Mapped[int] = mapped_column(default=0)
     # Whether tenants that wait for a start pay for its device time (registry/ops/cold_start_charges.py).
     charge_cold_starts: Mapped[bool] = mapped_column(default=False, server_default=false())
+    rpm: Mapped[int | None]  # requests a minute over all tenants; None: unlimited
+    tpm: Mapped[int | None]  # tokens a minute
+    parallel: Mapped[int | None]  # requests at once
     warm_until_ms: Mapped[int | None]  # "warm now": hold at least one worker until then
     # "stop": the controller drains every group that was created at or before this moment.
     stop_requested_at_ms: Mapped[int | None]
@@ -390,10 +393,14 @@ class Usage(Base):
     cost_nusd: Mapped[int]
     outcome: Mapped[str] = mapped_column(String(20))
     started_at_ms: Mapped[int]
+    # When Redis admitted the request, by its clock: the day and month of a budget in which the attempt counts.
+    admitted_at_ms: Mapped[int] = mapped_column(default=lambda row: row.get_current_parameters()["started_at_ms"])
     first_token_at_ms: Mapped[int | None]
     ended_at_ms: Mapped[int]
     held_ms: Mapped[int] = mapped_column(default=0)
     __table_args__ = (
+        Index("ix_usage_tenant_admitted", "tenant_id", "admitted_at_ms", "cost_nusd"),
+        Index("ix_usage_key_admitted", "key_id", "admitted_at_ms", "cost_nusd"),
         Index("ix_usage_tenant_ended", "tenant_id", "ended_at_ms"),
         Index("ix_usage_ended", "ended_at_ms"),
         Index("ix_usage_model_ended", "model_id", "ended_at_ms"),
@@ -499,6 +506,38 @@ class Reconciliation(Base):
     compared: Mapped[dict[str, Any]]  # how many rows, balances, attempts and events
     differences: Mapped[list[Any]]  # registry.reconciliation.difference.Difference.to_json()
     ended_at_ms: Mapped[int | None] = mapped_column(BigInteger, index=True)  # NULL: to be looked at again
+
+
+class Budget(Base):
+    """What a tenant or key may spend in each window of a period (UTC). A hard one refuses, another only alerts."""
+
+    __tablename__ = "budgets"
+    scope_id: Mapped[str] = mapped_column(String(40), primary_key=True)  # a tenant's or a key's id
+    period: Mapped[str] = mapped_column(String(8), primary_key=True)  # day | month | total
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)  # the tenant itself, or the key's
+    amount_nusd: Mapped[int]
+    alert_percent: Mapped[list[Any]]  # parts of the amount at which an alert is recorded
+    hard: Mapped[bool]
+    created_at_ms: Mapped[int]
+    updated_at_ms: Mapped[int]
+    __table_args__ = (
+        CheckConstraint("period IN ('day', 'month', 'total')", name="period"),
+        CheckConstraint("amount_nusd > 0", name="positive"),
+    )
+
+
+class BudgetAlert(Base):
+    """A threshold that spending reached, once in each window of the budget. It stays when the budget goes."""
+
+    __tablename__ = "budget_alerts"
+    scope_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    period: Mapped[str] = mapped_column(String(8), primary_key=True)
+    window: Mapped[int] = mapped_column(primary_key=True)  # registry.budget_windows numbers them
+    percent: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    spent_nusd: Mapped[int]
+    amount_nusd: Mapped[int]
+    at_ms: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
 # --- who manages it ---------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 Publications race: two processes may read SQL in one order and write Redis in the other. Each write therefore carries
 a number that grows with what it has seen, and Redis keeps the highest: for the snapshot a counter drawn before SQL is
-read, for a balance the number of ledger rows summed (the ledger only grows).
+read, for a balance the number of ledger rows summed (the ledger only grows), for what was spent in a budget's window
+the sum itself (a cost, once settled, is only ever corrected upwards).
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +15,16 @@ from redis import Redis
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from registry.budget_windows import field, is_over, window_at
 from registry.db import separate_reader
 from registry.errors import SnapshotError
 from registry.ids import now_ms as clock_ms
-from registry.models import AliasTarget, ApiKey, LedgerEntry, Model, Price, Tenant
+from registry.models import AliasTarget, ApiKey, Budget, LedgerEntry, Model, Price, Tenant
+from registry.ops.budgets import list_budgets, spent_nusd
 from registry.snapshot import (
     BALANCE_KEY,
     BALANCE_ROWS_KEY,
+    BUDGET_SPENT_KEY,
     SNAPSHOT_CHANGED_CHANNEL,
     SNAPSHOT_DRAWN_KEY,
     SNAPSHOT_KEY,
@@ -67,6 +72,16 @@ return #ARGV / 3
 """
 
 
+# KEYS: spent of budgets. ARGV: field, sum, field, sum, ...
+_SET_SPENT = """
+for i = 1, #ARGV, 2 do
+  local before = redis.call('HGET', KEYS[1], ARGV[i])
+  if not before or tonumber(before) <= tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+return #ARGV / 2
+"""
+
+
 @dataclass(frozen=True)
 class Rebuilt:
     """What `rebuild_redis_if_lost` found stale or missing and wrote anew."""
@@ -101,6 +116,9 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
             Model.created_at_ms,
             Model.slo_ttft_ms,
             Model.keep_alive_s,
+            Model.rpm,
+            Model.tpm,
+            Model.parallel,
         )
         .where(Model.deleted_at_ms.is_(None))
         .order_by(Model.name)
@@ -111,6 +129,10 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
     for target in session.scalars(select(AliasTarget).order_by(AliasTarget.alias_name, AliasTarget.model_id)):
         if target.model_id in names:
             aliases.setdefault(target.alias_name, {})[names[target.model_id]] = target.weight
+    budgets: dict[str, dict[str, int]] = defaultdict(dict)
+    for budget in list_budgets(session):
+        if budget.hard:
+            budgets[budget.scope_id][budget.period] = budget.amount_nusd
     return {
         "version": version,
         "built_at_ms": now_ms,
@@ -127,6 +149,7 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
                 "sse_ping": key.sse_ping,
                 "defaults": key.defaults,
                 "ceilings": key.ceilings,
+                "budgets": budgets.get(key.id, {}),
             }
             for key in keys
         },
@@ -139,6 +162,7 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
                 "parallel": tenant.parallel,
                 "salt": tenant.salt,
                 "service_class": tenant.service_class,
+                "budgets": budgets.get(tenant.id, {}),
             }
             for tenant in tenants
         },
@@ -160,6 +184,9 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
                 },
                 "slo_ttft_ms": model.slo_ttft_ms,
                 "keep_alive_s": model.keep_alive_s,
+                "rpm": model.rpm,
+                "tpm": model.tpm,
+                "parallel": model.parallel,
             }
             for model in models
             for price in [prices[model.id]]
@@ -183,11 +210,16 @@ def publish_snapshot(session: Session, redis: Redis, now_ms: int, *, hold: HoldD
 
 
 def publish_balances(session: Session, redis: Redis, tenant_ids: Collection[str]) -> None:
-    """Publish the settled balances of `tenant_ids` as absolute values. Call it after the commit."""
+    """Publish the settled balances of `tenant_ids`, and what was spent in their budgets' windows (their keys' too), as
+    absolute values. Call it after the commit."""
     ordered = sorted(tenant_ids)
+    # Before SQL is read, and by the clock that admission goes by: all that was admitted in an earlier window is over.
+    at_ms = _redis_ms(redis)
     with separate_reader(session) as fresh:
         for start in range(0, len(ordered), 500):
-            _write_balances(redis, _sum_ledger(fresh, ordered[start : start + 500]))
+            chunk = ordered[start : start + 500]
+            _write_balances(redis, _sum_ledger(fresh, chunk))
+            _write_spent(redis, _sum_budgets(fresh, chunk, at_ms))
 
 
 def rebuild_redis_if_lost(
@@ -199,6 +231,7 @@ def rebuild_redis_if_lost(
     with separate_reader(session) as fresh:
         wanted = build_snapshot(fresh, at_ms, hold=hold)
         tenant_ids = set(fresh.scalars(select(Tenant.id)))
+        budgets = list_budgets(fresh)
         recent = set(
             fresh.scalars(select(LedgerEntry.tenant_id).where(LedgerEntry.at_ms > at_ms - _RECENT_MS).distinct())
         )
@@ -207,7 +240,14 @@ def rebuild_redis_if_lost(
         publish_snapshot(session, redis, at_ms, hold=hold)
     present = {_text(field) for field in redis.hkeys(BALANCE_KEY)}
     lost = tenant_ids - present
-    publish_balances(session, redis, lost | recent)
+    # What a budget's present and next window have seen is always there, so that a new day begins without a pause.
+    windows = _windows(budgets, _redis_ms(redis))
+    known = {_text(name) for name in redis.hkeys(BUDGET_SPENT_KEY)}
+    unknown = {budget.tenant_id for name, (budget, _) in windows.items() if name not in known}
+    publish_balances(session, redis, lost | recent | unknown)
+    over = [name for name in known if is_over(name, _redis_ms(redis))]
+    if over:
+        redis.hdel(BUDGET_SPENT_KEY, *over)
     return Rebuilt(snapshot=stale, balances=len(lost))
 
 
@@ -241,6 +281,32 @@ def _write_balances(redis: Redis, sums: Mapping[str, tuple[int, int]]) -> None:
         arguments += [tenant_id, str(balance), str(rows)]
     if arguments:
         redis.eval(_SET_BALANCES, 2, BALANCE_KEY, BALANCE_ROWS_KEY, *arguments)
+
+
+def _write_spent(redis: Redis, sums: Mapping[str, int]) -> None:
+    arguments: list[Any] = [part for name, spent in sums.items() for part in (name, str(spent))]
+    if arguments:
+        redis.eval(_SET_SPENT, 1, BUDGET_SPENT_KEY, *arguments)
+
+
+def _windows(budgets: Sequence[Budget], at_ms: int) -> dict[str, tuple[Budget, int]]:
+    """The Redis fields of each budget's window at `at_ms` and of the one after it, and which window that is."""
+    found = {}
+    for budget in budgets:
+        now = window_at(budget.period, at_ms)
+        for window in (now,) if budget.period == "total" else (now, now + 1):
+            found[field(budget.scope_id, budget.period, window)] = (budget, window)
+    return found
+
+
+def _sum_budgets(session: Session, tenant_ids: Sequence[str], at_ms: int) -> dict[str, int]:
+    windows = _windows(list_budgets(session, tenant_ids), at_ms)
+    return {name: spent_nusd(session, budget, window) for name, (budget, window) in windows.items()}
+
+
+def _redis_ms(redis: Redis) -> int:
+    seconds, micros = redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _sum_ledger(session: Session, tenant_ids: Sequence[str]) -> dict[str, tuple[int, int]]:

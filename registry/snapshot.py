@@ -21,13 +21,15 @@ SNAPSHOT_DRAWN_KEY = "hyd:snapshot:drawn"
 SNAPSHOT_CHANGED_CHANNEL = "hyd:snapshot:changed"
 BALANCE_KEY = "hyd:balance"
 BALANCE_ROWS_KEY = "hyd:balance:rows"
+BUDGET_SPENT_KEY = "hyd:budget:spent"
 
 _PREFIX_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _KEY_SHAPE = re.compile(r"hyd-[0-9a-z]{8}-[A-Za-z0-9_-]{43}")
 
 
 class KeyDoc(TypedDict):
-    """A live API key. `models` is ["*"] or model names; null limits are unlimited."""
+    """A live API key. `models` is ["*"] or model names; null limits are unlimited. `budgets`: nano-dollars
+    in each period (day, month, total) with a hard budget."""
 
     key_id: str
     tenant_id: str
@@ -40,10 +42,11 @@ class KeyDoc(TypedDict):
     sse_ping: bool
     defaults: dict[str, int | float | str]
     ceilings: dict[str, int | float]
+    budgets: dict[str, int]
 
 
 class TenantDoc(TypedDict):
-    """A tenant, with limits over all its keys and the salt of its prefix cache."""
+    """A tenant, with limits and hard budgets over all its keys and the salt of its prefix cache."""
 
     name: str
     enabled: bool
@@ -52,6 +55,7 @@ class TenantDoc(TypedDict):
     parallel: int | None
     salt: str
     service_class: str
+    budgets: dict[str, int]
 
 
 class PriceDoc(TypedDict):
@@ -65,7 +69,7 @@ class PriceDoc(TypedDict):
 
 
 class ModelDoc(TypedDict):
-    """What a gateway must know of a model to admit and route a request for it."""
+    """What a gateway must know of a model to admit and route a request for it; its limits are over all tenants."""
 
     model_id: str
     enabled: bool
@@ -77,6 +81,9 @@ class ModelDoc(TypedDict):
     price: PriceDoc
     slo_ttft_ms: int
     keep_alive_s: int
+    rpm: int | None
+    tpm: int | None
+    parallel: int | None
 
 
 class HoldDoc(TypedDict):

@@ -19,6 +19,7 @@ from registry.models import ColdStart, ColdStartEvent, Model, ModelUse
 from registry.ops.ledger import Settlement, settle
 from registry.publish import publish_balances, rebuild_redis_if_lost
 from tasks.app import app
+from tasks.budget_alerts import alert
 from tasks.demand import GATEWAY_DEAD_MS, is_known
 from tasks.failpoints import reach
 from tasks.runtime import Runtime, runtime
@@ -38,8 +39,12 @@ for _, id in ipairs(ARGV) do
   if raw then
     redis.call('HDEL', KEYS[1], id)
     local attempt = cjson.decode(raw)
-    local left = redis.call('HINCRBY', KEYS[2], attempt.tenant_id, string.format('%.0f', 0 - attempt.reserved_nusd))
+    local change = string.format('%.0f', 0 - attempt.reserved_nusd)
+    local left = redis.call('HINCRBY', KEYS[2], attempt.tenant_id, change)
     if left <= 0 then redis.call('HDEL', KEYS[2], attempt.tenant_id) end
+    for _, field in ipairs(attempt.budgets or {}) do
+      if redis.call('HINCRBY', KEYS[3], field, change) <= 0 then redis.call('HDEL', KEYS[3], field) end
+    end
   end
 end
 """
@@ -62,6 +67,8 @@ def sweep() -> None:
     if rebuilt.balances:
         log.warning("Redis had lost balances; they were rebuilt from SQL", tenants=rebuilt.balances)
     settle_lost(here)
+    # Of all tenants: a budget may be set below what is spent, and a ledger may have died before it told of it.
+    alert(here)
 
 
 def drain_stream(here: Runtime) -> int:
@@ -134,7 +141,8 @@ def _settle(here: Runtime, events: Sequence[Any]) -> Settlement:
     closed = [event["attempt_id"] for event in events if isinstance(event, dict) and "attempt_id" in event]
     closed = [attempt_id for attempt_id in closed if isinstance(attempt_id, str)]
     if closed:
-        here.redis.eval(_CLOSE_ATTEMPTS, 2, "hyd:attempts", "hyd:reserved", *closed)
+        here.redis.eval(_CLOSE_ATTEMPTS, 3, "hyd:attempts", "hyd:reserved", "hyd:budget:reserved", *closed)
+    alert(here, result.tenant_ids)
     return result
 
 

@@ -17,6 +17,7 @@ from admin_ui.forms.base import (
     SecondsField,
     WholeNumberField,
 )
+from admin_ui.forms.tenants import EMPTY_IS_UNLIMITED, ONE
 from registry.models import Model
 from registry.settings_allowlist import CHOICES
 
@@ -58,6 +59,9 @@ class ServingForm(Form):
         description="Learned: longer or shorter, as its own pauses make it worth; at most ten times as set.",
     )
     min_replicas = WholeNumberField("Minimum replicas", [Required()], default=0, description="0: scales to zero.")
+    rpm = WholeNumberField("Requests a minute, all tenants", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
+    tpm = WholeNumberField("Tokens a minute, all tenants", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
+    parallel = WholeNumberField("Requests at once, all tenants", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
     capacity = WholeNumberField("Requests at once, one worker", [Required()], default=8)
     charge_cold_starts = BooleanField("Tenants that wait for a start pay for its GPU-seconds")
     default_max_tokens = WholeNumberField(
@@ -81,6 +85,9 @@ class ServingForm(Form):
             "keep_alive_mode",
             "min_replicas",
             "charge_cold_starts",
+            "rpm",
+            "tpm",
+            "parallel",
             "capacity",
             "default_max_tokens",
         )

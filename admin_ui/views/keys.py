@@ -5,8 +5,10 @@ from werkzeug.wrappers import Response as WsgiResponse
 
 from admin_ui.changes import press, submit
 from admin_ui.database import db
+from admin_ui.forms.budgets import BudgetForm
 from admin_ui.forms.keys import KeyForm, RotateForm
 from admin_ui.permissions import Permission, permission
+from admin_ui.read.budgets import budgets_of
 from admin_ui.read.cluster import models_without_manifests
 from admin_ui.views.found import found
 from registry.ids import now_ms
@@ -97,7 +99,15 @@ def _key_form() -> KeyForm:
 
 def _page(key: ApiKey, form: RotateForm) -> str:
     tenant = tenants.get_tenant(db(), key.tenant_id)
-    return render_template("keys/show.html", key=key, tenant=tenant, rotate_form=form, now_ms=now_ms())
+    return render_template(
+        "keys/show.html",
+        key=key,
+        tenant=tenant,
+        rotate_form=form,
+        budgets=budgets_of(db(), tenant.id, key.id, now_ms()),
+        budget_form=BudgetForm(formdata=None),
+        now_ms=now_ms(),
+    )
 
 
 def _show_once(key: ApiKey, plaintext: str) -> str:

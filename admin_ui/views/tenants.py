@@ -8,13 +8,16 @@ from werkzeug.wrappers import Response as WsgiResponse
 from admin_ui.changes import press, submit
 from admin_ui.database import db
 from admin_ui.formats import dollars
+from admin_ui.forms.budgets import BudgetForm
 from admin_ui.forms.tenants import MoneyForm, TenantForm
 from admin_ui.permissions import Permission, permission
+from admin_ui.read.budgets import budgets_of
 from admin_ui.read.tenants import tenant_rows
 from admin_ui.views.found import found
 from registry.ids import now_ms
 from registry.models import Tenant
 from registry.ops import keys, money, tenants
+from registry.ops.budgets import list_alerts
 from registry.ops.usage import list_ledger
 
 blueprint = Blueprint("tenants", __name__, url_prefix="/tenants")
@@ -122,5 +125,8 @@ def _page(tenant: Tenant, *, limits: TenantForm | None = None, top_up: MoneyForm
         entries=list_ledger(db(), tenant_id=tenant.id, limit=RECENT_ENTRIES),
         limits=limits or TenantForm(formdata=None, obj=tenant),
         money_form=top_up or MoneyForm(formdata=None),
+        budgets=budgets_of(db(), tenant.id, tenant.id, now_ms()),
+        budget_form=BudgetForm(formdata=None),
+        alerts=list_alerts(db(), tenant_id=tenant.id),
         now_ms=now_ms(),
     )

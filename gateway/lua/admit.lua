@@ -1,28 +1,54 @@
 -- Admits one request, or says why not. Nothing is written unless every check passes.
 --
--- KEYS  1 balances  2 reservations  3 attempts  4 tenant slots  5 key slots  6 tenant rate prefix  7 key rate prefix
--- ARGV  1 attempt id  2 attempt (JSON)  3 tenant id  4 reservation (nano-dollars)  5 tokens  6 slot life (ms)
---       7..9 tenant's requests per minute, tokens per minute, parallel requests  10..12 the same of the key; -1: no limit
--- Returns {verdict, scope, reset ms, window, request limit, requests left, token limit, tokens left}; limits -1 if none.
--- Verdicts: ok, requests, tokens, tokens_never (more than a whole minute's), parallel, quota, balance_unknown.
+-- KEYS  1 balances  2 reservations  3 attempts  4 budgets' spending  5 budgets' reservations
+--       6 lock of its Idempotency-Key, or ''; then for each limited scope: its slots, its rate prefix
+-- ARGV  1 attempt id  2 attempt (a JSON object)  3 tenant id  4 reservation (nano-dollars)  5 tokens  6 slot life (ms)
+--       7 value of the lock  8 number of limited scopes, then for each: name, requests a minute, tokens a minute, parallel requests (-1: no limit)
+--       then for each budget: scope id, period (day, month, total), amount (nano-dollars)
+-- Returns {verdict, scope, now ms, request limit, requests left, token limit, tokens left, budget fields...}; limits -1 if
+-- none. The budget fields are those in which the reservation is counted; of a refusal by a budget, the last is that one's.
+-- Verdicts: in_flight (the scope is the lock's value), ok, requests, tokens, tokens_never (more than a whole minute's), parallel, quota, balance_unknown,
+--       budget (spent), budget_busy (covered, but for what running requests may cost), budget_unknown.
+--
+-- Sums are kept by HINCRBY, exact to 2^63; comparisons are of doubles, exact to 2^53 nano-dollars (9 million dollars).
 
 local clock = redis.call('TIME')
 local now_ms = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local window = math.floor(now_ms / 60000)
-local reset_ms = 60000 - now_ms % 60000
-local tokens = tonumber(ARGV[5])
-
-local scopes = {
-  { name = 'tenant', slots = KEYS[4], rate = KEYS[6], rpm = tonumber(ARGV[7]), tpm = tonumber(ARGV[8]), parallel = tonumber(ARGV[9]) },
-  { name = 'key', slots = KEYS[5], rate = KEYS[7], rpm = tonumber(ARGV[10]), tpm = tonumber(ARGV[11]), parallel = tonumber(ARGV[12]) },
-}
+local tokens, wanted = tonumber(ARGV[5]), tonumber(ARGV[4])
 local request_limit, requests_left, token_limit, tokens_left = -1, -1, -1, -1
+local budgets = {}
 
 local function verdict(name, scope)
-  return { name, scope, reset_ms, window, request_limit, requests_left, token_limit, tokens_left }
+  return { name, scope, now_ms, request_limit, requests_left, token_limit, tokens_left, unpack(budgets) }
 end
 
-for _, scope in ipairs(scopes) do
+-- The number of a period's present window, UTC (registry/budget_windows.py counts alike): days since the epoch, months
+-- since year 0 (the civil calendar from a day's number: Howard Hinnant's chrono-compatible algorithms), or 0 for ever.
+local function window_of(period)
+  local day = math.floor(now_ms / 86400000)
+  if period == 'total' then return 0 end
+  if period == 'day' then return day end
+  local shifted = day + 719468
+  local era = math.floor(shifted / 146097)
+  local of_era = shifted - era * 146097
+  local year = math.floor((of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524) - math.floor(of_era / 146096)) / 365)
+  local of_year = of_era - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+  local month = math.floor((5 * of_year + 2) / 153) + 2 -- of a year that begins in March: 2 is March, 12 is January
+  return (era * 400 + year) * 12 + month
+end
+
+local held = KEYS[6] ~= '' and redis.call('GET', KEYS[6])
+if held and held ~= ARGV[7] then return verdict('in_flight', held) end
+
+local scopes = {}
+for position = 1, tonumber(ARGV[8]) do
+  local at = 5 + position * 4
+  local scope = {
+    name = ARGV[at], slots = KEYS[5 + position * 2], rate = KEYS[6 + position * 2],
+    rpm = tonumber(ARGV[at + 1]), tpm = tonumber(ARGV[at + 2]), parallel = tonumber(ARGV[at + 3]),
+  }
+  scopes[position] = scope
   scope.requests_key = scope.rate .. ':r:' .. window
   scope.tokens_key = scope.rate .. ':t:' .. window
   if scope.rpm >= 0 then
@@ -46,12 +72,24 @@ for _, scope in ipairs(scopes) do
   end
 end
 
-if tonumber(ARGV[4]) > 0 then
+if wanted > 0 then
   local balance = redis.call('HGET', KEYS[1], ARGV[3])
   if not balance and redis.call('EXISTS', KEYS[1]) == 0 then return verdict('balance_unknown', 'tenant') end
   local reserved = redis.call('HGET', KEYS[2], ARGV[3])
-  if tonumber(balance or '0') - tonumber(reserved or '0') < tonumber(ARGV[4]) then return verdict('quota', 'tenant') end
+  if tonumber(balance or '0') - tonumber(reserved or '0') < wanted then return verdict('quota', 'tenant') end
+  for at = 9 + #scopes * 4, #ARGV, 3 do
+    local field = ARGV[at] .. ':' .. ARGV[at + 1] .. ':' .. string.format('%.0f', window_of(ARGV[at + 1]))
+    budgets[#budgets + 1] = field
+    local spent = redis.call('HGET', KEYS[4], field)
+    if not spent then return verdict('budget_unknown', '') end
+    local left = tonumber(ARGV[at + 2]) - tonumber(spent)
+    if left < wanted then return verdict('budget', '') end
+    if left - tonumber(redis.call('HGET', KEYS[5], field) or '0') < wanted then return verdict('budget_busy', '') end
+  end
   redis.call('HINCRBY', KEYS[2], ARGV[3], ARGV[4])
+  for _, field in ipairs(budgets) do
+    redis.call('HINCRBY', KEYS[5], field, ARGV[4])
+  end
 end
 
 for _, scope in ipairs(scopes) do
@@ -69,5 +107,9 @@ for _, scope in ipairs(scopes) do
 end
 if requests_left > 0 then requests_left = requests_left - 1 end
 if tokens_left >= 0 then tokens_left = math.max(tokens_left - tokens, 0) end
-redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
+if KEYS[6] ~= '' then redis.call('SET', KEYS[6], ARGV[7], 'PX', ARGV[6]) end
+-- The attempt remembers where it is counted, from its first moment on: whoever ends it gives back just that.
+local counted = #budgets == 0 and '[]' or '["' .. table.concat(budgets, '","') .. '"]'
+local admitted = string.format(',"admitted_at_ms":%.0f,"budgets":%s}', now_ms, counted)
+redis.call('HSET', KEYS[3], ARGV[1], string.sub(ARGV[2], 1, -2) .. admitted)
 return verdict('ok', '')

@@ -10,7 +10,7 @@ from registry.errors import ConflictError, InvalidError, NotFoundError
 from registry.ids import new_id, now_ms
 from registry.key_parameters import checked_ceilings, checked_defaults
 from registry.models import ApiKey
-from registry.ops import audit, checks, tenants
+from registry.ops import audit, budgets, checks, tenants
 from registry.ops.models import resolve_names
 from registry.snapshot import generate_key, key_digest
 
@@ -100,7 +100,8 @@ def revoke_key(session: Session, actor: str, key_id: str) -> ApiKey:
 
 
 def rotate_key(session: Session, actor: str, pepper: str, key_id: str, *, overlap_s: int = 0) -> tuple[ApiKey, str]:
-    """A new key that may do what the old one may; the old one ends now, or in `overlap_s` seconds."""
+    """A new key that may do what the old one may, with the same budgets (what it spends is counted anew); the old one
+    ends now, or in `overlap_s` seconds."""
     old = get_key(session, key_id)
     at_ms = now_ms()
     checks.integer("overlap_s", overlap_s, high=90 * 24 * 3600)
@@ -130,6 +131,7 @@ def rotate_key(session: Session, actor: str, pepper: str, key_id: str, *, overla
         end_ms = at_ms + overlap_s * 1000
         old.expires_at_ms = end_ms if old.expires_at_ms is None else min(end_ms, old.expires_at_ms)
     session.flush()
+    budgets.copy_budgets(session, old.id, new.id, at_ms)
     audit.record(session, actor, "key.rotate", old.id, new_key_id=new.id, prefix=prefix, overlap_s=overlap_s)
     return new, plaintext
 

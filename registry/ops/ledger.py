@@ -50,6 +50,7 @@ class UsageEvent(BaseModel):
     completion_tokens: _Tokens
     outcome: Literal["ok", "client_closed", "upstream_error", "gateway_lost"]
     started_at_ms: _Time
+    admitted_at_ms: _Time | None = None
     first_token_at_ms: _Time | None = None
     ended_at_ms: _Time
     held_ms: _Time = 0
@@ -192,6 +193,8 @@ def retry_rejected(session: Session, actor: str, digest: str) -> Settlement:
 def _usage_row(usage: UsageEvent, cost: int) -> dict[str, Any]:
     row = usage.model_dump()
     row["model_name"] = row.pop("model")
+    if usage.admitted_at_ms is None:  # of a gateway before there were budgets
+        row["admitted_at_ms"] = usage.started_at_ms
     return {**row, "cost_nusd": cost}
 
 

@@ -39,4 +39,6 @@ def checked(field: str, value: Any) -> Any:
             if not isinstance(value, bool):
                 raise InvalidError("charge_cold_starts must be true or false", field)
             return value
+        case "rpm" | "tpm" | "parallel":
+            return checks.limit(field, value)
     raise InvalidError(f"{field} is not a field of a model that can be changed", field)

@@ -42,6 +42,9 @@ def register_model(
     keep_alive_mode: str = "learned",
     min_replicas: int = 0,
     charge_cold_starts: bool = False,
+    rpm: int | None = None,
+    tpm: int | None = None,
+    parallel: int | None = None,
     manifest: ManifestDoc | None = None,
     progress: Progress | None = None,
 ) -> Model:
@@ -49,7 +52,8 @@ def register_model(
     prefix in a bucket (s3://, gs://, az://).
 
     Prices are nano-dollars per token; cached input costs as much as other input unless given. `kv_reserve_bytes`
-    defaults to one context of full length, and at least 1024 tokens for each of `capacity` requests.
+    defaults to one context of full length, and at least 1024 tokens for each of `capacity` requests. `rpm`, `tpm` and
+    `parallel` limit all tenants together: requests and tokens a minute, requests at once.
     Without `manifest` (of the same source, from `registry.sources.inspect_source`) the source is read here, which can
     take minutes: before the first SQL statement of `session`, if that is fresh, so that no lock is held meanwhile.
     """
@@ -90,6 +94,9 @@ def register_model(
         "keep_alive_mode": keep_alive_mode,
         "min_replicas": min_replicas,
         "charge_cold_starts": charge_cold_starts,
+        "rpm": rpm,
+        "tpm": tpm,
+        "parallel": parallel,
     }
     for field, value in limits.items():
         setattr(model, field, checked(field, value))
@@ -166,9 +173,9 @@ def expected_ms(session: Session, model: Model) -> tuple[int, int] | None:
 
 def update_model(session: Session, actor: str, model_id: str, **changes: Any) -> Model:
     """Change any of: name (in the keys that may use it, too), settings, lane, default_max_tokens, capacity,
-    kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, keep_alive_mode, min_replicas, charge_cold_starts
-    (of starts from now on). New engine settings apply to workers started from now on; they are given as changes to the
-    present ones."""
+    kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, keep_alive_mode, min_replicas, rpm, tpm, parallel,
+    charge_cold_starts (of starts from now on). New engine settings apply to workers started from now on; they are given
+    as changes to the present ones."""
     model = get_model(session, model_id)
     fresh: dict[str, Any] = {"updated_at_ms": now_ms()}
     for field, value in changes.items():

@@ -17,6 +17,7 @@ from support.redis_server import RedisServer
 from gateway.app import Gateway
 from gateway.settings import Settings
 from gateway.snapshot import hash_key
+from registry.budget_windows import field, window_at
 
 PEPPER = b"test-pepper"
 KEY = "hyd-abcdefgh-" + "k" * 43
@@ -104,6 +105,17 @@ class World:
         await self.redis.incr("hyd:routes:version")
         await self.redis.publish("hyd:routes:changed", "1")
         await self.until_read()
+
+    async def spend(self, scope_id: str, period: str, amount_nusd: int = 0) -> None:
+        """Says, as the ledger does, what was spent in a budget's present window and, for the next one, nothing."""
+        seconds, _ = await self.redis.time()
+        window = window_at(period, seconds * 1000)
+        await self.redis.hset("hyd:budget:spent", field(scope_id, period, window), amount_nusd)
+        await self.redis.hsetnx("hyd:budget:spent", field(scope_id, period, window + 1), 0)
+
+    async def budget_reserved(self) -> int:
+        """What is held in all budgets' windows together."""
+        return sum(int(amount) for amount in await self.redis.hvals("hyd:budget:reserved"))
 
     async def released(self) -> None:
         """Waits until nothing is reserved beyond what the final events cost."""

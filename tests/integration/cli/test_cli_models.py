@@ -42,6 +42,10 @@ def test_changes_keep_what_was_not_given(hydrant, source: Path) -> None:
     assert not changed["charge_cold_starts"]
     assert hydrant.json("model", "update", "small", "--charge-cold-starts")["model"]["charge_cold_starts"]
     assert not hydrant.json("model", "update", "small", "--no-charge-cold-starts")["model"]["charge_cold_starts"]
+    hydrant.run("model", "update", "small", "--rpm", "60", "--tpm", "9000", "--parallel", "4")
+    hydrant.run("model", "update", "small", "--tpm", "none")
+    published = hydrant.snapshot()["models"]["small"]
+    assert (published["rpm"], published["tpm"], published["parallel"]) == (60, None, 4)
 
 
 def test_a_new_price_follows_the_old_one(hydrant, source: Path) -> None:

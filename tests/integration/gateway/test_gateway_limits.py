@@ -11,10 +11,12 @@ import aiohttp
 from support.fake_worker import PROMPT_TOKENS, FakeWorker
 from support.gateway_process import (
     KEY,
+    OTHER_KEY,
     PEPPER,
     PRICE,
     RunningGateway,
     World,
+    model_entry,
     route_entry,
     tenant_entry,
     until,
@@ -28,9 +30,11 @@ from gateway.snapshot import hash_key
 CHAT = "/v1/chat/completions"
 
 
-async def post(client: aiohttp.ClientSession, body: dict[str, Any]) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+async def post(
+    client: aiohttp.ClientSession, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, Any], Mapping[str, str]]:
     """(status, document, headers) of a plain chat request."""
-    async with client.post(CHAT, json=body) as answer:
+    async with client.post(CHAT, json=body, headers=headers) as answer:
         return answer.status, await answer.json(), answer.headers
 
 
@@ -78,6 +82,32 @@ async def test_requests_per_minute(
         assert 1 <= int(headers["retry-after"]) <= 60
         assert headers["x-ratelimit-remaining-requests"] == "0"
     assert {headers["x-ratelimit-limit-requests"] for headers in served} == {"5"}
+
+
+async def test_a_models_limits_hold_over_all_tenants_and_headers_tell_the_tightest(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    world.models["small"] = model_entry(parallel=3, rpm=100)
+    world.tenants["ten_1"] = tenant_entry(rpm=1000)
+    world.models["other"] = model_entry(model_id="mod_2")
+    await world.route("other", _unbounded(worker))
+    await world.applied()
+    other = {"authorization": f"Bearer {OTHER_KEY}"}
+    worker.gate = asyncio.Event()
+    running = [asyncio.create_task(post(client, question)) for _ in range(2)]
+    running.append(asyncio.create_task(post(client, question, other)))
+    await until(lambda: worker.active == 3)
+    status, document, headers = await post(client, question, other)
+    assert (status, document["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert "model's limit of parallel requests" in document["error"]["message"]
+    assert headers["x-ratelimit-limit-requests"] == "100"
+    running.append(asyncio.create_task(post(client, question | {"model": "other"})))
+    await until(lambda: worker.active == 4)
+    worker.gate.set()
+    assert [status for status, _, _ in await asyncio.gather(*running)] == [200] * 4
+    assert await world.redis.zcard("hyd:slots:model:mod_1") == 0
+    # Nothing is counted where there is no limit.
+    assert await world.redis.keys("hyd:*:key:*") == []
 
 
 async def test_tokens_per_minute_are_counted_by_the_bound_and_corrected_by_the_truth(
@@ -174,6 +204,10 @@ async def test_an_answer_that_ends_while_redis_is_away_is_billed_later(
     redis_server.start()
     (event,) = await world.until_events(1)
     assert event["completion_tokens"] == 3
+    # This Redis keeps nothing over a start, so the event stays in the spool until the ledger has closed the attempt.
+    assert await world.redis.hkeys("hyd:attempts") == [event["attempt_id"]]
+    assert spool.read_bytes() != b""
+    await world.redis.hdel("hyd:attempts", event["attempt_id"])
     await until(lambda: spool.read_bytes() == b"")
 
 

@@ -52,6 +52,7 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
             "sse_ping": False,
             "defaults": {},
             "ceilings": {},
+            "budgets": {},
         }
     }
     assert snapshot["tenants"][tenant.id] == {
@@ -62,6 +63,7 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
         "parallel": 4,
         "salt": tenant.salt,
         "service_class": "standard",
+        "budgets": {},
     }
     assert snapshot["models"]["smol"] == {
         "model_id": model.id,
@@ -80,6 +82,9 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
         },
         "slo_ttft_ms": 10_000,
         "keep_alive_s": 300,
+        "rpm": None,
+        "tpm": None,
+        "parallel": None,
     }
     assert snapshot["aliases"] == {"chat": {"smol": 1}}
     assert plaintext not in json.dumps(snapshot)

@@ -9,10 +9,10 @@ from support.registry_rows import add_tenant
 
 from gateway.errors import ApiError
 from gateway.routes import parse_cold_start, parse_routes
-from gateway.snapshot import parse_snapshot
+from gateway.snapshot import Limits, parse_snapshot
 from registry.db import session_scope
 from registry.ids import now_ms
-from registry.ops import aliases, keys
+from registry.ops import aliases, budgets, keys, models
 from registry.publish import build_snapshot
 from registry.snapshot import encode_snapshot
 
@@ -28,6 +28,9 @@ def test_the_gateway_reads_the_snapshot_that_the_registry_builds(bench: Any) -> 
         row, secret = keys.create_key(
             session, "tester", PEPPER, tenant_id=tenant.id, name="k", models=["m"], sse_ping=False, **limits
         )
+        budgets.set_budget(session, "tester", tenant.id, "month", amount_nusd=77)
+        budgets.set_budget(session, "tester", row.id, "day", amount_nusd=5, hard=False)
+        models.update_model(session, "tester", model_id, rpm=9, parallel=8)
         plain, any_secret = keys.create_key(session, "tester", PEPPER, tenant_id=tenant.id, name="any")
         ids = (tenant.id, row.id, plain.id)
         document = build_snapshot(session, now_ms(), version=7)
@@ -36,6 +39,8 @@ def test_the_gateway_reads_the_snapshot_that_the_registry_builds(bench: Any) -> 
     key, owner = read.authenticate(secret, PEPPER.encode(), now_ms())
     assert (owner.tenant_id, key.key_id, key.sse_ping) == (ids[0], ids[1], False)
     assert (key.limits.rpm, key.limits.tpm, key.limits.parallel) == (3, 1000, 2)
+    assert (owner.budgets, key.budgets) == ({"month": 77}, {})
+    assert read.models["m"].limits == Limits(9, None, 8)
     assert read.authenticate(any_secret, PEPPER.encode(), now_ms())[0].limits.rpm is None
     for name in ("m", "short"):
         model = read.resolve(name, key)

@@ -21,7 +21,7 @@ SECONDS_TO_REGISTER = 20
 
 SERVING = {
     "lane": "direct", "slo_ttft_ms": "7.5", "slo_tpot_ms": "", "keep_alive_s": "60", "keep_alive_mode": "fixed",
-    "min_replicas": "0", "capacity": "4", "default_max_tokens": "256", "kv_reserve_bytes": "0.5",
+    "min_replicas": "0", "rpm": "30", "capacity": "4", "default_max_tokens": "256", "kv_reserve_bytes": "0.5",
     "context_length": "64", "dtype": "auto", "grammar_backend": "xgrammar", "tool_parser": "hermes",
     "reasoning_parser": "",
 }  # fmt: skip
@@ -51,6 +51,7 @@ def test_a_model_is_registered_from_a_directory(admin: AdminApp, tmp_path: Path)
         assert f"/models/{model.id}" in page
         assert (model.slo_ttft_ms, model.slo_tpot_ms, model.keep_alive_s, model.capacity) == (7_500, None, 60, 4)
         assert (model.kv_reserve_bytes, model.default_max_tokens) == (500_000_000, 256)
+        assert (model.rpm, model.tpm, model.parallel) == (30, None, None)
         assert (model.settings["context_length"], model.settings["tool_parser"]) == (64, "hermes")
         assert (price.input_nusd, price.cached_input_nusd, price.output_nusd, price.request_nusd) == (20, 20, 60, 0)
     assert "owner@example.org" in client.get(f"/audit?subject={model.id}").text
@@ -131,6 +132,7 @@ def test_editing_shows_what_is_there_and_changes_what_is_sent(admin: AdminApp, s
         ({"name": "no spaces"}, "must start with a letter or digit"),
         ({"context_length": "9999999"}, "whole number from 1 to 4096"),
         ({"min_replicas": "-1"}, "whole number from 0"),
+        ({"rpm": "0"}, "At least 1"),
         ({"capacity": "0"}, "whole number from 1"),
         ({"kv_reserve_bytes": ""}, "Fill this in."),
         ({"context_length": ""}, "Fill this in."),

@@ -63,6 +63,8 @@ TABLE = {
     "POST /tenants/<tenant_id>/limits": OPERATOR,
     "POST /tenants/<tenant_id>/enable": OPERATOR,
     "POST /tenants/<tenant_id>/disable": OPERATOR,
+    "POST /budgets/<scope_id>": OWNER,
+    "POST /budgets/<scope_id>/<period>/remove": OWNER,
     "GET /keys/new": OPERATOR,
     "POST /keys/new": OPERATOR,
     "POST /keys/<key_id>/rotate": OPERATOR,

@@ -64,7 +64,8 @@ def test_the_open_record_has_no_outcome() -> None:
 
 
 def event_of(name: str) -> FinalEvent:
-    return FinalEvent(name, "ten_1", "key_1", 5, 9, {"attempt_id": name, "tenant_id": "ten_1", "key_id": "key_1"})
+    body = {"attempt_id": name, "tenant_id": "ten_1", "key_id": "key_1"}
+    return FinalEvent(name, "ten_1", ("hyd:slots:key:key_1",), ("hyd:rate:key:key_1",), 9, body)
 
 
 def test_a_spool_keeps_what_is_not_published(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_an_event_survives_a_killed_process(tmp_path: Path) -> None:
         "import os, signal, sys; from pathlib import Path; from gateway.spool import Spool\n"
         "from gateway.attempts import FinalEvent\n"
         "s = Spool(Path(sys.argv[1]), 'gw_killed')\n"
-        "s.append(FinalEvent('a', 't', 'k', 1, 2, {'attempt_id': 'a', 'tenant_id': 't', 'key_id': 'k'}))\n"
+        "s.append(FinalEvent('a', 't', (), (), 2, {'attempt_id': 'a', 'tenant_id': 't', 'key_id': 'k'}))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3], check=False)

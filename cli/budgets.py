@@ -1,0 +1,164 @@
+"""`hydrant budget`: what a tenant or a key may spend in a day, a month or in total."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.command import Group, reporting
+from cli.console import Console, table
+from cli.params import DOLLARS
+from cli.units import moment
+from registry.budget_windows import PERIODS
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from registry.ops.budgets import Spending
+
+_PERIOD = click.Choice(PERIODS)
+
+
+@click.group(
+    cls=Group,
+    examples=[
+        "hydrant budget set acme month 500 --alert 80 --alert 95",
+        "hydrant budget set key_01J8Z3M5Q4 day 5 --soft",
+        "hydrant budget list",
+    ],
+)
+def budget() -> None:
+    """Budgets by period (UTC). A tenant is named by its name or id, a key by its id."""
+
+
+@budget.command(
+    "set",
+    examples=["hydrant budget set acme month 500", "hydrant budget set acme total 2000 --soft --alert 50 --alert 90"],
+)
+@click.argument("owner")
+@click.argument("period", type=_PERIOD)
+@click.argument("amount", type=DOLLARS)
+@click.option("--alert", "alerts", multiple=True, type=int, help="Percent at which an alert is recorded; default 80.")
+@click.option("--soft", is_flag=True, help="Only alert: refuse nothing.")
+@reporting
+def set_(console: Console, owner: str, period: str, amount: int, alerts: tuple[int, ...], soft: bool) -> None:
+    """Let OWNER (a tenant or key) spend AMOUNT dollars in each PERIOD: day, month or total.
+
+    What was spent earlier in the present period counts. Alerts are shown in the admin UI and logged by the ledger.
+    """
+    from cli.workspace import Workspace
+    from registry.ops import budgets
+
+    with Workspace(console) as here:
+        row = here.change(
+            lambda session, actor: budgets.set_budget(
+                session,
+                actor,
+                _scope_id(session, owner),
+                period,
+                amount_nusd=amount,
+                alert_percent=alerts or (80,),
+                hard=not soft,
+            ),
+            balances=lambda made: [made.tenant_id],
+        )
+        with here.read() as session:
+            document = _documents(session, row.scope_id)[period]
+    console.show(
+        {"budget": document},
+        [f"{owner} may spend {document['amount_usd']} $ ({period}, {document['kind']}); {_so_far(document)}"],
+    )
+
+
+@budget.command(examples=["hydrant budget remove acme month"])
+@click.argument("owner")
+@click.argument("period", type=_PERIOD)
+@reporting
+def remove(console: Console, owner: str, period: str) -> None:
+    """Take a budget away; its alerts stay."""
+    from cli.workspace import Workspace
+    from registry.ops import budgets
+
+    with Workspace(console) as here:
+        row = here.change(
+            lambda session, actor: budgets.remove_budget(session, actor, _scope_id(session, owner), period)
+        )
+    console.show({"removed": {"scope_id": row.scope_id, "period": period}}, [f"{owner} has no budget ({period})"])
+
+
+@budget.command("list", examples=["hydrant budget list", "hydrant budget list --json"])
+@reporting
+def list_(console: Console) -> None:
+    """All budgets with what is spent of them (settled), and the latest alerts."""
+    from cli.workspace import Workspace
+    from registry.ops import budgets, tenants
+    from registry.ops.money import format_dollars
+
+    with Workspace(console) as here, here.read() as session:
+        names = {row.id: row.name for row in tenants.list_tenants(session)}
+        documents = list(_documents(session).values())
+        alerts: list[dict[str, Any]] = [
+            {
+                "scope_id": row.scope_id,
+                "period": row.period,
+                "percent": row.percent,
+                "spent_nusd": row.spent_nusd,
+                "amount_nusd": row.amount_nusd,
+                "at_ms": row.at_ms,
+            }
+            for row in budgets.list_alerts(session)
+        ]
+    rows = [
+        (names[d["tenant_id"]], d["scope_id"], d["period"], d["kind"], d["spent_usd"], d["amount_usd"], d["percent"])
+        for d in documents
+    ]
+    lines = table(("TENANT", "SCOPE", "PERIOD", "KIND", "SPENT $", "AMOUNT $", "%"), rows, right="0000111")
+    for alert in alerts:
+        spent, amount = format_dollars(alert["spent_nusd"]), format_dollars(alert["amount_nusd"])
+        lines.append(
+            f"{moment(alert['at_ms'])}  {alert['scope_id']} reached {alert['percent']} % ({alert['period']}): "
+            f"{spent} of {amount} $"
+        )
+    none = ["no budget yet; set one: hydrant budget set TENANT month 100"]
+    console.show({"budgets": documents, "alerts": alerts}, lines if rows or alerts else none)
+
+
+def _scope_id(session: "Session", owner: str) -> str:
+    from registry.ops import keys, tenants
+
+    return keys.get_key(session, owner).id if owner.startswith("key_") else tenants.find_tenant(session, owner).id
+
+
+def _documents(session: "Session", scope_id: str | None = None) -> dict[str, dict[str, Any]]:
+    """Budgets as documents: of one owner by period, of all by owner and period."""
+    from registry.ids import now_ms
+    from registry.ops import budgets
+
+    rows = [row for row in budgets.list_budgets(session) if scope_id in (None, row.scope_id)]
+    return {
+        one.budget.period if scope_id else f"{one.budget.scope_id} {one.budget.period}": _document(one)
+        for one in budgets.spending(session, rows, now_ms())
+    }
+
+
+def _document(spending: "Spending") -> dict[str, Any]:
+    from registry.ops.money import format_dollars
+
+    row = spending.budget
+    return {
+        "scope_id": row.scope_id,
+        "tenant_id": row.tenant_id,
+        "period": row.period,
+        "kind": "hard" if row.hard else "soft",
+        "amount_nusd": row.amount_nusd,
+        "amount_usd": format_dollars(row.amount_nusd),
+        "alert_percent": list(row.alert_percent),
+        "spent_nusd": spending.spent_nusd,
+        "spent_usd": format_dollars(spending.spent_nusd),
+        "percent": spending.percent,
+        "ends_at_ms": spending.ends_at_ms,
+    }
+
+
+def _so_far(document: dict[str, Any]) -> str:
+    until = f" until {moment(document['ends_at_ms'])} UTC" if document["ends_at_ms"] is not None else ""
+    return f"{document['spent_usd']} $ are spent{until and ', it lasts'}{until}"

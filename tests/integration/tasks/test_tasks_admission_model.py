@@ -1,0 +1,235 @@
+"""The admission scripts beside a model of them in plain Python, in random orders: no sum is ever off."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis.asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.redis_server import RedisServer
+from support.repeats import EXAMPLES
+
+from gateway.admission import Admission
+from gateway.attempts import Account, Attempt, FinalEvent, Usage
+from gateway.errors import ApiError
+from gateway.scopes import BudgetScope, LimitScope
+from gateway.snapshot import Limits, Price
+from registry.budget_windows import field as budget_field
+from registry.budget_windows import window_at
+
+PRICE = Price("prc_1", 10, 5, 40, 100)
+OWNERS = (("tenant", ("ten_1", "ten_2")), ("key", ("key_1", "key_2")), ("model", ("mod_1", "mod_2")))
+PERIODS = ("day", "month", "total")
+BALANCE = 300_000
+STEPS = ("admit", "admit", "admit", "finish", "finish again", "release", "replace", "checkpoint", "close", "limits")
+
+
+@dataclass
+class Expected:
+    """What Redis should hold, and what was spent."""
+
+    limits: dict[str, Limits] = field(default_factory=dict)
+    budgets: dict[tuple[str, str], int] = field(default_factory=dict)
+    balance: dict[str, int] = field(default_factory=lambda: {"ten_1": BALANCE, "ten_2": BALANCE})
+    reserved: Counter[str] = field(default_factory=Counter)
+    budget_reserved: Counter[str] = field(default_factory=Counter)
+    spent: Counter[str] = field(default_factory=Counter)
+    slots: dict[str, set[str]] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+
+    def allows(self, attempt: Attempt, fields: dict[BudgetScope, str]) -> bool:
+        account = attempt.account
+        for scope in account.limits:
+            rpm, tpm, parallel = scope.limits.rpm, scope.limits.tpm, scope.limits.parallel
+            if rpm is not None and self.requests[scope.rate_key] >= rpm:
+                return False
+            if tpm is not None and self.tokens[scope.rate_key] + attempt.counted_tokens > tpm:
+                return False
+            if parallel is not None and len(self.slots.get(scope.slots_key, ())) >= parallel:
+                return False
+        tenant = account.tenant_id
+        if self.balance[tenant] - self.reserved[tenant] < attempt.reserved_nusd:
+            return False
+        return all(
+            self.spent[name] + self.budget_reserved[name] + attempt.reserved_nusd <= budget.amount_nusd
+            for budget, name in fields.items()
+        )
+
+    def hold(self, attempt: Attempt, amount: int, tokens: int) -> None:
+        """Adds to all that the attempt is counted in."""
+        self.reserved[attempt.account.tenant_id] += amount
+        for name in attempt.counted_in:
+            self.budget_reserved[name] += amount
+        for name in attempt.account.token_keys:
+            self.tokens[name] += tokens
+
+
+class World:
+    """A real Redis, the scripts, and what they should have made of it."""
+
+    def __init__(self, client: redis.asyncio.Redis, chance: random.Random, close_script: str) -> None:
+        self.redis, self.admission, self.chance = client, Admission(client), chance
+        self.close_script = close_script
+        self.expected = Expected()
+        self.open: list[Attempt] = []
+        self.ended: list[tuple[Attempt, FinalEvent]] = []
+
+    def change_limits(self) -> None:
+        number = self.chance.randint
+        for kind, ids in OWNERS:
+            for id_ in ids:
+                self.expected.limits[id_] = Limits(
+                    *(self.chance.choice((None, number(1, most))) for most in (12, 3000, 4))
+                )
+                if kind != "model":
+                    for period in PERIODS:
+                        self.expected.budgets[id_, period] = self.chance.choice((0, number(1, 200_000)))
+
+    async def admit(self) -> None:
+        chosen = [(kind, self.chance.choice(ids)) for kind, ids in OWNERS]
+        limits = tuple(LimitScope(kind, id_, self.expected.limits[id_]) for kind, id_ in chosen)
+        limits = tuple(scope for scope in limits if scope.limits != Limits(None, None, None))
+        budgets = tuple(
+            BudgetScope(kind, id_, period, amount)
+            for kind, id_ in chosen
+            for period in PERIODS
+            if (amount := self.expected.budgets.get((id_, period), 0))
+        )
+        (_, tenant), (_, key), (_, model) = chosen
+        account = Account(
+            "req_1", tenant, key, "m", model, PRICE, "direct", "/v1/completions", False, "gw_1", limits, budgets
+        )
+        attempt = Attempt(account, self.chance.randint(1, 60_000), self.chance.randint(1, 900), 1, group_id="grp_1")
+        seconds, _ = await self.redis.time()
+        fields = {b: budget_field(b.id_, b.period, window_at(b.period, seconds * 1000)) for b in budgets}
+        for name in fields.values():
+            await self.redis.hsetnx("hyd:budget:spent", name, 0)
+        allowed = self.expected.allows(attempt, fields)
+        try:
+            await self.admission.admit(attempt)
+        except ApiError:
+            assert not allowed
+            return
+        assert allowed
+        assert attempt.counted_in == tuple(fields.values())
+        self.open.append(attempt)
+        self.expected.hold(attempt, attempt.reserved_nusd, attempt.counted_tokens)
+        for scope in limits:
+            self.expected.requests[scope.rate_key] += scope.limits.rpm is not None
+        for name in account.slot_keys:
+            self.expected.slots.setdefault(name, set()).add(attempt.attempt_id)
+
+    async def end(self, *, release: bool) -> None:
+        if not self.open:
+            return
+        attempt = self.open.pop(self.chance.randrange(len(self.open)))
+        for name in attempt.account.slot_keys:
+            self.expected.slots[name].discard(attempt.attempt_id)
+        if release:
+            self.expected.hold(attempt, -attempt.reserved_nusd, -attempt.counted_tokens)
+            for _ in range(self.chance.randint(1, 2)):
+                await self.admission.release(attempt)
+            return
+        used = Usage(self.chance.randint(0, 500), 0, self.chance.randint(0, 500))
+        attempt.deliver(used)
+        event = attempt.final(self.chance.choice(("ok", "client_closed", "upstream_error")))
+        self.expected.hold(attempt, event.body["reserved_nusd"] - attempt.reserved_nusd, -event.surplus_tokens)
+        self.ended.append((attempt, event))
+        await self.admission.finish(event)
+
+    async def finish_again(self) -> None:
+        if self.ended:
+            await self.admission.finish(self.chance.choice(self.ended)[1])
+
+    async def replace(self) -> None:
+        if not self.open:
+            return
+        old = self.open.pop(self.chance.randrange(len(self.open)))
+        new = old.successor()
+        assert await self.admission.replace(old, new)
+        for name in old.account.slot_keys:
+            self.expected.slots[name].discard(old.attempt_id)
+            self.expected.slots[name].add(new.attempt_id)
+        self.open.append(new)
+
+    async def close(self) -> None:
+        """What the ledger does: the cost leaves the balance, is spent of the budgets, and is no longer reserved."""
+        if not self.ended:
+            return
+        attempt, event = self.ended.pop(self.chance.randrange(len(self.ended)))
+        cost, tenant = event.body["reserved_nusd"], attempt.account.tenant_id
+        self.expected.balance[tenant] -= cost
+        await self.redis.hset("hyd:balance", tenant, self.expected.balance[tenant])
+        for name in attempt.counted_in:
+            self.expected.spent[name] += cost
+            await self.redis.hset("hyd:budget:spent", name, self.expected.spent[name])
+        keys = ("hyd:attempts", "hyd:reserved", "hyd:budget:reserved")
+        for _ in range(2):
+            await self.redis.eval(self.close_script, 3, *keys, attempt.attempt_id)
+        self.expected.hold(attempt, -cost, 0)
+
+    async def check(self) -> None:
+        """Every sum, slot and counter in Redis is what the model says."""
+        for key, sums in (
+            ("hyd:reserved", self.expected.reserved),
+            ("hyd:budget:reserved", self.expected.budget_reserved),
+        ):
+            kept = {name.decode(): int(amount) for name, amount in (await self.redis.hgetall(key)).items()}
+            assert {name: amount for name, amount in kept.items() if amount} == {n: a for n, a in sums.items() if a}
+        known = {attempt.attempt_id for attempt in self.open} | {attempt.attempt_id for attempt, _ in self.ended}
+        assert {name.decode() for name in await self.redis.hkeys("hyd:attempts")} == known
+        for name, ids in self.expected.slots.items():
+            assert {one.decode() for one in await self.redis.zrange(name, 0, -1)} == ids
+        for kind, sums in (("r", self.expected.requests), ("t", self.expected.tokens)):
+            for name, amount in sums.items():
+                found = [int(await self.redis.get(key)) async for key in self.redis.scan_iter(f"{name}:{kind}:*")]
+                assert sum(found) == amount
+
+    async def step(self, name: str) -> None:
+        if name == "admit":
+            await self.admit()
+        elif name in ("finish", "release"):
+            await self.end(release=name == "release")
+        elif name == "finish again":
+            await self.finish_again()
+        elif name == "replace":
+            await self.replace()
+        elif name == "checkpoint":
+            await self.admission.checkpoint(self.open + [attempt for attempt, _ in self.ended])
+        elif name == "close":
+            await self.close()
+        else:
+            self.change_limits()
+
+
+async def play(url: str, seed: int, steps: list[str], close_script: str) -> None:
+    async with redis.asyncio.Redis.from_url(url) as client:
+        world = World(client, random.Random(seed), close_script)
+        await client.flushall()
+        await client.hset("hyd:balance", mapping=world.expected.balance)
+        world.change_limits()
+        began = (await client.time())[0] // 60
+        for name in steps:
+            await world.step(name)
+            if (await client.time())[0] // 60 != began:
+                return  # another minute has begun, with counters of its own
+            await world.check()
+        # However it went: once everything has ended and is in the books, nothing is held.
+        while world.open:
+            await world.end(release=world.chance.random() < 0.5)
+        while world.ended:
+            await world.close()
+        await world.check()
+        assert not any(world.expected.reserved.values())
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), steps=st.lists(st.sampled_from(STEPS), min_size=20, max_size=60))
+def test_no_sum_is_ever_off(redis_server: RedisServer, task_modules: Any, seed: int, steps: list[str]) -> None:
+    asyncio.run(play(redis_server.url, seed, steps, task_modules.ledger._CLOSE_ATTEMPTS))
