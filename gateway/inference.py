@@ -14,14 +14,18 @@ from gateway.admission import Admission, redis_unavailable
 from gateway.attempts import Account, Attempt
 from gateway.call import Call
 from gateway.clock import now_ms
+from gateway.cold_policy import WAIT, ColdPolicy
+from gateway.cost_bound import cost_bound
 from gateway.demand import Demand
 from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
 from gateway.failpoints import reach
 from gateway.metering import Metering
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
+from gateway.providers import SERVED_BY_HEADER, Providers
 from gateway.proxy import Proxy
 from gateway.reply import ClientGone, Receive, Reply, Scope, read_body, until_disconnect
+from gateway.routes import Route
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
 from gateway.upstream import UpstreamFailed, room_left
@@ -57,6 +61,7 @@ class Inference:
         self._places = places
         self._demand = demand
         self._proxy = proxy
+        self._providers = Providers(proxy, places, self._next_attempt)
 
     async def handle(self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint) -> None:
         """Answers one request. Raises `ApiError` for the caller to send, and `ClientGone`."""
@@ -69,7 +74,8 @@ class Inference:
         model = snapshot.resolve(request.model, key)
         if model.embedding:
             raise invalid_request(f"The model `{request.model}` makes embeddings; it does not generate.", "model")
-        lane = "litellm" if endpoint is Endpoint.MESSAGES else model.lane
+        lane = "litellm" if endpoint is Endpoint.MESSAGES and model.provider is None else model.lane
+        policy, fallback = self._while_cold(snapshot, model, tenant)
         now = time.monotonic()
         call = Call(
             request=request,
@@ -83,9 +89,12 @@ class Inference:
             ping_at=now + self._settings.first_ping_s,
             max_tokens=request.output_bound(model.context_length, model.default_max_tokens),
             permit=partial(self._permit, api_key, request.model),
-            attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id),
+            attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id, fallback),
+            policy=policy,
+            fallback=fallback,
         )
-        self._demand.touched(model.name)
+        if model.provider is None:
+            self._demand.touched(model.name)
         await self._admit(call)
         # Whatever goes wrong here is not the client's doing, unless it left.
         outcome = "upstream_error"
@@ -102,7 +111,19 @@ class Inference:
             raise
         finally:
             self._end(call, outcome)
-            self._demand.touched(model.name)
+            if model.provider is None:
+                self._demand.touched(model.name)
+
+    def _while_cold(self, snapshot: Snapshot, model: Model, tenant: Tenant) -> tuple[ColdPolicy, Model | None]:
+        """What becomes of a request if the model is cold now, and who answers instead: a live model, else it waits."""
+        policy = snapshot.cold_policy(model.name, tenant.tenant_id)
+        if model.provider is not None or not self._places.is_cold(model.name):
+            return WAIT, None
+        if policy.mode != "fallback":
+            return policy, None
+        fallback = snapshot.models.get(policy.fallback or "")
+        usable = fallback is not None and fallback.enabled and fallback.provider is not None
+        return (policy, fallback) if usable else (WAIT, None)
 
     def _permit(self, api_key: str, name: str) -> None:
         """Raises `ApiError` when this key may not use this model (any more)."""
@@ -111,20 +132,24 @@ class Inference:
         snapshot.resolve(name, key)
 
     def _new_attempt(
-        self, request: InferenceRequest, key: Key, tenant: Tenant, model: Model, lane: str, request_id: str
+        self,
+        request: InferenceRequest,
+        key: Key,
+        tenant: Tenant,
+        model: Model,
+        lane: str,
+        request_id: str,
+        fallback: Model | None,
     ) -> Attempt:
-        """The first attempt, with the most that the request can cost as its reservation."""
-        price = model.price
-        prompt = request.prompt_bound(model.context_length)
-        output = request.choices * request.output_bound(model.context_length, model.default_max_tokens)
-        dearest = max(price.input_nusd, price.cached_input_nusd)
+        """The first attempt, with the most that the request can cost as its reservation, whichever model answers it."""
+        bounds = [cost_bound(request, possible) for possible in (model, fallback) if possible is not None]
         account = Account(
             request_id=request_id,
             tenant_id=tenant.tenant_id,
             key_id=key.key_id,
             model=model.name,
             model_id=model.model_id,
-            price=price,
+            price=model.price,
             lane=lane,
             endpoint=request.endpoint.value,
             stream=request.stream,
@@ -132,8 +157,8 @@ class Inference:
         )
         return Attempt(
             account=account,
-            reserved_nusd=prompt * dearest + output * price.output_nusd + price.request_nusd,
-            counted_tokens=prompt + output,
+            reserved_nusd=max(nusd for _, nusd in bounds),
+            counted_tokens=max(tokens for tokens, _ in bounds),
             started_at_ms=now_ms(),
         )
 
@@ -167,9 +192,15 @@ class Inference:
 
     async def _serve(self, call: Call) -> None:
         """Tries workers until one has answered. Nothing is tried again once the client has a part of an answer."""
+        if call.model.provider is not None:
+            call.reply.headers.append((SERVED_BY_HEADER, call.model.name.encode()))
+            await self._providers.serve(call)
+            return
         tries = 0
         while True:
-            route = await self._places.find(call)
+            route = await self._place(call)
+            if route is None:
+                return
             lost = False
             try:
                 attempt = call.open_attempt
@@ -205,6 +236,26 @@ class Inference:
                 await self._places.until_hosted(call)
             else:
                 await self._next_attempt(call)
+
+    async def _place(self, call: Call) -> Route | None:
+        """A worker's place; None when the fallback has answered. One that fails before it is heard leaves the request
+        waiting for the model that was asked for."""
+        failure = None
+        try:
+            route = await self._places.find(call)
+        except ApiError as error:
+            if error.code != "model_start_failed" or call.fallback is None:
+                raise
+            route, failure = None, error
+        if route is not None:
+            return route
+        fallback, call.fallback, call.policy = call.fallback, None, WAIT
+        assert fallback is not None
+        if await self._providers.fall_back(call, fallback):
+            return None
+        if failure is not None:
+            raise failure
+        return await self._places.find(call)
 
     async def _next_attempt(self, call: Call) -> None:
         try:

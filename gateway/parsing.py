@@ -13,6 +13,8 @@ from gateway.errors import invalid_request
 
 # A chat template adds its own text (a default system prompt, role marks); this many tokens are allowed for it.
 TEMPLATE_TOKENS = 256
+# Providers add more of their own: Anthropic several hundred tokens where a request has tools.
+PROVIDER_TEMPLATE_TOKENS = 1024
 # OpenAI's default for the legacy endpoint.
 COMPLETIONS_MAX_TOKENS = 16
 MAX_CHOICES = 128

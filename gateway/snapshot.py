@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from gateway import errors
+from gateway.cold_policy import WAIT, ColdPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,17 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Provider:
+    """Who serves a model of lane `hosted`: litellm's name of it, the operator's address, its key's variable."""
+
+    model: str
+    api_base: str | None
+    key_env: str
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """A registered model. `context_length` and `default_max_tokens` are tokens."""
+    """A registered model. `context_length` and `default_max_tokens` are tokens; `provider` of lane `hosted` only."""
 
     name: str
     model_id: str
@@ -76,6 +86,7 @@ class Model:
     embedding: bool
     created_at_ms: int
     price: Price
+    provider: Provider | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,13 @@ class Snapshot:
     models: dict[str, Model]
     aliases: dict[str, str]
     hold: HoldLimits
+    # By model name, then by tenant id, "*" for all others.
+    policies: dict[str, dict[str, ColdPolicy]] = field(default_factory=dict)
+
+    def cold_policy(self, model: str, tenant_id: str) -> ColdPolicy:
+        """What becomes of this tenant's requests while the model is cold."""
+        policies = self.policies.get(model, {})
+        return policies.get(tenant_id) or policies.get("*", WAIT)
 
     def authenticate(self, api_key: str, pepper: bytes, at_ms: int) -> tuple[Key, Tenant]:
         """The key's record and tenant. Raises `ApiError` 401 for a key that is not live at `at_ms`."""
@@ -143,6 +161,10 @@ def parse_snapshot(document: bytes) -> Snapshot:
         models={name: _model(name, entry) for name, entry in raw["models"].items()},
         aliases=dict(raw["aliases"]),
         hold=HoldLimits(raw["hold"]["max_requests"], raw["hold"]["max_bytes"], raw["hold"]["deadline_s"]),
+        policies={
+            model: {tenant_id: ColdPolicy(**policy) for tenant_id, policy in by_tenant.items()}
+            for model, by_tenant in raw.get("policies", {}).items()
+        },
     )
 
 
@@ -168,7 +190,7 @@ def _tenant(tenant_id: str, entry: dict[str, Any]) -> Tenant:
 
 
 def _model(name: str, entry: dict[str, Any]) -> Model:
-    price = entry["price"]
+    price, provider = entry["price"], entry.get("provider")
     return Model(
         name=name,
         model_id=entry["model_id"],
@@ -185,4 +207,5 @@ def _model(name: str, entry: dict[str, Any]) -> Model:
             price["output_nusd"],
             price["request_nusd"],
         ),
+        provider=None if provider is None else Provider(provider["model"], provider["api_base"], provider["key_env"]),
     )

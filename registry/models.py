@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -91,7 +92,9 @@ class Model(Base):
     name: Mapped[str] = mapped_column(String(120))  # unique among models that are not deleted
     source: Mapped[str] = mapped_column(Text)  # file:///dir, http(s)://host/dir, s3://, gs:// or az://bucket/prefix
     enabled: Mapped[bool] = mapped_column(default=True)
-    lane: Mapped[str] = mapped_column(String(16), default="direct")  # direct | litellm
+    lane: Mapped[str] = mapped_column(String(16), default="direct")  # direct | litellm | hosted
+    # Of lane hosted only: registry.providers.ProviderDoc. Such a model has no weights: what describes them is empty.
+    provider: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     # What registration found and recorded: registry.manifest reads and writes it.
     architecture: Mapped[str] = mapped_column(String(80))
     layers: Mapped[int]
@@ -124,7 +127,8 @@ class Model(Base):
     updated_at_ms: Mapped[int]
     deleted_at_ms: Mapped[int | None]
     __table_args__ = (
-        CheckConstraint("lane IN ('direct', 'litellm')", name="lane"),
+        CheckConstraint("lane IN ('direct', 'litellm', 'hosted')", name="lane"),
+        CheckConstraint("(lane = 'hosted') = (provider IS NOT NULL)", name="provider"),
         Index(
             "uq_models_live_name",
             "name",
@@ -374,6 +378,8 @@ class Usage(Base):
     first_token_at_ms: Mapped[int | None]
     ended_at_ms: Mapped[int]
     held_ms: Mapped[int] = mapped_column(default=0)
+    # Counted by us, not told by the provider: its stream was cut short (docs/adr/0014-hosted-models.md).
+    estimated: Mapped[bool] = mapped_column(default=False, server_default=false())
     __table_args__ = (
         Index("ix_usage_tenant_ended", "tenant_id", "ended_at_ms"),
         Index("ix_usage_ended", "ended_at_ms"),

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from registry.errors import SnapshotError
+from registry.providers import ProviderDoc
 
 SNAPSHOT_KEY = "hyd:snapshot"
 SNAPSHOT_VERSION_KEY = "hyd:snapshot:version"
@@ -67,7 +68,8 @@ class ModelDoc(TypedDict):
 
     model_id: str
     enabled: bool
-    lane: Literal["direct", "litellm"]
+    lane: Literal["direct", "litellm", "hosted"]
+    provider: ProviderDoc | None
     context_length: int
     default_max_tokens: int
     embedding: bool

@@ -90,7 +90,7 @@ def register_model(
     }
     for field, value in limits.items():
         setattr(model, field, checked(field, value))
-    _store(session, model, {})
+    store(session, model, {})
     prices.add_price(
         session,
         model.id,
@@ -151,6 +151,8 @@ def update_model(session: Session, actor: str, model_id: str, **changes: Any) ->
     kv_reserve_bytes, slo_ttft_ms, slo_tpot_ms, keep_alive_s, keep_alive_mode, min_replicas. New engine settings apply
     to workers started from now on; they are given as changes to the present ones."""
     model = get_model(session, model_id)
+    if not changes.keys() <= {"name", "default_max_tokens"}:
+        refuse_hosted(model)
     fresh: dict[str, Any] = {"updated_at_ms": now_ms()}
     for field, value in changes.items():
         if field == "settings":
@@ -163,7 +165,7 @@ def update_model(session: Session, actor: str, model_id: str, **changes: Any) ->
         elif field != "name":
             fresh[field] = checked(field, value)
     before = model.name
-    _store(session, model, fresh)
+    store(session, model, fresh)
     if model.name != before:
         key_models.rename(session, actor, before, model.name)
     audit.record(session, actor, "model.update", model.id, **changes)
@@ -203,6 +205,7 @@ def delete_model(session: Session, actor: str, model_id: str, *, stop: bool = Fa
 def warm_now(session: Session, actor: str, model_id: str, minutes: int) -> Model:
     """Keep at least one worker up for `minutes` (1 to 1440) from now, starting one if none is."""
     model = get_model(session, model_id)
+    refuse_hosted(model)
     if not model.enabled:
         raise ConflictError(f"{model.name} is disabled; enable it first", "enabled")
     checks.integer("minutes", minutes, low=1, high=1440)
@@ -217,6 +220,7 @@ def stop_now(session: Session, actor: str, model_id: str) -> Model:
     Nothing is started before that request, even if it is expected.
     """
     model = get_model(session, model_id)
+    refuse_hosted(model)
     if model.min_replicas:
         raise ConflictError(
             f"{model.name} has a minimum of {model.min_replicas} replica(s); set it to 0 first", "min_replicas"
@@ -265,6 +269,12 @@ def list_aliases(session: Session, model_id: str) -> list[str]:
     return list(session.scalars(select(Alias.name).where(Alias.model_id == model_id).order_by(Alias.name)))
 
 
+def refuse_hosted(model: Model) -> None:
+    """Raises ConflictError for a model that a provider serves."""
+    if model.lane == "hosted":
+        raise ConflictError(f"{model.name} is served by a provider: nothing of it runs on these servers", "lane")
+
+
 def _kv_reserve(manifest: ManifestDoc, settings: Mapping[str, Any], capacity: int) -> int:
     element = _KV_BYTES.get(settings["dtype"], _KV_BYTES.get(manifest["dtype"], 2))
     per_token = manifest["kv_bytes_per_token"] * element // _KV_BYTES.get(manifest["dtype"], 2)
@@ -301,7 +311,8 @@ def _new_name(session: Session, model: Model, value: object) -> str:
     return name
 
 
-def _store(session: Session, model: Model, changes: Mapping[str, Any]) -> None:
+def store(session: Session, model: Model, changes: Mapping[str, Any]) -> None:
+    """Write a new or changed model. Raises ConflictError when its name was taken meanwhile."""
     name = changes.get("name", model.name)
     try:
         # Changed inside the savepoint: beginning it flushes, and a flush that fails outside ends the whole transaction.
