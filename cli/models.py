@@ -9,6 +9,7 @@ import click
 
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
+from cli.hosted_models import add_hosted
 from cli.model_options import serving_options, split_serving
 from cli.params import DOLLARS, MOMENT, PRICE
 from cli.units import moment, seconds, size
@@ -102,6 +103,9 @@ def register(
     )
 
 
+model.add_command(add_hosted)
+
+
 @model.command(
     examples=[
         "hydrant model compress /models/Qwen3-8B /models/Qwen3-8B.compressed",
@@ -187,6 +191,7 @@ def show(console: Console, name: str) -> None:
             ("source", document["source"]),
             ("enabled", document["enabled"]),
             ("lane", document["lane"]),
+            ("provider", document["provider"]["model"] if document["provider"] else None),
             ("weights", f"{document['architecture']}, {document['layers']} layers, {size(document['weight_bytes'])}"),
             ("largest pipeline", document["max_stages"]),
             ("price, $ per million", f"input {price['input_usd_per_million']}, cached"

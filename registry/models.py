@@ -161,6 +161,29 @@ class Alias(Base):
     model: Mapped[Model] = relationship()
 
 
+class ColdPolicy(Base):
+    """What becomes of requests for a model while it is cold, of one tenant or (NULL) of all others."""
+
+    __tablename__ = "cold_policies"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    mode: Mapped[str] = mapped_column(String(16))  # wait | fallback | reject
+    after_s: Mapped[int] = mapped_column(default=0)  # of fallback: seconds in line before it is asked
+    fallback_model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    __table_args__ = (
+        CheckConstraint("mode IN ('wait', 'fallback', 'reject')", name="mode"),
+        UniqueConstraint("model_id", "tenant_id"),
+        Index(
+            "uq_cold_policies_default",
+            "model_id",
+            unique=True,
+            sqlite_where=text("tenant_id IS NULL"),
+            postgresql_where=text("tenant_id IS NULL"),
+        ),
+    )
+
+
 class Price(Base):
     """Prices in nano-dollars per token (and per request), in force from a moment on; rows are never changed."""
 

@@ -7,7 +7,7 @@ read, for a balance the number of ledger rows summed (the ledger only grows).
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from sqlalchemy import func, or_, select
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from registry.db import separate_reader
 from registry.errors import SnapshotError
 from registry.ids import now_ms as clock_ms
-from registry.models import Alias, ApiKey, LedgerEntry, Model, Price, Tenant
+from registry.models import Alias, ApiKey, ColdPolicy, LedgerEntry, Model, Price, Tenant
 from registry.snapshot import (
     BALANCE_KEY,
     BALANCE_ROWS_KEY,
@@ -24,6 +24,7 @@ from registry.snapshot import (
     SNAPSHOT_DRAWN_KEY,
     SNAPSHOT_KEY,
     SNAPSHOT_VERSION_KEY,
+    ColdPolicyDoc,
     HoldDoc,
     SnapshotDoc,
     encode_snapshot,
@@ -162,8 +163,20 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
             for price in [prices[model.id]]
         },
         "aliases": {alias.name: names[alias.model_id] for alias in aliases if alias.model_id in names},
+        "policies": _cold_policies(session, names),
         "hold": hold,
     }
+
+
+def _cold_policies(session: Session, names: Mapping[str, str]) -> dict[str, dict[str, ColdPolicyDoc]]:
+    """By model name, then by tenant id, "*" for all others. Models that are deleted have none, and are no fallback."""
+    found: dict[str, dict[str, ColdPolicyDoc]] = {}
+    for row in session.scalars(select(ColdPolicy).order_by(ColdPolicy.id)):
+        if row.model_id in names:
+            fallback = names.get(row.fallback_model_id or "")
+            document = {"mode": row.mode, "after_s": row.after_s, "fallback": fallback}
+            found.setdefault(names[row.model_id], {})[row.tenant_id or "*"] = cast(ColdPolicyDoc, document)
+    return found
 
 
 def publish_snapshot(session: Session, redis: Redis, now_ms: int, *, hold: HoldDoc = DEFAULT_HOLD) -> int:

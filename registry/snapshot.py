@@ -79,6 +79,14 @@ class ModelDoc(TypedDict):
     keep_alive_s: int
 
 
+class ColdPolicyDoc(TypedDict):
+    """What becomes of a request while its model is cold; `fallback`: the name of a model that a provider serves."""
+
+    mode: Literal["wait", "fallback", "reject"]
+    after_s: int
+    fallback: str | None
+
+
 class HoldDoc(TypedDict):
     """Bounds of a gateway's queue of held requests: count, bytes, seconds."""
 
@@ -96,6 +104,7 @@ class SnapshotDoc(TypedDict):
     tenants: dict[str, TenantDoc]
     models: dict[str, ModelDoc]
     aliases: dict[str, str]
+    policies: dict[str, dict[str, ColdPolicyDoc]]
     hold: HoldDoc
 
 

@@ -88,9 +88,10 @@ async def answer(
     translation = ProviderTranslation(request.endpoint, request.body, wanted)
     reader = READERS[wanted.name](prompt_bytes(translation.body), request.choices)
     tap = Tap(shared, reader if request.stream else None)
+    timeout = httpx.Timeout(stall_s, connect=CONNECT_SECONDS)
     failure = partial(_failure, tap, reader, wanted, key)
     try:
-        got = await translation.call(_client(tap, wanted, key, stall_s), key)
+        got = await translation.call(_client(tap, wanted, key, timeout), key, timeout)
         if request.stream:
             await relay(translation.provider_events(got, reader), tap, reader, reply, failure)
         else:
@@ -125,7 +126,7 @@ class ProviderTranslation(Translation):
         """The request in OpenAI's form."""
         return self._body
 
-    async def call(self, client: Any, key: str = "") -> Any:
+    async def call(self, client: Any, key: str = "", patience: httpx.Timeout | None = None) -> Any:
         """litellm's answer: an object, or an async iterator of chunks. Raises whatever litellm raises."""
         body = self._body
         arguments = {name: body[name] for name in body.keys() & _PARAMETERS if body[name] is not None}
@@ -134,7 +135,7 @@ class ProviderTranslation(Translation):
         quiet = {"max_retries": 0, "num_retries": 0, "no-log": True, "_skip_mcp_handler": True}
         return await litellm.acompletion(
             model=self._provider.model, messages=body["messages"], api_key=key, api_base=self._provider.api_base,
-            client=client, **arguments, **quiet,
+            client=client, timeout=patience, **arguments, **quiet,
         )  # fmt: skip
 
     def whole(self, answer: Any, usage: dict[str, Any]) -> bytes:
@@ -191,9 +192,8 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"messages": messages}
 
 
-def _client(tap: Tap, wanted: Provider, key: str, stall_s: float) -> Any:
+def _client(tap: Tap, wanted: Provider, key: str, timeout: httpx.Timeout) -> Any:
     """What litellm sends through: OpenAI's client for OpenAI, its own for all others. Neither follows redirects."""
-    timeout = httpx.Timeout(stall_s, connect=CONNECT_SECONDS)
     if wanted.name != "openai":
         return AsyncHTTPHandler(transport=tap, timeout=timeout, follow_redirects=False)
     http = httpx.AsyncClient(transport=tap, trust_env=False, timeout=timeout)

@@ -90,7 +90,12 @@ def _data(document: Any, name: str = "", end: str = "\n\n") -> bytes:
 def _openai(words: list[str], model: str | None) -> Any:
     usage = {"prompt_tokens": PROMPT, "completion_tokens": len(words), "total_tokens": PROMPT + len(words),
              "prompt_tokens_details": {"cached_tokens": CACHED}}  # fmt: skip
-    head: dict[str, Any] = {"id": "chatcmpl-1", "created": 1700000000, "model": "provider-name"}
+    head: dict[str, Any] = {
+        "id": "chatcmpl-1",
+        "created": 1700000000,
+        "model": "provider-name",
+        "service_tier": "default",
+    }
     if model is None:
         message = {"role": "assistant", "content": " ".join(words)}
         choice = {"index": 0, "message": message, "finish_reason": "length"}
@@ -124,10 +129,11 @@ def _anthropic(words: list[str], model: str | None) -> Any:
         )
         for at, word in enumerate(words)
     ]
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
     end = {"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": None}}
     return [
         _data({"type": "message_start", "message": start}, "message_start")
-        + _data({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, "content_block_start"),
+        + _data(block, "content_block_start"),
         *texts,
         _data({"type": "content_block_stop", "index": 0}, "content_block_stop"),
         _data(end | {"usage": {"output_tokens": len(words)}}, "message_delta"),
