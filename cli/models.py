@@ -153,7 +153,7 @@ def list_(console: Console) -> None:
             d["price"]["output_usd_per_million"],
             seconds(d["slo_ttft_ms"]),
             d["min_replicas"],
-            ", ".join(group["state"] for group in d["groups"]) or "scaled to zero",
+            ", ".join(group["state"] for group in d["groups"]) or _idle(d["lane"]),
         )
         for d in documents
     ]
@@ -210,7 +210,7 @@ def show(console: Console, name: str) -> None:
         ]
     )  # fmt: skip
     groups = [(g["group_id"], g["state"], g["stages"], moment(g["created_at_ms"])) for g in document["groups"]]
-    running = table(("GROUP", "STATE", "STAGES", "STARTED (UTC)"), groups) if groups else ["scaled to zero"]
+    running = table(("GROUP", "STATE", "STAGES", "STARTED (UTC)"), groups) if groups else [_idle(document["lane"])]
     console.show({"model": document}, [*lines, "", *running])
 
 
@@ -411,6 +411,10 @@ def stop(console: Console, name: str) -> None:
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _idle(lane: str) -> str:
+    return "at its provider" if lane == "hosted" else "scaled to zero"
 
 
 def _compressed(manifest: "ManifestDoc") -> str:
