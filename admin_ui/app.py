@@ -21,6 +21,7 @@ from admin_ui.views import (
     audit,
     auth,
     health,
+    hosted_models,
     keys,
     ledger,
     models,
@@ -36,7 +37,22 @@ from registry.db import make_engine, make_session_factory
 
 MAX_FORM_BYTES = 1_000_000
 
-BLUEPRINTS = (auth, health, overview, models, registrations, tenants, keys, usage, ledger, nodes, audit, users, account)
+BLUEPRINTS = (
+    auth,
+    health,
+    overview,
+    models,
+    hosted_models,
+    registrations,
+    tenants,
+    keys,
+    usage,
+    ledger,
+    nodes,
+    audit,
+    users,
+    account,
+)
 
 
 def create_app(config: AdminConfig) -> Flask:
@@ -53,6 +69,7 @@ def create_app(config: AdminConfig) -> Flask:
         KEY_PEPPER=config.key_pepper,
         GATEWAY_PORT=config.gateway_port,
         HOLD=config.hold,
+        PROVIDER_HTTP=config.provider_http,
     )
     app.session_interface = CookieSessions()
     app.jinja_env.filters.update(FILTERS)
