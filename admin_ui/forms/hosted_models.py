@@ -28,7 +28,7 @@ class HostedForm(PriceForm):
     key_env = StringField(
         "Key variable",
         [InputRequired("Name the variable that holds the key.")],
-        description="Which variable of the hosted process holds the provider's key: OPENAI_API_KEY. Not the key itself.",
+        description="The variable of the hosted process that holds the key: OPENAI_API_KEY. Not the key itself.",
         render_kw={"autocomplete": "off", "maxlength": 120},
     )
     api_base = StringField(
