@@ -60,7 +60,8 @@ def downgrade() -> None:
     op.drop_column("usage", "estimated")
     # Their usage stays; such models cannot be told to the older version, and it could not serve them.
     op.execute(
-        "UPDATE models SET lane = 'litellm', enabled = false, deleted_at_ms = updated_at_ms WHERE lane = 'hosted'"
+        "UPDATE models SET lane = 'litellm', provider = NULL, enabled = false, deleted_at_ms = updated_at_ms"
+        " WHERE lane = 'hosted'"
     )
     with op.batch_alter_table("models") as batch:
         batch.drop_constraint(op.f("ck_models_provider"), type_="check")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 from support.registry_rows import add_model, add_tenant
 
-from registry.db import session_scope
+from registry import migrate
+from registry.db import make_session_factory, session_scope
 from registry.errors import ConflictError, InvalidError, NotFoundError
 from registry.ids import now_ms
 from registry.models import Model
@@ -85,6 +87,18 @@ def test_plain_http_is_for_this_machine_and_by_setting_only() -> None:
     )
     with pytest.raises(InvalidError, match="HYDRANT_PROVIDER_HTTP"):
         check_provider("openai/x", "A_API_KEY", "http://10.0.0.1/v1", allow_http=True)
+
+
+def test_the_older_schema_can_be_had_back_with_hosted_models_in_it(empty_engine: Engine) -> None:
+    migrate.upgrade(empty_engine)
+    with session_scope(make_session_factory(empty_engine)) as session:
+        small, gpt = add_model(session, "smol"), add_hosted(session)
+        cold_policies.set_policy(session, "t", small.id, mode="fallback", fallback_model_id=gpt.id)
+    migrate.downgrade(empty_engine, "0006")
+    with empty_engine.connect() as connection:
+        rows = connection.execute(text("SELECT name, lane, deleted_at_ms IS NULL FROM models ORDER BY name")).all()
+    assert [tuple(row) for row in rows] == [("gpt", "litellm", False), ("smol", "direct", True)]
+    migrate.upgrade(empty_engine)
 
 
 def test_policies(session_factory: sessionmaker[Session]) -> None:
