@@ -23,6 +23,7 @@ from admin_ui.views import (
     auth,
     budgets,
     health,
+    hosted_models,
     invoices,
     keys,
     ledger,
@@ -40,8 +41,8 @@ from registry.db import make_engine, make_session_factory
 MAX_FORM_BYTES = 1_000_000
 
 BLUEPRINTS = (
-    *(auth, health, overview, models, aliases, registrations, tenants, invoices, keys, budgets, usage, ledger, nodes),
-    *(audit, users, account),
+    *(auth, health, overview, models, hosted_models, aliases, registrations, tenants, invoices, keys, budgets, usage),
+    *(ledger, nodes, audit, users, account),
 )
 
 
@@ -59,6 +60,7 @@ def create_app(config: AdminConfig) -> Flask:
         KEY_PEPPER=config.key_pepper,
         GATEWAY_PORT=config.gateway_port,
         HOLD=config.hold,
+        PROVIDER_HTTP=config.provider_http,
     )
     app.session_interface = CookieSessions()
     app.jinja_env.filters.update(FILTERS)

@@ -17,6 +17,7 @@ class AdminConfig:
     hold              bounds of a gateway's queue, published with the snapshot.
     login_limits      failed sign-ins allowed from one address.
     allow_plain_http  let people sign in over plain HTTP from other machines (a trusted network only).
+    provider_http     a provider's address may be plain HTTP to this machine.
     trusted_proxies   how many reverse proxies in front of us set X-Forwarded-*; 0 ignores those headers.
     """
 
@@ -29,6 +30,7 @@ class AdminConfig:
     login_limits: tuple[str, ...] = DEFAULT_LOGIN_LIMITS
     allow_plain_http: bool = False
     trusted_proxies: int = 0
+    provider_http: bool = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "AdminConfig":
@@ -47,6 +49,7 @@ class AdminConfig:
                 "deadline_s": settings.hold_deadline_s,
             },
             gateway_port=settings.gateway_port,
+            provider_http=settings.provider_http,
             allow_plain_http=os.environ.get("HYDRANT_ADMIN_ALLOW_HTTP", "") == "1",
             trusted_proxies=_count("HYDRANT_ADMIN_TRUSTED_PROXIES"),
         )

@@ -19,6 +19,7 @@ COMMANDS = {
     "status": Lazy("cli.status:status", "Nodes, groups, models and balances at a glance."),
     "doctor": Lazy("cli.doctor:doctor", "Check this machine and say how to mend what is wrong."),
     "model": Lazy("cli.models:model", "Models: register, price, change, warm up, stop."),
+    "policy": Lazy("cli.cold_policies:policy", "What becomes of requests while a model is cold."),
     "tenant": Lazy("cli.tenants:tenant", "Tenants: create, limit, enable, credit."),
     "budget": Lazy("cli.budgets:budget", "Budgets by day, month and in total: set, list, remove."),
     "key": Lazy("cli.keys:key", "API keys: create, rotate, revoke."),

@@ -22,10 +22,10 @@ def model_document(session: Session, row: Model) -> dict[str, Any]:
     ).all()
     pauses = models.pauses_ms(session, row.id) if row.keep_alive_mode == "learned" else ()
     copied: Sequence[str] = (
-        "name", "source", "enabled", "lane", "architecture", "layers", "tied_embeddings", "weight_bytes", "max_stages",
-        "context_length", "default_max_tokens", "capacity", "kv_reserve_bytes", "slo_ttft_ms", "slo_tpot_ms",
-        "keep_alive_s", "keep_alive_mode", "min_replicas", "rpm", "tpm", "parallel", "charge_cold_starts",
-        "warm_until_ms", "settings", "created_at_ms", "updated_at_ms",
+        "name", "source", "enabled", "lane", "provider", "architecture", "layers", "tied_embeddings", "weight_bytes",
+        "max_stages", "context_length", "default_max_tokens", "capacity", "kv_reserve_bytes", "slo_ttft_ms",
+        "slo_tpot_ms", "keep_alive_s", "keep_alive_mode", "min_replicas", "rpm", "tpm", "parallel",
+        "charge_cold_starts", "warm_until_ms", "settings", "created_at_ms", "updated_at_ms",
     )  # fmt: skip
     return {
         "model_id": row.id,

@@ -10,6 +10,7 @@ import click
 from cli.aliases import alias, alias_words
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
+from cli.hosted_models import add_hosted
 from cli.model_options import serving_options, split_serving
 from cli.params import DOLLARS, MOMENT, PRICE
 from cli.units import moment, seconds, size
@@ -109,6 +110,9 @@ def register(
     )
 
 
+model.add_command(add_hosted)
+
+
 @model.command(
     examples=[
         "hydrant model compress /models/Qwen3-8B /models/Qwen3-8B.compressed",
@@ -156,7 +160,7 @@ def list_(console: Console) -> None:
             d["price"]["output_usd_per_million"],
             seconds(d["slo_ttft_ms"]),
             d["min_replicas"],
-            ", ".join(group["state"] for group in d["groups"]) or "scaled to zero",
+            ", ".join(group["state"] for group in d["groups"]) or _idle(d["lane"]),
         )
         for d in documents
     ]
@@ -194,6 +198,7 @@ def show(console: Console, name: str) -> None:
             ("source", document["source"]),
             ("enabled", document["enabled"]),
             ("lane", document["lane"]),
+            ("provider", document["provider"]["model"] if document["provider"] else None),
             ("weights", f"{document['architecture']}, {document['layers']} layers, {size(document['weight_bytes'])}"),
             ("largest pipeline", document["max_stages"]),
             ("price, $ per million", f"input {price['input_usd_per_million']}, cached"
@@ -217,7 +222,7 @@ def show(console: Console, name: str) -> None:
         ]
     )  # fmt: skip
     groups = [(g["group_id"], g["state"], g["stages"], moment(g["created_at_ms"])) for g in document["groups"]]
-    running = table(("GROUP", "STATE", "STAGES", "STARTED (UTC)"), groups) if groups else ["scaled to zero"]
+    running = table(("GROUP", "STATE", "STAGES", "STARTED (UTC)"), groups) if groups else [_idle(document["lane"])]
     console.show({"model": document}, [*lines, "", *running])
 
 
@@ -373,6 +378,10 @@ def stop(console: Console, name: str) -> None:
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _idle(lane: str) -> str:
+    return "at its provider" if lane == "hosted" else "scaled to zero"
 
 
 def _compressed(manifest: "ManifestDoc") -> str:

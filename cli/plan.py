@@ -57,6 +57,7 @@ def plan(
     with Workspace(console) as here:
         with here.read() as session:
             row = models.resolve_name(session, model)
+            models.refuse_hosted(row)
             name, enabled = row.name, row.enabled
         state = _state(console, here)
         decide = POLICIES[here.settings.policy].plan

@@ -66,6 +66,7 @@ def _from_sql(here: Any) -> dict[str, Any]:
                 {
                     "name": row.name,
                     "enabled": row.enabled,
+                    "lane": row.lane,
                     "weight_bytes": row.weight_bytes,
                     "min_replicas": row.min_replicas,
                     "warm_until_ms": row.warm_until_ms,
@@ -108,11 +109,11 @@ def _gateways(redis_url: str | None, reached: dict[str, str]) -> list[str]:
 
 def _models(documents: list[dict[str, Any]]) -> list[str]:
     rows = [
-        (d["name"], d["enabled"], size(d["weight_bytes"]), d["min_replicas"], moment(d["warm_until_ms"]))
+        (d["name"], d["enabled"], d["lane"], size(d["weight_bytes"]), d["min_replicas"], moment(d["warm_until_ms"]))
         for d in documents
     ]
-    headings = ("MODEL", "ENABLED", "WEIGHTS", "MIN", "WARM UNTIL (UTC)")
-    return table(headings, rows, right="00110") if rows else ["no model; add one: hydrant model register --help"]
+    headings = ("MODEL", "ENABLED", "LANE", "WEIGHTS", "MIN", "WARM UNTIL (UTC)")
+    return table(headings, rows, right="000110") if rows else ["no model; add one: hydrant model register --help"]
 
 
 def _groups(documents: list[dict[str, Any]]) -> list[str]:

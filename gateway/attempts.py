@@ -16,11 +16,12 @@ from gateway.snapshot import Price
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens, by the engine's count."""
+    """Tokens, by the engine's count; `estimated`: by ours, of a provider's stream that was cut short."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    estimated: bool = False
 
     def totals(self) -> dict[str, int]:
         """The three counts of OpenAI's `usage` object."""
@@ -87,11 +88,12 @@ class Attempt:
     first_token_at_ms: int | None = None
     held_ms: int = 0
     usage: Usage = Usage()
+    provider_asked: bool = False
 
     @property
     def dispatched(self) -> bool:
-        """Whether it was given to a worker."""
-        return self.group_id is not None
+        """Whether it was given to a worker, or to a provider."""
+        return self.group_id is not None or self.provider_asked
 
     def successor(self) -> Attempt:
         """The attempt that takes over this one's reservation, for another worker."""
@@ -138,6 +140,7 @@ class Attempt:
                 "prompt_tokens": usage.prompt_tokens,
                 "cached_tokens": usage.cached_tokens,
                 "completion_tokens": usage.completion_tokens,
+                "estimated": usage.estimated,
                 "reserved_nusd": min(cost, self.reserved_nusd),
                 "outcome": outcome,
                 "ended_at_ms": now_ms(),
@@ -176,6 +179,7 @@ class Attempt:
             "prompt_tokens": self.usage.prompt_tokens,
             "cached_tokens": self.usage.cached_tokens,
             "completion_tokens": self.usage.completion_tokens,
+            "estimated": self.usage.estimated,
             "reserved_nusd": self.reserved_nusd,
             "started_at_ms": self.started_at_ms,
             "first_token_at_ms": self.first_token_at_ms,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.attempts import Attempt
+from gateway.cold_policy import WAIT, ColdPolicy
 from gateway.parsing import InferenceRequest
 from gateway.reply import Reply
 from gateway.snapshot import Key, Model, Tenant
@@ -19,7 +20,8 @@ class Call:
     `attempt` is the open one, None once ended; `delivered` says events were sent. `deadline` and `ping_at` are on the
     monotonic clock. `max_tokens` is what one answer may have. `failed` holds the groups that took this request and
     answered badly, `warm_starts` the cold starts that were over when it began to wait (None: it never did). `permit`
-    raises `ApiError` once key, tenant or model are not in force any more.
+    raises `ApiError` once key, tenant or model are not in force any more. `policy`: what becomes of it while `model`
+    is cold, `fallback`: who answers then; whoever answers is `model`.
     """
 
     request: InferenceRequest
@@ -34,6 +36,8 @@ class Call:
     max_tokens: int
     permit: Callable[[], None]
     attempt: Attempt | None
+    policy: ColdPolicy = WAIT
+    fallback: Model | None = None
     delivered: bool = False
     shortened: bool = False
     warm_starts: frozenset[str] | None = None

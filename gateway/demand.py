@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -39,6 +40,8 @@ class Demand:
         self._hints = hints
         self._last_request_ms: dict[str, int] = {}
         self._touched: set[str] = set()
+        # Models that are to start although nobody waits in line: since when, of which class, until when (monotonic).
+        self._wanted: dict[str, tuple[int, str, float]] = {}
         self._announcements: set[asyncio.Task[None]] = set()
 
     def touched(self, model: str) -> None:
@@ -49,6 +52,14 @@ class Demand:
     def first_waiter(self, model: str) -> None:
         """Somebody began to wait for this model while nobody else did: tell the controller now, in the background."""
         self._in_background(self._announce(model))
+
+    def want(self, model: str, service_class: str, until: float) -> None:
+        """Has the model start for a request that does not wait for it: it counts as one that waits until `until`
+        (monotonic), or until the model serves."""
+        since_ms, first_class, before = self._wanted.get(model, (now_ms(), service_class, 0.0))
+        self._wanted[model] = (since_ms, first_class, max(before, until))
+        if not before:
+            self._in_background(self._announce(model))
 
     def last_waiter_left(self, model: str) -> None:
         """Nobody waits for this model any more: say so now, in the background.
@@ -118,7 +129,11 @@ class Demand:
 
     async def _write_activity(self) -> None:
         """Writes every model that has requests, and once more each that has just lost its last one."""
-        due = self._hold.models() | self._routes.models_in_flight() | self._touched
+        for model, (_, _, until) in list(self._wanted.items()):
+            if self._routes.serves(model) or time.monotonic() >= until:
+                del self._wanted[model]
+                self._touched.add(model)
+        due = self._hold.models() | self._wanted.keys() | self._routes.models_in_flight() | self._touched
         if not due:
             return
         touched, self._touched = self._touched, set()
@@ -134,6 +149,10 @@ class Demand:
 
     def _activity(self, model: str) -> bytes:
         waiting, oldest = self._hold.waiting(model)
+        if model in self._wanted:
+            since_ms, service_class, _ = self._wanted[model]
+            waiting += 1
+            oldest[service_class] = min(since_ms, oldest.get(service_class, since_ms))
         groups = self._routes.running(model)
         return orjson.dumps(
             {

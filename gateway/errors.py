@@ -3,7 +3,8 @@
 ApiError
   400 invalid_request   401 invalid_api_key   403 not_permitted   404 model_not_found, unknown_path, response_not_stored
   405 wrong_method      409, 422 idempotency keys   413 body_too_large    429 rate_limited, insufficient_quota
-  500 internal          502 worker_failed, translation_failed  503 unavailable     504 hold_timed_out
+  500 internal          502 worker_failed, translation_failed, provider_error (also 503, 504)
+  503 unavailable       504 hold_timed_out
 """
 
 from __future__ import annotations
@@ -226,6 +227,11 @@ def worker_failed(message: str) -> ApiError:
     return ApiError(502, message, type_="server_error", code=WORKER_FAILED, retry_after_s=2)
 
 
+def provider_error(status: int, kind: str, message: str, retry_after_s: int = 5) -> ApiError:
+    """502, 503 or 504: a provider gave no answer; `kind`: misconfigured, unreached, timeout, overloaded or failed."""
+    return ApiError(status, message, type_="server_error", code=f"provider_{kind}", retry_after_s=retry_after_s)
+
+
 def translation_failed() -> ApiError:
     """502: the worker's answer has no form in the API that was asked (a tool call that is no JSON, for instance)."""
     return ApiError(
@@ -241,13 +247,23 @@ def unavailable(message: str, code: str = "service_unavailable", retry_after_s: 
     return ApiError(503, message, type_="server_error", code=code, retry_after_s=retry_after_s)
 
 
+def model_cold(model: str, left_s: float | None) -> ApiError:
+    """503: the model sleeps, and its policy is to send requests away while it starts."""
+    retry_after_s, hint = _expected(left_s)
+    return unavailable(f"The model `{model}` was asleep and is being started. {hint}", "model_cold", retry_after_s)
+
+
+def _expected(left_s: float | None) -> tuple[int, str]:
+    """After how many seconds to ask again, and that in words; `left_s`: how much longer a start should take."""
+    if left_s is None or left_s <= 0:
+        return RETRY_S, "It may still be starting: try again."
+    retry_after_s = max(1, min(RETRY_MOST_S, math.ceil(left_s)))
+    return retry_after_s, f"It is expected in {retry_after_s} s: try again then."
+
+
 def hold_timed_out(model: str, waited_s: float, left_s: float | None) -> ApiError:
     """504: the model was not ready before the hold's deadline; `left_s`: how much longer it is expected to take."""
-    hint = "It may still be starting: try again."
-    retry_after_s = RETRY_S
-    if left_s is not None and left_s > 0:
-        retry_after_s = max(1, min(RETRY_MOST_S, math.ceil(left_s)))
-        hint = f"It is expected in {retry_after_s} s: try again then."
+    retry_after_s, hint = _expected(left_s)
     return ApiError(
         504,
         f"The model `{model}` was not ready within {waited_s:.0f} s. {hint}",

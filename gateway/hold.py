@@ -116,6 +116,10 @@ class Hold:
                     self._remove(waiter)
                     waiter.ready.set_exception(error)
 
+    def is_cold(self, model: str) -> bool:
+        """Whether no worker serves the model now."""
+        return not self._routes.serves(model)
+
     def starting(self, model: str) -> str | None:
         """The cold start that a model without any route waits for."""
         return self._routes.starting(model)

@@ -14,6 +14,8 @@ from gateway.admission import Admission, redis_unavailable
 from gateway.attempts import Account, Attempt
 from gateway.call import Call
 from gateway.clock import now_ms
+from gateway.cold_policy import WAIT, ColdPolicy
+from gateway.cost_bound import cost_bound
 from gateway.demand import Demand
 from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
 from gateway.failpoints import reach
@@ -22,8 +24,10 @@ from gateway.metering import Metering
 from gateway.parameters import check_ceilings, output_bound
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
+from gateway.providers import SERVED_BY_HEADER, Providers
 from gateway.proxy import Proxy
 from gateway.reply import ClientGone, Receive, Reply, Scope, read_body, until_disconnect
+from gateway.routes import Route
 from gateway.scopes import budgets_of, limits_of
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
@@ -63,6 +67,7 @@ class Inference:
         self._demand = demand
         self._proxy = proxy
         self._idempotency = idempotency
+        self._providers = Providers(proxy, places, self._next_attempt)
 
     async def handle(
         self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint, trace: Trace | None
@@ -79,6 +84,10 @@ class Inference:
         if model.embedding != (endpoint is Endpoint.EMBEDDINGS):
             does = "makes embeddings; it does not generate" if model.embedding else "generates; it makes no embeddings"
             raise invalid_request(f"The model `{request.model}` {does}.", "model")
+        if model.provider is not None and not endpoint.has_providers:
+            raise invalid_request(
+                f"The model `{request.model}` is a provider's: ask it by /v1/chat/completions.", "model"
+            )
         run = partial(self._run, api_key, snapshot, key, tenant, model, request, arrived_at_ms, trace)
         if (sent := sent_key(scope)) is None:
             await run(receive, reply, None)
@@ -101,6 +110,7 @@ class Inference:
     ) -> None:
         """From admission to the end. `lock`: by which its Idempotency-Key is kept."""
         lane = request.endpoint.lane(model.lane)
+        policy, fallback = self._while_cold(snapshot, model, tenant, request.endpoint)
         now = time.monotonic()
         call = Call(
             request=request,
@@ -114,13 +124,16 @@ class Inference:
             ping_at=now + self._settings.first_ping_s,
             max_tokens=output_bound(request, model, key),
             permit=partial(self._permit, api_key, model.name),
-            attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id),
+            attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id, fallback),
             trace=trace,
+            policy=policy,
+            fallback=fallback,
         )
         if trace is not None:
             trace.note(model=model.name, lane=lane, tenant_id=tenant.tenant_id, key_id=key.key_id)
         call.open_attempt.lock = lock
-        self._demand.touched(model.name)
+        if model.provider is None:
+            self._demand.touched(model.name)
         await self._admit(call)
         # Whatever goes wrong here is not the client's doing, unless it left.
         outcome = "upstream_error"
@@ -137,7 +150,21 @@ class Inference:
             raise
         finally:
             self._end(call, outcome)
-            self._demand.touched(model.name)
+            if model.provider is None:
+                self._demand.touched(model.name)
+
+    def _while_cold(
+        self, snapshot: Snapshot, model: Model, tenant: Tenant, endpoint: Endpoint
+    ) -> tuple[ColdPolicy, Model | None]:
+        """What becomes of a request if the model is cold now, and who answers instead: a live model, else it waits."""
+        policy = snapshot.cold_policy(model.name, tenant.tenant_id)
+        if model.provider is not None or not self._places.is_cold(model.name):
+            return WAIT, None
+        if policy.mode != "fallback":
+            return policy, None
+        fallback = snapshot.models.get(policy.fallback or "")
+        usable = fallback is not None and fallback.enabled and fallback.provider is not None and endpoint.has_providers
+        return (policy, fallback) if usable else (WAIT, None)
 
     def _permit(self, api_key: str, name: str) -> None:
         """Raises `ApiError` when this key may not use this model (any more)."""
@@ -146,20 +173,24 @@ class Inference:
         snapshot.resolve(name, key)
 
     def _new_attempt(
-        self, request: InferenceRequest, key: Key, tenant: Tenant, model: Model, lane: str, request_id: str
+        self,
+        request: InferenceRequest,
+        key: Key,
+        tenant: Tenant,
+        model: Model,
+        lane: str,
+        request_id: str,
+        fallback: Model | None,
     ) -> Attempt:
-        """The first attempt, with the most that the request can cost as its reservation."""
-        price = model.price
-        prompt = request.prompt_bound(model.context_length)
-        output = request.choices * output_bound(request, model, key)
-        dearest = max(price.input_nusd, price.cached_input_nusd)
+        """The first attempt, with the most that the request can cost as its reservation, whichever model answers it."""
+        bounds = [cost_bound(request, possible, key) for possible in (model, fallback) if possible is not None]
         account = Account(
             request_id=request_id,
             tenant_id=tenant.tenant_id,
             key_id=key.key_id,
             model=model.name,
             model_id=model.model_id,
-            price=price,
+            price=model.price,
             lane=lane,
             endpoint=request.endpoint.value,
             stream=request.stream,
@@ -169,8 +200,8 @@ class Inference:
         )
         return Attempt(
             account=account,
-            reserved_nusd=prompt * dearest + output * price.output_nusd + price.request_nusd,
-            counted_tokens=prompt + output,
+            reserved_nusd=max(nusd for _, nusd in bounds),
+            counted_tokens=max(tokens for tokens, _ in bounds),
             started_at_ms=now_ms(),
         )
 
@@ -216,9 +247,15 @@ class Inference:
 
     async def _serve(self, call: Call) -> None:
         """Tries workers until one has answered. Nothing is tried again once the client has a part of an answer."""
+        if call.model.provider is not None:
+            call.reply.headers.append((SERVED_BY_HEADER, call.model.name.encode()))
+            await self._providers.serve(call)
+            return
         tries = 0
         while True:
-            route = await self._places.find(call)
+            route = await self._place(call)
+            if route is None:
+                return
             lost = False
             try:
                 attempt = call.open_attempt
@@ -255,6 +292,26 @@ class Inference:
                 await self._places.until_hosted(call)
             else:
                 await self._next_attempt(call)
+
+    async def _place(self, call: Call) -> Route | None:
+        """A worker's place; None when the fallback has answered. One that fails before it is heard leaves the request
+        waiting for the model that was asked for."""
+        failure = None
+        try:
+            route = await self._places.find(call)
+        except ApiError as error:
+            if error.code != "model_start_failed" or call.fallback is None:
+                raise
+            route, failure = None, error
+        if route is not None:
+            return route
+        fallback, call.fallback, call.policy = call.fallback, None, WAIT
+        assert fallback is not None
+        if await self._providers.fall_back(call, fallback):
+            return None
+        if failure is not None:
+            raise failure
+        return await self._places.find(call)
 
     async def _next_attempt(self, call: Call) -> None:
         try:

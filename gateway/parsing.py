@@ -15,6 +15,8 @@ from gateway.errors import invalid_request
 
 # A chat template adds its own text (a default system prompt, role marks); this many tokens are allowed for it.
 TEMPLATE_TOKENS = 256
+# Providers add more of their own: Anthropic several hundred tokens where a request has tools.
+PROVIDER_TEMPLATE_TOKENS = 1024
 # OpenAI's default for the legacy endpoint.
 COMPLETIONS_MAX_TOKENS = 16
 MAX_CHOICES = 128
@@ -46,10 +48,20 @@ class Endpoint(Enum):
     RESPONSES = "/v1/responses"
 
     def lane(self, of_model: str) -> str:
-        """Who speaks to the worker: litellm for its translation of Messages, nobody in between where it has none."""
+        """Who speaks to the worker: litellm for its translation of Messages, nobody in between where it has none.
+
+        A provider's models are always asked through it.
+        """
+        if of_model == "hosted":
+            return of_model
         if self is Endpoint.MESSAGES:
             return "litellm"
         return "direct" if self in (Endpoint.EMBEDDINGS, Endpoint.RESPONSES) else of_model
+
+    @property
+    def has_providers(self) -> bool:
+        """Whether a hosted provider can be asked for it."""
+        return self in (Endpoint.CHAT, Endpoint.MESSAGES)
 
 
 # Which parameters of a key's defaults an endpoint knows (`max_tokens` is not set but bounds: gateway/parameters.py).

@@ -8,8 +8,9 @@ import time
 from gateway import metrics
 from gateway.call import Call
 from gateway.clock import now_ms
+from gateway.cold_policy import Step, next_step
 from gateway.demand import Demand
-from gateway.errors import hold_timed_out, unavailable
+from gateway.errors import hold_timed_out, model_cold, unavailable
 from gateway.hold import Hold, Waiter
 from gateway.routes import Route
 from gateway.settings import Settings
@@ -30,11 +31,30 @@ class Places:
         self._hold = hold
         self._demand = demand
 
-    async def find(self, call: Call) -> Route:
-        """A worker's place, to be given back. Raises `ApiError` when the wait ends without one."""
-        route = self._hold.take(call.model.name, call.failed)
+    async def find(self, call: Call) -> Route | None:
+        """A worker's place, to be given back; None where the call's policy wants its fallback asked now.
+
+        Raises `ApiError` when the wait ends without a place, or is not to begin.
+        """
+        model = call.model.name
+        route = self._hold.take(model, call.failed)
         if route is None:
-            route = await self._in_line(call)
+            waited_s = (now_ms() - call.arrived_at_ms) / 1000
+            step = next_step(call.policy, cold=self._hold.is_cold(model), waited_s=waited_s)
+            if step in (Step.REJECT, Step.FALL_BACK):
+                # Nobody waits for it in line, and still it is to start.
+                self._demand.want(model, call.tenant.service_class, call.deadline)
+            if step is Step.REJECT:
+                raise model_cold(call.request.model, self._left_s(model))
+            if step is Step.FALL_BACK:
+                return None
+            until = call.deadline
+            if step is Step.WAIT_A_LITTLE:
+                until = min(until, time.monotonic() + call.policy.after_s - waited_s)
+            route = await self._in_line(call, until)
+            if route is None:
+                self._demand.want(model, call.tenant.service_class, call.deadline)
+                return None
         if route.group_id in call.failed:
             try:
                 await self._until(call, time.monotonic() + AGAIN_SECONDS)
@@ -42,6 +62,10 @@ class Places:
                 self._hold.give_back(route)
                 raise
         return route
+
+    def is_cold(self, model: str) -> bool:
+        """Whether no worker serves the model now."""
+        return self._hold.is_cold(model)
 
     def give_back(self, route: Route, *, lost: bool = False) -> None:
         """Frees a place; `lost`: the worker could not be reached, or broke off, so it is passed over for a while."""
@@ -60,7 +84,12 @@ class Places:
         await self._until(call, min(call.deadline, now + HOSTED_SECONDS))
         call.permit()
 
-    async def _in_line(self, call: Call) -> Route:
+    def _left_s(self, model: str) -> float | None:
+        """In how many seconds a first token is expected; None: unknown."""
+        eta_ms = self._hold.eta_ms(model)
+        return None if eta_ms is None else (eta_ms - now_ms()) / 1000
+
+    async def _in_line(self, call: Call, until: float) -> Route | None:
         model = call.model.name
         tenant = call.tenant
         waiter = Waiter(
@@ -82,11 +111,12 @@ class Places:
             self._demand.first_waiter(model)
         try:
             with step(call.trace, "held"):
-                await self._until(call, call.deadline, waiter.ready)
+                await self._until(call, until, waiter.ready)
             if not waiter.ready.done():
-                now, eta_ms = now_ms(), self._hold.eta_ms(model)
-                left_s = None if eta_ms is None else (eta_ms - now) / 1000
-                raise hold_timed_out(call.request.model, (now - call.arrived_at_ms) / 1000, left_s)
+                if until < call.deadline:
+                    return None
+                waited_s = (now_ms() - call.arrived_at_ms) / 1000
+                raise hold_timed_out(call.request.model, waited_s, self._left_s(model))
             # Key, tenant and model may have gone since they were looked up.
             call.permit()
             route = waiter.claim()

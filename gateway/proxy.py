@@ -15,7 +15,7 @@ from gateway.metering import Metering
 from gateway.parsing import Endpoint
 from gateway.routes import Route
 from gateway.stream import AnthropicStream, OpenAIStream, ResponsesStream, read_usage, split_last_event
-from gateway.upstream import Upstream, UpstreamFailed, hosted_failure, upstream_body
+from gateway.upstream import Upstream, UpstreamFailed, hosted_failure, provider_refusal, upstream_body
 
 USAGE_HEADER = "x-hydrant-usage"
 
@@ -43,7 +43,7 @@ class Proxy:
         async with self._upstream.call(route, call.request.endpoint, call.lane, body, traceparent) as response:
             answer = await self._upstream.read_whole(response)
             reported = response.headers.get(USAGE_HEADER)
-        self._deliver(call, plain_usage(call.request.endpoint, answer, reported if call.lane == "litellm" else None))
+        self._deliver(call, plain_usage(call.request.endpoint, answer, reported if call.lane != "direct" else None))
         await self._end(call)
         await call.reply.json(200, answer)
 
@@ -110,6 +110,8 @@ def plain_usage(endpoint: Endpoint, answer: bytes, reported: str | None) -> Usag
 
 def _stream_failure(call: Call, error: object, *, reported: bool) -> Exception:
     """What to raise for a stream that was not finished. `reported`: by an error or an abort, it did not just end."""
+    if call.lane == "hosted":
+        return provider_refusal(502, None, error)
     if call.lane == "litellm" and (failure := hosted_failure(error)) is not None:
         return failure
     if isinstance(error, dict) and not call.delivered:

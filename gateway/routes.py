@@ -15,7 +15,10 @@ BAD_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A group that takes requests for `model` (docs/interfaces.md, section 3). `capacity` None: unlimited."""
+    """A group that takes requests for `model` (docs/interfaces.md, section 3). `capacity` None: unlimited.
+
+    Or the way to a provider: `provider` is what the hosted process is told of it (JSON), and there is no group.
+    """
 
     model: str
     group_id: str
@@ -25,6 +28,7 @@ class Route:
     cold_start_id: str | None
     prefer: int
     capacity: int | None
+    provider: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,10 @@ class RouteTable:
     def cold_start(self, model: str) -> ColdStart | None:
         """What is known of the model's start."""
         return self._cold_starts.get(model)
+
+    def serves(self, model: str) -> bool:
+        """Whether any worker serves it, be it busy."""
+        return bool(self._routes.get(model))
 
     def starting(self, model: str) -> str | None:
         """The cold start that a model without any route waits for."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from gateway import errors
+from gateway.cold_policy import WAIT, ColdPolicy
 from gateway.splits import pick
 
 
@@ -73,8 +74,20 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Provider:
+    """Who serves a model of lane `hosted`: litellm's name of it, the operator's address, its key's variable."""
+
+    model: str
+    api_base: str | None
+    key_env: str
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """A registered model. `context_length` and `default_max_tokens` are tokens; `limits` are over all tenants."""
+    """A registered model. `context_length` and `default_max_tokens` are tokens; `provider` of lane `hosted` only.
+
+    `limits` are over all tenants.
+    """
 
     name: str
     model_id: str
@@ -86,6 +99,7 @@ class Model:
     created_at_ms: int
     price: Price
     limits: Limits
+    provider: Provider | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,13 @@ class Snapshot:
     models: dict[str, Model]
     aliases: dict[str, dict[str, int]]
     hold: HoldLimits
+    # By model name, then by tenant id, "*" for all others.
+    policies: dict[str, dict[str, ColdPolicy]] = field(default_factory=dict)
+
+    def cold_policy(self, model: str, tenant_id: str) -> ColdPolicy:
+        """What becomes of this tenant's requests while the model is cold."""
+        policies = self.policies.get(model, {})
+        return policies.get(tenant_id) or policies.get("*", WAIT)
 
     def authenticate(self, api_key: str, pepper: bytes, at_ms: int) -> tuple[Key, Tenant]:
         """The key's record and tenant. Raises `ApiError` 401 for a key that is not live at `at_ms`."""
@@ -166,6 +187,10 @@ def parse_snapshot(document: bytes) -> Snapshot:
         models={name: _model(name, entry) for name, entry in raw["models"].items()},
         aliases={name: dict(weights) for name, weights in raw["aliases"].items()},
         hold=HoldLimits(raw["hold"]["max_requests"], raw["hold"]["max_bytes"], raw["hold"]["deadline_s"]),
+        policies={
+            model: {tenant_id: ColdPolicy(**policy) for tenant_id, policy in by_tenant.items()}
+            for model, by_tenant in raw.get("policies", {}).items()
+        },
     )
 
 
@@ -202,7 +227,7 @@ def _tenant(tenant_id: str, entry: dict[str, Any]) -> Tenant:
 
 
 def _model(name: str, entry: dict[str, Any]) -> Model:
-    price = entry["price"]
+    price, provider = entry["price"], entry.get("provider")
     return Model(
         name=name,
         model_id=entry["model_id"],
@@ -220,4 +245,5 @@ def _model(name: str, entry: dict[str, Any]) -> Model:
             price["request_nusd"],
         ),
         limits=_limits(entry),
+        provider=None if provider is None else Provider(provider["model"], provider["api_base"], provider["key_env"]),
     )

@@ -6,6 +6,8 @@ again, so that it gets the bytes that SGLang would have sent without the option.
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 
 from gateway.attempts import Usage
@@ -209,12 +211,19 @@ def read_usage(usage: object) -> Usage:
     counts = (usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"))
     if not all(count is None or (type(count) is int and count >= 0) for count in counts):
         raise TypeError("a usage count is not a number")
-    return Usage(*(count or 0 for count in counts))
+    prompt, cached, completion = (count or 0 for count in counts)
+    return Usage(prompt, cached, completion, usage.get("estimated") is True)
 
 
 def usage_json(usage: Usage) -> bytes:
     """The reverse of `read_usage`."""
-    return orjson.dumps(usage.totals() | {"prompt_tokens_details": {"cached_tokens": usage.cached_tokens}})
+    return orjson.dumps(usage_document(usage))
+
+
+def usage_document(usage: Usage) -> dict[str, Any]:
+    """OpenAI's `usage` object; `estimated` is in it only where it is true."""
+    mark = {"estimated": True} if usage.estimated else {}
+    return usage.totals() | {"prompt_tokens_details": {"cached_tokens": usage.cached_tokens}} | mark
 
 
 def cut_usage(event: bytes) -> bytes:

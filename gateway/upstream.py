@@ -67,6 +67,26 @@ def hosted_failure(error: object) -> UpstreamFailed | None:
     return None
 
 
+def provider_route(model: Model) -> Route:
+    """The way to a model that a provider serves."""
+    assert model.provider is not None
+    told = orjson.dumps(model.provider)
+    return Route(model.name, "", "", "", "hosted", None, 0, None, provider=told)
+
+
+def provider_refusal(status: int, retry_after: str | None, error: object) -> Exception:
+    """What the hosted process says of a provider: `ApiError` where the request is wrong, else `UpstreamFailed`."""
+    found = error if isinstance(error, dict) else {}
+    code, message, param = found.get("code"), found.get("message"), found.get("param")
+    if not isinstance(message, str) or status in (401, 404):
+        return UpstreamFailed(f"status {status} of the hosted process")
+    wait_s = int(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+    if status < 500:
+        return ApiError(status, message, code=code, param=param if isinstance(param, str) else None)
+    answer = ApiError(status, message, type_="server_error", code=code, retry_after_s=wait_s)
+    return UpstreamFailed(str(code), answer=answer)
+
+
 def upstream_body(request: InferenceRequest, model: Model, tenant: Tenant, max_tokens: int) -> bytes:
     """The body for the worker: real model name, bounded answer, usage for billing, the tenant's own cache salt."""
     body: dict[str, Any] = dict(request.body)
@@ -82,7 +102,8 @@ def upstream_body(request: InferenceRequest, model: Model, tenant: Tenant, max_t
         body.pop("stream_options", None)
         if request.stream:
             body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-    body["cache_salt"] = tenant.salt
+    if model.provider is None:
+        body["cache_salt"] = tenant.salt
     return orjson.dumps(body)
 
 
@@ -140,7 +161,7 @@ class Upstream:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             ran = not isinstance(error, aiohttp.ClientConnectorError)
             # On the litellm lane this connection is the hosted process'; of the worker's it tells itself.
-            hosted = lane == "litellm"
+            hosted = lane != "direct"
             raise UpstreamFailed(type(error).__name__, lost=not hosted, ran=ran, hosted=hosted) from error
 
     async def read_whole(self, response: aiohttp.ClientResponse) -> bytes:
@@ -152,6 +173,10 @@ class Upstream:
 
     def _target(self, route: Route, endpoint: Endpoint, lane: str) -> tuple[str, dict[str, str]]:
         headers = {"content-type": "application/json"}
+        if route.provider is not None:
+            headers["x-hydrant-secret"] = self._settings.hosted_secret
+            headers["x-hydrant-provider"] = route.provider.decode()
+            return self._settings.hosted_url + endpoint.value, headers
         if lane == "litellm":
             headers["x-hydrant-secret"] = self._settings.hosted_secret
             headers["x-hydrant-upstream-url"] = route.url
@@ -163,6 +188,8 @@ class Upstream:
 
 async def _raise_refusal(response: aiohttp.ClientResponse, lane: str) -> None:
     body = await _read_at_most(response, MAX_ERROR_BYTES)
+    if lane == "hosted":
+        raise provider_refusal(response.status, response.headers.get("retry-after"), _error_of(body))
     # 401 and 403 concern the gateway's own key for the worker, 404 and 429 the worker's state: not the client's doing.
     if response.status >= 500 or response.status < 400 or response.status in (401, 403, 404, 429):
         told = hosted_failure(_error_of(body)) if lane == "litellm" else None

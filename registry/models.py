@@ -95,7 +95,9 @@ class Model(Base):
     name: Mapped[str] = mapped_column(String(120))  # unique among models that are not deleted
     source: Mapped[str] = mapped_column(Text)  # file:///dir, http(s)://host/dir, s3://, gs:// or az://bucket/prefix
     enabled: Mapped[bool] = mapped_column(default=True)
-    lane: Mapped[str] = mapped_column(String(16), default="direct")  # direct | litellm
+    lane: Mapped[str] = mapped_column(String(16), default="direct")  # direct | litellm | hosted
+    # Of lane hosted only: registry.providers.ProviderDoc. Such a model has no weights: what describes them is empty.
+    provider: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     # What registration found and recorded: registry.manifest reads and writes it.
     architecture: Mapped[str] = mapped_column(String(80))
     layers: Mapped[int]
@@ -133,7 +135,8 @@ class Model(Base):
     updated_at_ms: Mapped[int]
     deleted_at_ms: Mapped[int | None]
     __table_args__ = (
-        CheckConstraint("lane IN ('direct', 'litellm')", name="lane"),
+        CheckConstraint("lane IN ('direct', 'litellm', 'hosted')", name="lane"),
+        CheckConstraint("(lane = 'hosted') = (provider IS NOT NULL)", name="provider"),
         Index(
             "uq_models_live_name",
             "name",
@@ -173,6 +176,29 @@ class AliasTarget(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True, index=True)
     weight: Mapped[int] = mapped_column(default=1)
     model: Mapped[Model] = relationship()
+
+
+class ColdPolicy(Base):
+    """What becomes of requests for a model while it is cold, of one tenant or (NULL) of all others."""
+
+    __tablename__ = "cold_policies"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    mode: Mapped[str] = mapped_column(String(16))  # wait | fallback | reject
+    after_s: Mapped[int] = mapped_column(default=0)  # of fallback: seconds in line before it is asked
+    fallback_model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    __table_args__ = (
+        CheckConstraint("mode IN ('wait', 'fallback', 'reject')", name="mode"),
+        UniqueConstraint("model_id", "tenant_id"),
+        Index(
+            "uq_cold_policies_default",
+            "model_id",
+            unique=True,
+            sqlite_where=text("tenant_id IS NULL"),
+            postgresql_where=text("tenant_id IS NULL"),
+        ),
+    )
 
 
 class Price(Base):
@@ -398,6 +424,8 @@ class Usage(Base):
     first_token_at_ms: Mapped[int | None]
     ended_at_ms: Mapped[int]
     held_ms: Mapped[int] = mapped_column(default=0)
+    # Counted by us, not told by the provider: its stream was cut short (docs/adr/0014-hosted-models.md).
+    estimated: Mapped[bool] = mapped_column(default=False, server_default=false())
     __table_args__ = (
         Index("ix_usage_tenant_admitted", "tenant_id", "admitted_at_ms", "cost_nusd"),
         Index("ix_usage_key_admitted", "key_id", "admitted_at_ms", "cost_nusd"),

@@ -9,7 +9,7 @@ the sum itself (a cost, once settled, is only ever corrected upwards).
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from sqlalchemy import func, or_, select
@@ -19,7 +19,7 @@ from registry.budget_windows import field, is_over, window_at
 from registry.db import separate_reader
 from registry.errors import SnapshotError
 from registry.ids import now_ms as clock_ms
-from registry.models import AliasTarget, ApiKey, Budget, LedgerEntry, Model, Price, Tenant
+from registry.models import AliasTarget, ApiKey, Budget, ColdPolicy, LedgerEntry, Model, Price, Tenant
 from registry.ops.budgets import list_budgets, spent_nusd
 from registry.snapshot import (
     BALANCE_KEY,
@@ -29,6 +29,7 @@ from registry.snapshot import (
     SNAPSHOT_DRAWN_KEY,
     SNAPSHOT_KEY,
     SNAPSHOT_VERSION_KEY,
+    ColdPolicyDoc,
     HoldDoc,
     SnapshotDoc,
     encode_snapshot,
@@ -110,6 +111,7 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
             Model.name,
             Model.enabled,
             Model.lane,
+            Model.provider,
             Model.context_length,
             Model.default_max_tokens,
             Model.settings,
@@ -171,6 +173,7 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
                 "model_id": model.id,
                 "enabled": model.enabled,
                 "lane": model.lane,
+                "provider": model.provider,
                 "context_length": model.context_length,
                 "default_max_tokens": model.default_max_tokens,
                 "embedding": bool(model.settings.get("embedding", False)),
@@ -192,8 +195,20 @@ def build_snapshot(session: Session, now_ms: int, *, version: int = 0, hold: Hol
             for price in [prices[model.id]]
         },
         "aliases": aliases,
+        "policies": _cold_policies(session, names),
         "hold": hold,
     }
+
+
+def _cold_policies(session: Session, names: Mapping[str, str]) -> dict[str, dict[str, ColdPolicyDoc]]:
+    """By model name, then by tenant id, "*" for all others. Models that are deleted have none, and are no fallback."""
+    found: dict[str, dict[str, ColdPolicyDoc]] = {}
+    for row in session.scalars(select(ColdPolicy).order_by(ColdPolicy.id)):
+        if row.model_id in names:
+            fallback = names.get(row.fallback_model_id or "")
+            document = {"mode": row.mode, "after_s": row.after_s, "fallback": fallback}
+            found.setdefault(names[row.model_id], {})[row.tenant_id or "*"] = cast(ColdPolicyDoc, document)
+    return found
 
 
 def publish_snapshot(session: Session, redis: Redis, now_ms: int, *, hold: HoldDoc = DEFAULT_HOLD) -> int:

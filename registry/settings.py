@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     store_gbps: dict[str, Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]] = Field(
         default_factory=dict, validation_alias="HYDRANT_STORE_GBPS"
     )
+    provider_http: bool = Field(default=False, validation_alias="HYDRANT_PROVIDER_HTTP")
     hold_max_requests: int = Field(default=512, ge=0, validation_alias="HYDRANT_HOLD_MAX_REQUESTS")
     hold_max_bytes: int = Field(default=64_000_000, ge=0, validation_alias="HYDRANT_HOLD_MAX_BYTES")
     hold_deadline_s: int = Field(default=120, ge=1, validation_alias="HYDRANT_HOLD_DEADLINE_S")

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from registry.errors import SnapshotError
+from registry.providers import ProviderDoc
 
 SNAPSHOT_KEY = "hyd:snapshot"
 SNAPSHOT_VERSION_KEY = "hyd:snapshot:version"
@@ -73,7 +74,8 @@ class ModelDoc(TypedDict):
 
     model_id: str
     enabled: bool
-    lane: Literal["direct", "litellm"]
+    lane: Literal["direct", "litellm", "hosted"]
+    provider: ProviderDoc | None
     context_length: int
     default_max_tokens: int
     embedding: bool
@@ -84,6 +86,14 @@ class ModelDoc(TypedDict):
     rpm: int | None
     tpm: int | None
     parallel: int | None
+
+
+class ColdPolicyDoc(TypedDict):
+    """What becomes of a request while its model is cold; `fallback`: the name of a model that a provider serves."""
+
+    mode: Literal["wait", "fallback", "reject"]
+    after_s: int
+    fallback: str | None
 
 
 class HoldDoc(TypedDict):
@@ -104,6 +114,7 @@ class SnapshotDoc(TypedDict):
     tenants: dict[str, TenantDoc]
     models: dict[str, ModelDoc]
     aliases: dict[str, dict[str, int]]
+    policies: dict[str, dict[str, ColdPolicyDoc]]
     hold: HoldDoc
 
 

@@ -63,7 +63,9 @@ def _load(
         select(Node).options(selectinload(Node.devices), defer(Node.report)).order_by(Node.name)
     ).all()
     stores = {node.name: facts.of_node(node).digests for node in nodes}
-    models = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None)).options(defer(Model.manifest))).all()
+    # What providers serve is not the controller's: nothing of it can start or stop.
+    served_here = select(Model).where(Model.deleted_at_ms.is_(None), Model.lane != "hosted")
+    models = session.scalars(served_here.options(defer(Model.manifest))).all()
     learnt = facts.learnt(session)
     pauses, windows = _pauses(session, groups), _expected(session, now_ms)
     failing = _failing(session)

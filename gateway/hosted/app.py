@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from functools import partial
 from typing import Any
 
 import httpx
@@ -12,12 +13,14 @@ import orjson
 from gateway.answer import finished_usage
 from gateway.attempts import Usage
 from gateway.errors import TRANSLATION_FAILED, WORKER_FAILED, WORKER_LOST, ApiError, unknown_path
+from gateway.hosted import provider
+from gateway.hosted.relay import relay
 from gateway.hosted.tap import Tap
 from gateway.hosted.translate import Translation, quiet_litellm
 from gateway.ids import new_id
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.reply import ClientGone, Receive, Reply, Scope, Send, read_body, until_disconnect
-from gateway.stream import USAGE_COMMENT, OpenAIStream, usage_json
+from gateway.stream import OpenAIStream, usage_json
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,11 @@ class Hosted:
         raw = await read_body(scope, receive, self._max_body_bytes, self._stall_timeout_s)
         salt = _take_salt(body := orjson.loads(raw))
         request = parse_request(endpoint, orjson.dumps(body))
+        if b"x-hydrant-provider" in headers:
+            wanted = provider.parse(headers[b"x-hydrant-provider"])
+            answering = provider.answer(request, wanted, self._transport, self._stall_timeout_s, reply)
+            await until_disconnect(receive, answering)
+            return
         request.body["cache_salt"] = salt
         url, key = headers[b"x-hydrant-upstream-url"].decode(), headers[b"x-hydrant-upstream-key"].decode()
         await until_disconnect(receive, self._answer(request, url, key, reply))
@@ -89,7 +97,8 @@ class Hosted:
                 usage = _finished(bytes(tap.plain))
                 await reply.json(200, translation.plain(answer), [(b"x-hydrant-usage", usage_json(usage))])
             else:
-                await _stream(translation, answer, tap, reader, reply)
+                events = translation.events(answer, tap)
+                await relay(events, tap, reader, reply, partial(_stream_failure, tap, reader))
         except ApiError:
             raise
         except Exception as error:
@@ -97,23 +106,6 @@ class Hosted:
             raise _failure(error, tap, key) from error
         finally:
             await tap.hang_up()
-
-
-async def _stream(translation: Translation, answer: Any, tap: Tap, reader: OpenAIStream, reply: Reply) -> None:
-    """Writes the events, the engine's usage before those it belongs to. Raises `ApiError` when the worker broke off."""
-    told = None
-    held: list[bytes] = []
-    async for event in translation.events(answer, tap):
-        # litellm makes an ordinary end, or an event of its own, out of whatever went wrong.
-        if reader.failed or tap.trouble or (tap.ended and not reader.finished) or event.startswith(b"event: error"):
-            raise _stream_failure(tap, reader)
-        if reader.usage != told:
-            told = reader.usage
-            held.append(USAGE_COMMENT + usage_json(told) + b"\n\n")
-        held.append(event)
-        await reply.stream(b"".join(held))
-        held.clear()
-    await reply.end_stream(b"")
 
 
 def _finished(answer: bytes) -> Usage:
@@ -134,7 +126,7 @@ def _failure(error: Exception, tap: Tap, key: str) -> ApiError:
     if not tap.called:
         message = str(error).replace(key, "...")
         return ApiError(400, f"The request has no OpenAI form: {message[:500]}")
-    if tap.reader is not None:
+    if isinstance(tap.reader, OpenAIStream):
         return _stream_failure(tap, tap.reader)
     _finished(bytes(tap.plain))
     log.warning("litellm could not translate an answer: %s", type(error).__name__)

@@ -7,15 +7,22 @@ Bills and the word "finished" must come from the engine, so they are read here.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import httpx
 import openai
 
 from gateway.errors import WORKER_LOST, WORKER_UNREACHED
-from gateway.stream import OpenAIStream
 
 # A plain answer is kept whole for its usage; the gateway refuses larger ones anyway.
 MAX_PLAIN_BYTES = 64 * 1024 * 1024
+
+
+class Listener(Protocol):
+    """Reads a stream's bytes."""
+
+    def feed(self, data: bytes, /) -> object:
+        """Takes a part as it comes."""
 
 
 class Tap(httpx.AsyncBaseTransport):
@@ -24,9 +31,11 @@ class Tap(httpx.AsyncBaseTransport):
     `trouble` is the code for a failed connection: `worker_unreached` when nothing can have run, else `worker_lost`.
     """
 
-    def __init__(self, shared: httpx.AsyncBaseTransport, reader: OpenAIStream | None) -> None:
+    def __init__(self, shared: httpx.AsyncBaseTransport, reader: Listener | None) -> None:
         self.called = False
         self.trouble: str | None = None
+        self.timed_out = False
+        self.headers = httpx.Headers()
         self.status: int | None = None
         self.plain = bytearray()
         self.ended = False
@@ -41,16 +50,19 @@ class Tap(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """httpx's entry: sends the request and wraps the answer's body."""
+        if self.called:
+            # litellm asks again when a connection breaks; what has begun there would be paid twice.
+            raise httpx.RemoteProtocolError("one call, one request")
         self.called = True
         try:
             response = await self._shared.handle_async_request(request)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             self.trouble = WORKER_UNREACHED
             raise
-        except httpx.TransportError:
-            self.trouble = WORKER_LOST
+        except httpx.TransportError as error:
+            self.trouble, self.timed_out = WORKER_LOST, isinstance(error, httpx.TimeoutException)
             raise
-        self.status = response.status_code
+        self.status, self.headers = response.status_code, response.headers
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self._stream = _Listening(self, response.stream)
         return httpx.Response(
@@ -82,8 +94,8 @@ class _Listening(httpx.AsyncByteStream):
             async for data in self._stream:
                 self._tap.heard(data)
                 yield data
-        except httpx.TransportError:
-            self._tap.trouble = WORKER_LOST
+        except httpx.TransportError as error:
+            self._tap.trouble, self._tap.timed_out = WORKER_LOST, isinstance(error, httpx.TimeoutException)
             raise
         self._tap.ended = True
 

@@ -11,6 +11,7 @@ from litellm.llms.anthropic.pass_through.adapters.transformation import Anthropi
 
 from gateway.hosted.tap import Tap
 from gateway.parsing import Endpoint
+from gateway.stream import OpenAIStream
 
 # Only these become litellm's own arguments. Everything else of a body goes to the worker untouched, so that no caller
 # can set litellm's switches (api_base, mock_response, fallbacks, ...). Not `reasoning_effort`: litellm refuses it for
@@ -68,20 +69,25 @@ class Translation:
     async def events(self, answer: Any, tap: Tap) -> AsyncIterator[bytes]:
         """A stream's events, each whole, up to its end mark."""
         if self._endpoint is Endpoint.MESSAGES:
-            stream: Any = AnthropicAdapter().translate_completion_output_params_streaming(
-                answer, self._model, tool_name_mapping=self._tool_names
-            )
-            async for event in stream:
+            async for event in self.anthropic_events(answer):
                 yield event
             return
         async for chunk in answer:
             document = chunk.model_dump(exclude_none=True, exclude_unset=True) | {"model": self._model}
             if document.get("usage") is not None:
-                assert tap.reader is not None
+                assert isinstance(tap.reader, OpenAIStream)
                 document["choices"] = []
                 document["usage"] |= tap.reader.usage.totals()
             yield b"data: " + orjson.dumps(document) + b"\n\n"
         yield b"data: [DONE]\n\n"
+
+    async def anthropic_events(self, answer: Any) -> AsyncIterator[bytes]:
+        """A Messages stream's events, from litellm's chunks."""
+        stream: Any = AnthropicAdapter().translate_completion_output_params_streaming(
+            answer, self._model, tool_name_mapping=self._tool_names
+        )
+        async for event in stream:
+            yield event
 
     def _from_anthropic(self, body: dict[str, Any]) -> dict[str, Any]:
         """The same request in OpenAI's form. Raises what litellm raises for content it cannot translate."""

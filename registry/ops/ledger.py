@@ -22,7 +22,7 @@ _Time = Annotated[int, Field(ge=0, le=2**53)]
 # Postgres stores no NUL character. Lone surrogates, which no database stores, are no text to pydantic either.
 _Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 _Id = Annotated[_Text, Field(min_length=1, max_length=40)]
-# Rows per INSERT: SQLite before 3.32 took at most 999 variables, and Postgres takes 65535; a usage row has 21.
+# Rows per INSERT: SQLite before 3.32 took at most 999 variables, and Postgres takes 65535; a usage row has 22.
 _ROWS_PER_INSERT = 40
 _Row = TypeVar("_Row", bound=Mapping[str, Any])
 
@@ -54,6 +54,7 @@ class UsageEvent(BaseModel):
     first_token_at_ms: _Time | None = None
     ended_at_ms: _Time
     held_ms: _Time = 0
+    estimated: bool = False
 
     @model_validator(mode="after")
     def _cached_is_part_of_prompt(self) -> "UsageEvent":

@@ -100,7 +100,7 @@ def register_model(
     }
     for field, value in limits.items():
         setattr(model, field, checked(field, value))
-    _store(session, model, {})
+    store(session, model, {})
     prices.add_price(
         session,
         model.id,
@@ -177,6 +177,8 @@ def update_model(session: Session, actor: str, model_id: str, **changes: Any) ->
     charge_cold_starts (of starts from now on). New engine settings apply to workers started from now on; they are given
     as changes to the present ones."""
     model = get_model(session, model_id)
+    if not changes.keys() <= {"name", "default_max_tokens"}:
+        refuse_hosted(model)
     fresh: dict[str, Any] = {"updated_at_ms": now_ms()}
     for field, value in changes.items():
         if field == "settings":
@@ -189,7 +191,7 @@ def update_model(session: Session, actor: str, model_id: str, **changes: Any) ->
         elif field != "name":
             fresh[field] = checked(field, value)
     before = model.name
-    _store(session, model, fresh)
+    store(session, model, fresh)
     if model.name != before:
         key_models.rename(session, actor, before, model.name)
     audit.record(session, actor, "model.update", model.id, **changes)
@@ -231,6 +233,7 @@ def delete_model(session: Session, actor: str, model_id: str, *, stop: bool = Fa
 def warm_now(session: Session, actor: str, model_id: str, minutes: int) -> Model:
     """Keep at least one worker up for `minutes` (1 to 1440) from now, starting one if none is."""
     model = get_model(session, model_id)
+    refuse_hosted(model)
     if not model.enabled:
         raise ConflictError(f"{model.name} is disabled; enable it first", "enabled")
     checks.integer("minutes", minutes, low=1, high=1440)
@@ -245,6 +248,7 @@ def stop_now(session: Session, actor: str, model_id: str) -> Model:
     Nothing is started before that request, even if it is expected.
     """
     model = get_model(session, model_id)
+    refuse_hosted(model)
     if model.min_replicas:
         raise ConflictError(
             f"{model.name} has a minimum of {model.min_replicas} replica(s); set it to 0 first", "min_replicas"
@@ -260,6 +264,12 @@ def stop_now(session: Session, actor: str, model_id: str) -> Model:
 def set_min_replicas(session: Session, actor: str, model_id: str, count: int) -> Model:
     """Workers kept up without any demand; 0 scales to zero."""
     return update_model(session, actor, model_id, min_replicas=count)
+
+
+def refuse_hosted(model: Model) -> None:
+    """Raises ConflictError for a model that a provider serves."""
+    if model.lane == "hosted":
+        raise ConflictError(f"{model.name} is served by a provider: nothing of it runs on these servers", "lane")
 
 
 def _kv_reserve(manifest: ManifestDoc, settings: Mapping[str, Any], capacity: int) -> int:
@@ -298,7 +308,8 @@ def _new_name(session: Session, model: Model, value: object) -> str:
     return name
 
 
-def _store(session: Session, model: Model, changes: Mapping[str, Any]) -> None:
+def store(session: Session, model: Model, changes: Mapping[str, Any]) -> None:
+    """Write a new or changed model. Raises ConflictError when its name was taken meanwhile."""
     name = changes.get("name", model.name)
     try:
         # Changed inside the savepoint: beginning it flushes, and a flush that fails outside ends the whole transaction.

@@ -63,6 +63,7 @@ class World:
         self.tenants = {"ten_1": tenant_entry(), "ten_2": tenant_entry(salt="salt-2")}
         self.models = {"small": model_entry()}
         self.aliases = {"tiny": {"small": 1}}
+        self.policies: dict[str, Any] = {}
         self.hold = {"max_requests": 100, "max_bytes": 1_000_000, "deadline_s": 30}
 
     async def publish(self) -> None:
@@ -71,6 +72,7 @@ class World:
         document = {
             "version": self.version, "built_at_ms": 0, "keys": self.keys, "tenants": self.tenants,
             "models": self.models, "aliases": self.aliases, "hold": self.hold,
+            "policies": self.policies,
         }  # fmt: skip
         for tenant_id in self.tenants:
             await self.redis.hsetnx("hyd:balance", tenant_id, 1_000_000_000)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.fake_provider import PROVIDER_KEY
 from support.gateway_process import HOSTED_SECRET
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,7 +29,12 @@ class HostedProcess:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._log = directory / "log"
-        self._environ = os.environ | {"HYDRANT_HOSTED_SECRET": HOSTED_SECRET, "HYDRANT_HOSTED_PORT": str(port)}
+        self._environ = os.environ | {
+            "HYDRANT_HOSTED_SECRET": HOSTED_SECRET,
+            "HYDRANT_HOSTED_PORT": str(port),
+            "HYDRANT_STALL_TIMEOUT_S": "2",
+            "STAND_IN_API_KEY": PROVIDER_KEY,
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -50,6 +56,10 @@ class HostedProcess:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"the hosted process did not start: {self._log.read_text()}") from None
                 time.sleep(0.1)
+
+    def log(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text()
 
     def kill(self) -> None:
         """Ends it as a crash would."""

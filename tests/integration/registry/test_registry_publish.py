@@ -69,6 +69,7 @@ def test_the_snapshot_holds_what_a_gateway_needs(session_factory: SessionFactory
         "model_id": model.id,
         "enabled": True,
         "lane": "direct",
+        "provider": None,
         "context_length": 2048,
         "default_max_tokens": 1024,
         "embedding": True,

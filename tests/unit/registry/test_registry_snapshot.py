@@ -23,6 +23,7 @@ EMPTY: SnapshotDoc = {
     "tenants": {},
     "models": {},
     "aliases": {"chat": {"smol": 1}},
+    "policies": {"small": {"*": {"mode": "reject", "after_s": 0, "fallback": None}}},
     "hold": {"max_requests": 1, "max_bytes": 2, "deadline_s": 3},
 }
 

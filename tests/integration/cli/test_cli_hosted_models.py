@@ -1,0 +1,50 @@
+"""Models of hosted providers and policies for cold models, by the command line."""
+
+from pathlib import Path
+
+import pytest
+from support.safetensors_writer import write_model
+
+ADD = ("model", "add-hosted", "gpt", "--provider-model", "openai/gpt-4.1-mini", "--key-env", "OPENAI_API_KEY",
+       "--input-price", "0.4", "--output-price", "1.6")  # fmt: skip
+
+
+def test_a_hosted_model_is_added_shown_and_never_started(hydrant) -> None:
+    made = hydrant.json(*ADD)["model"]
+    assert (made["lane"], made["provider"]["model"], made["price"]["output_nusd"]) == (
+        "hosted", "openai/gpt-4.1-mini", 1600,
+    )  # fmt: skip
+    assert hydrant.snapshot()["models"]["gpt"]["provider"]["key_env"] == "OPENAI_API_KEY"
+    assert hydrant.woken() == []
+    for words in (("model", "list"), ("model", "show", "gpt"), ("status",)):
+        assert "hosted" in hydrant.run(*words).stdout
+    assert "scaled to zero" not in hydrant.run("model", "list").stdout
+    for words in (("model", "warm", "gpt"), ("model", "stop", "gpt"), ("plan", "gpt")):
+        assert "served by a provider" in hydrant.run(*words, expect=1).output
+
+
+def test_plain_http_needs_the_setting(hydrant, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ("--api-base", "http://127.0.0.1:9/v1")
+    assert "HYDRANT_PROVIDER_HTTP" in hydrant.run(*ADD, *there, expect=1).output
+    monkeypatch.setenv("HYDRANT_PROVIDER_HTTP", "1")
+    assert hydrant.json(*ADD, *there)["model"]["provider"]["api_base"] == there[1]
+
+
+def test_policies_are_set_listed_and_removed(hydrant, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "tiny", shards=1, tied=True)
+    hydrant.run("model", "register", "tiny", str(source), "--input-price", "0.02", "--output-price", "0.08")
+    hydrant.run(*ADD)
+    hydrant.run("tenant", "create", "acme")
+    hydrant.run("policy", "set", "tiny", "--when-cold", "fallback", "--to", "gpt", "--after", "5")
+    hydrant.run("policy", "set", "tiny", "--tenant", "acme", "--when-cold", "reject")
+    published = hydrant.snapshot()["policies"]["tiny"]
+    assert published["*"] == {"mode": "fallback", "after_s": 5, "fallback": "gpt"}
+    assert [entry["tenant"] for entry in hydrant.json("policy", "list")["policies"]] == [None, "acme"]
+    assert "all others" in hydrant.run("policy", "list", "tiny").stdout
+    hydrant.run("policy", "remove", "tiny", "--tenant", "acme")
+    assert list(hydrant.snapshot()["policies"]["tiny"]) == ["*"]
+    assert "no such policy" in hydrant.run("policy", "remove", "tiny", "--tenant", "acme", expect=1).output
+    assert (
+        "can be a fallback"
+        in hydrant.run("policy", "set", "tiny", "--when-cold", "fallback", "--to", "tiny", expect=1).output
+    )

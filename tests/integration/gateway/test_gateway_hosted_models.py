@@ -1,0 +1,258 @@
+"""Models of hosted providers: a real gateway and hosted process, and a stand-in of each provider's API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from support.fake_provider import CACHED, PROMPT, PROVIDER_KEY, FakeProvider
+from support.gateway_process import KEY, RunningGateway, World, model_entry
+from support.hosted_process import HostedProcess, hosted_url, own_hosted
+from support.redis_server import RedisServer
+
+from gateway.hosted.readers import READERS
+from registry.providers import PROVIDERS
+
+__all__ = ["hosted_url", "own_hosted"]
+
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+PRICE = {"price_id": "prc_h", "input_nusd": 100, "cached_input_nusd": 50, "output_nusd": 400, "request_nusd": 7}
+MODEL = {"openai": "gpt-4.1-mini", "anthropic": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"}
+
+
+def cost(words: int) -> int:
+    return (PROMPT - CACHED) * 100 + CACHED * 50 + words * 400 + 7
+
+
+@pytest_asyncio.fixture
+async def provider() -> AsyncIterator[FakeProvider]:
+    fake = await FakeProvider().start()
+    yield fake
+    await fake.stop()
+
+
+def hosted_entry(name: str, url: str, key_env: str = "STAND_IN_API_KEY") -> dict[str, Any]:
+    """A hosted model of the snapshot."""
+    provider = {"model": f"{name}/{MODEL.get(name, 'some/model')}", "api_base": url, "key_env": key_env}
+    return model_entry(lane="hosted", model_id=f"mod_{name}", provider=provider, price=PRICE, context_length=100_000)
+
+
+@pytest_asyncio.fixture
+async def gateway(
+    world: World, redis_server: RedisServer, hosted_url: str, provider: FakeProvider, tmp_path: Path
+) -> AsyncIterator[RunningGateway]:
+    for name in READERS:
+        world.models[name] = hosted_entry(name, provider.url)
+    world.models["keyless"] = hosted_entry("openai", provider.url, "MISSING_API_KEY")
+    await world.publish()
+    gateway = await RunningGateway(redis_server.url, tmp_path, hosted_url=hosted_url).start()
+    yield gateway
+    await gateway.stop()
+
+
+@pytest_asyncio.fixture
+async def client(gateway: RunningGateway) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(gateway.url, headers={"authorization": f"Bearer {KEY}"}) as session:
+        yield session
+
+
+def ask(model: str, **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "Count, please."}], "max_tokens": 3} | more
+
+
+def text_of(events: bytes) -> str:
+    chunks = [json.loads(e[6:]) for e in events.decode().split("\n\n") if e.startswith("data: {")]
+    return "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"])
+
+
+def test_the_registry_knows_the_same_providers() -> None:
+    assert set(PROVIDERS) == set(READERS)
+
+
+@pytest.mark.parametrize("name", READERS)
+async def test_a_plain_answer_and_its_bill(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str
+) -> None:
+    async with client.post(CHAT, json=ask(name)) as answer:
+        document = await answer.json()
+        assert answer.status == 200, document
+        assert answer.headers["x-hydrant-served-by"] == name
+    assert document["choices"][0]["message"]["content"] == "one two three"
+    assert document["model"] == name
+    assert (document["usage"]["prompt_tokens"], document["usage"]["completion_tokens"]) == (PROMPT, 3)
+    [event] = await world.until_events(1)
+    assert (event["lane"], event["model"], event["price_id"], event["estimated"]) == ("hosted", name, "prc_h", False)
+    assert (event["reserved_nusd"], event["cached_tokens"], event["group_id"]) == (cost(3), CACHED, None)
+    assert provider.keys == [PROVIDER_KEY]
+    assert "salt-1" not in json.dumps(provider.requests)
+    assert await world.redis.exists(f"hyd:activity:{name}") == 0
+
+
+@pytest.mark.parametrize("name", READERS)
+async def test_a_stream_and_its_bill(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str
+) -> None:
+    async with client.post(CHAT, json=ask(name, stream=True, stream_options={"include_usage": True})) as answer:
+        events = await answer.read()
+    assert text_of(events) == "one two three"
+    assert events.endswith(b"data: [DONE]\n\n")
+    last = json.loads(events.decode().split("\n\n")[-3][6:])
+    assert (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"], last["choices"]) == (PROMPT, 3, [])
+    [event] = await world.until_events(1)
+    assert (event["outcome"], event["reserved_nusd"], event["estimated"]) == ("ok", cost(3), False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+async def test_anthropics_api_before_every_provider(
+    client: aiohttp.ClientSession, world: World, name: str, stream: bool
+) -> None:
+    async with client.post(MESSAGES, json=ask(name, stream=stream)) as answer:
+        body = await answer.read()
+        assert answer.status == 200, body
+    assert b"three" in body
+    [event] = await world.until_events(1)
+    assert (event["outcome"], event["reserved_nusd"], event["estimated"]) == ("ok", cost(3), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "estimated"), [("openai", 3, True), ("anthropic", PROMPT, True), ("gemini", PROMPT, False)]
+)
+async def test_a_stream_that_the_client_leaves_is_billed_for_what_came(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, prompt: int, estimated: bool
+) -> None:
+    # OpenAI tells no usage before the end: 14 bytes of prompt are 3 tokens at least, and each part is one.
+    provider.stall_after = 4
+    answer = await client.post(CHAT, json=ask(name, stream=True, max_tokens=8))
+    seen = b""
+    while b"two" not in seen:
+        seen += await answer.content.readany()
+    answer.close()
+    [event] = await world.until_events(1)
+    assert (event["outcome"], event["prompt_tokens"], event["estimated"]) == ("client_closed", prompt, estimated)
+    assert 2 <= event["completion_tokens"] <= 4
+    await world.released()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "code", "wait"),
+    [
+        ((401, {"error": {"message": f"Incorrect API key {PROVIDER_KEY}"}}, {}), 502, "provider_misconfigured", "5"),
+        ((403, {"error": {"message": "no"}}, {}), 502, "provider_misconfigured", "5"),
+        ((404, {"error": {"message": "no such model"}}, {}), 502, "provider_misconfigured", "5"),
+        ((429, {"error": {"message": "slow down"}}, {"retry-after": "17"}), 503, "provider_overloaded", "17"),
+        ((529, {"error": {"message": "overloaded"}}, {}), 503, "provider_overloaded", "5"),
+        ((500, {"error": {"message": "oops"}}, {}), 502, "provider_failed", "5"),
+        ((302, {}, {"location": "http://169.254.169.254/"}), 502, "provider_failed", "5"),
+        ((400, {"error": {"message": f"`x` is wrong {PROVIDER_KEY}"}}, {}), 400, "provider_refused", None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+async def test_errors_of_a_provider(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, stream: bool,
+    refusal: tuple[int, Any, dict[str, str]], status: int, code: str, wait: str | None,
+) -> None:  # fmt: skip
+    provider.refuse = refusal
+    async with client.post(CHAT, json=ask(name, stream=stream)) as answer:
+        body = await answer.text()
+        assert (answer.status, json.loads(body)["error"]["code"]) == (status, code), body
+        assert answer.headers.get("retry-after") == wait
+    assert PROVIDER_KEY not in body
+    assert len(provider.requests) == 1
+    await world.released()
+    assert all(event["reserved_nusd"] == 0 for event in await world.events())
+    # Nothing is remembered against the provider.
+    provider.refuse = None
+    async with client.post(CHAT, json=ask(name)) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("fault", ["die_after", "end_after", "stall_after"])
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+async def test_a_stream_that_breaks_is_an_error_and_billed_for_what_came(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, fault: str
+) -> None:
+    setattr(provider, fault, 4)
+    async with client.post(CHAT, json=ask(name, stream=True, max_tokens=8)) as answer:
+        events = await answer.read()
+    assert b'"error"' in events
+    assert b"[DONE]" not in events
+    [event] = await world.until_events(1)
+    assert event["outcome"] == "upstream_error"
+    assert 1 <= event["completion_tokens"] <= 4
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+async def test_garbage_and_silence(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, stream: bool
+) -> None:
+    provider.garbage = True
+    async with client.post(CHAT, json=ask(name, stream=stream)) as answer:
+        body = await answer.text()
+        assert (answer.status, json.loads(body)["error"]["code"]) == (502, "provider_failed")
+    assert "html" not in body
+    if stream:
+        provider.garbage, provider.stall_after = False, 0
+        async with client.post(CHAT, json=ask(name, stream=True)) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (504, "provider_timeout")
+    await world.released()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"api_base": "http://169.254.169.254/"},
+        {"service_tier": "priority"},
+        {"mock_response": "hello"},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "http://127.0.0.1/x"}}]}]},
+    ],
+)
+async def test_what_would_reach_litellm_or_cost_more_is_refused(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, extra: dict[str, Any]
+) -> None:
+    async with client.post(CHAT, json=ask("gemini") | extra) as answer:
+        assert answer.status == 400, await answer.text()
+    assert provider.requests == []
+    await world.released()
+
+
+async def test_other_endpoints_and_a_missing_key_are_said(client: aiohttp.ClientSession) -> None:
+    async with client.post("/v1/completions", json={"model": "openai", "prompt": "x"}) as answer:
+        assert answer.status == 400
+        assert "/v1/messages" in (await answer.json())["error"]["message"]
+    async with client.post(CHAT, json=ask("keyless")) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (502, "provider_misconfigured")
+
+
+async def test_a_request_waits_for_the_hosted_process_and_its_log_has_no_key(
+    world: World, redis_server: RedisServer, provider: FakeProvider, own_hosted: HostedProcess, tmp_path: Path
+) -> None:
+    world.models["openai"] = hosted_entry("openai", provider.url)
+    await world.publish()
+    own_hosted.kill()
+    gateway = await RunningGateway(redis_server.url, tmp_path, hosted_url=own_hosted.url).start()
+    headers = {"authorization": f"Bearer {KEY}"}
+    try:
+        async with aiohttp.ClientSession(gateway.url, headers=headers) as client:
+            asking = asyncio.create_task(client.post(CHAT, json=ask("openai")))
+            await asyncio.sleep(0.3)
+            own_hosted.start()
+            async with await asking as answer:
+                assert answer.status == 200
+            provider.refuse = (401, {"error": {"message": f"bad key {PROVIDER_KEY}"}}, {})
+            async with client.post(CHAT, json=ask("openai")) as answer:
+                assert answer.status == 502
+    finally:
+        await gateway.stop()
+    assert "answered 401" in own_hosted.log()
+    assert PROVIDER_KEY not in own_hosted.log()

@@ -1,0 +1,66 @@
+"""Models of hosted providers and policies for cold models, in the admin UI."""
+
+import pytest
+from support.admin_app import AdminApp, send
+from support.registry_rows import add_model, add_tenant
+
+from registry.db import read_scope, session_scope
+from registry.ops import cold_policies, models
+
+HOSTED = {
+    "name": "gpt", "provider_model": "openai/gpt-4.1-mini", "key_env": "OPENAI_API_KEY", "api_base": "",
+    "context_length": "64000", "default_max_tokens": "512", "input_nusd": "0.4", "cached_input_nusd": "",
+    "output_nusd": "1.6", "request_nusd": "",
+}  # fmt: skip
+
+
+def test_a_providers_model_is_added_and_never_looks_cold(admin: AdminApp) -> None:
+    client = admin.signed_in("owner")
+    assert client.get("/models/hosted/new").status_code == 200
+    answer = send(client, "/models/hosted/new", HOSTED)
+    assert answer.status_code == 302
+    page = client.get(answer.location).text
+    assert "openai/gpt-4.1-mini" in page
+    assert "at its provider" in page
+    for absent in ("scaled to zero", "Warm now", "Never started yet", "Largest pipeline", "While it is cold"):
+        assert absent not in page
+    listed = client.get("/models").text
+    assert "at its provider" in listed
+    assert "scaled to zero" not in listed
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"key_env": "HYDRANT_HOSTED_SECRET"}, "ends in _API_KEY"),
+        ({"provider_model": "nobody/x"}, "not a known provider"),
+        ({"api_base": "http://127.0.0.1:9"}, "must be https"),
+    ],
+)
+def test_what_is_wrong_is_said_beside_its_field(admin: AdminApp, fields: dict[str, str], message: str) -> None:
+    answer = send(admin.signed_in("owner"), "/models/hosted/new", {**HOSTED, **fields})
+    assert answer.status_code == 422
+    assert message in answer.text
+
+
+def test_policies_are_set_shown_and_removed(admin: AdminApp) -> None:
+    client = admin.signed_in("owner")
+    send(client, "/models/hosted/new", HOSTED)
+    with session_scope(admin.sessions) as session:
+        small, tenant = add_model(session, "smol").id, add_tenant(session).id
+    with read_scope(admin.sessions) as session:
+        gpt = models.resolve_name(session, "gpt").id
+    page = f"/models/{small}/policies"
+    assert "requests wait" in client.get(page).text
+    fallback = {"tenant_id": tenant, "mode": "fallback", "fallback_model_id": gpt, "after_s": "5"}
+    assert send(client, page, fallback).status_code == 302
+    refused = send(client, page, {**fallback, "fallback_model_id": ""})
+    assert refused.status_code == 422
+    assert "names the provider" in refused.text
+    assert "5 s" in client.get(page).text
+    with read_scope(admin.sessions) as session:
+        [row] = cold_policies.list_policies(session, small)
+        assert (row.tenant_id, row.fallback_model_id, row.after_s) == (tenant, gpt, 5)
+    assert send(client, f"{page}/remove?tenant_id={tenant}", {}).status_code == 302
+    with read_scope(admin.sessions) as session:
+        assert cold_policies.list_policies(session, small) == []
