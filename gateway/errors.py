@@ -4,6 +4,7 @@ ApiError
   400 invalid_request   401 invalid_api_key   403 not_permitted   404 model_not_found, unknown_path
   405 wrong_method      413 body_too_large    429 rate_limited, insufficient_quota
   500 internal          502 worker_failed, translation_failed  503 unavailable     504 hold_timed_out
+The 502 of the management API is gateway/forward.py's own.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from gateway.errors import ApiError, body_too_large, invalid_request
@@ -50,6 +50,13 @@ class Reply:
         """A whole answer with its own content type."""
         await self._start(status, [*headers, (b"content-length", str(len(body)).encode())])
         await self._body(body, more=False)
+
+    async def relay(self, status: int, headers: Headers, parts: AsyncIterator[bytes]) -> None:
+        """Another server's answer, part by part as it comes. What `parts` raises passes through."""
+        await self._start(status, headers)
+        async for part in parts:
+            await self._body(part, more=True)
+        await self._body(b"", more=False)
 
     async def start_stream(self) -> None:
         """Headers of an event stream, unless they were sent already (with a ping)."""

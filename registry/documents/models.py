@@ -77,8 +77,8 @@ class ModelDocument(TypedDict):
 
 
 def model_document(session: Session, row: Model, keep_alive_ms: Callable[[Sequence[int], int], int]) -> ModelDocument:
-    """A model as it stands now. `keep_alive_ms`: what pauses make of the keep-alive that was set, both in ms; that is the
-    orchestrator's to say."""
+    """A model as it stands now. `keep_alive_ms`: what pauses make of the keep-alive that was set, both in ms; that is
+    the orchestrator's to say."""
     pauses = models.pauses_ms(session, row.id) if row.keep_alive_mode == "learned" else ()
     groups = session.scalars(
         select(Group)
