@@ -48,8 +48,8 @@ class Query(BaseModel):
 
 @dataclass(frozen=True)
 class Operation:
-    """`rule` is Flask's; `answer` the type of a successful answer, None for CSV, `later` that of a 202; `errors` what may
-    come besides the usual; `once`: takes an Idempotency-Key."""
+    """`rule` is Flask's; `answer` the type of a successful answer, None for CSV, `later` that of a 202; `errors` what
+    may come besides the usual; `once`: takes an Idempotency-Key."""
 
     name: str
     method: str
