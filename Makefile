@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit check setup bench-coldstart simulate
+.PHONY: help demo up test unit conformance check setup bench-coldstart simulate
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,6 +25,10 @@ test:           ## all tests: unit, integration, end to end on real SGLang, brow
 unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev
 	.venv/bin/pytest tests/unit
+
+conformance:    ## many requests made from the OpenAPI document: no 5xx, nothing that it does not tell of (10 min)
+	@deploy/setup.sh dev
+	HYDRANT_CONFORMANCE_EXAMPLES=200 .venv/bin/pytest tests/conformance
 
 bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant beside the naive way (50 min, root)
 	@deploy/setup.sh dev

@@ -1,5 +1,5 @@
-"""The management API through the gateway: only its paths, no cookies, nobody's word on addresses, and a clear answer when
-the admin process is away."""
+"""The management API through the gateway: only its paths, no cookies, nobody's word on addresses, and a clear answer
+when the admin process is away."""
 
 from __future__ import annotations
 
