@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from flask import Response
 from typing_extensions import TypedDict
@@ -107,6 +106,3 @@ _HTTP: dict[int, tuple[str, str]] = {
     413: ("The body is larger than 1 MB.", "request_too_large"),
     500: ("Something broke on our side and the change, if any, was not made. The log says more.", "internal_error"),
 }
-
-
-Document = Mapping[str, Any]

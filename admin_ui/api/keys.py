@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from admin_ui.api.management import Limit, Moment, Page, Text, api
-from admin_ui.api.operation import Body, change, change_once, given
+from admin_ui.api.operation import Body, Changes, change, change_once, given
 from admin_ui.database import db
 from admin_ui.permissions import Permission
 from registry.documents.access import KeyDocument, key_document
@@ -58,7 +58,7 @@ class NewKey(Body):
     sse_ping: bool = True
 
 
-class KeyChanges(Body):
+class KeyChanges(Changes):
     """What is not given stays; null lifts a limit, or the end."""
 
     name: Text = ""

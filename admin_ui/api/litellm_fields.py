@@ -95,8 +95,6 @@ class ModelParams(LiteLLMBody):
     model: Text
     input_cost_per_token: float | int | None = None
     output_cost_per_token: float | int | None = None
-    rpm: None = None
-    tpm: None = None
 
 
 class NewLiteLLMModel(LiteLLMBody):

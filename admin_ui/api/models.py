@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from admin_ui.api.answers import ApiError
 from admin_ui.api.authentication import current_actor
 from admin_ui.api.management import Limit, Moment, Text, api
-from admin_ui.api.operation import Body, change, given
+from admin_ui.api.operation import Body, Changes, change, given
 from admin_ui.database import db
 from admin_ui.permissions import Permission
 from admin_ui.read.cluster import models_without_manifests
@@ -98,7 +98,7 @@ class Serving(Body):
     min_replicas: int = 0
     capacity: Limit = 8
     default_max_tokens: Limit = 1024
-    kv_reserve_bytes: Limit = 1
+    kv_reserve_bytes: Limit | None = Field(default=None, description="One context of full length unless given")
     settings: dict[Text, str | int | bool | None] = {}  # noqa: RUF012 - pydantic copies it
 
 
@@ -118,7 +118,7 @@ class NewModel(Price, Serving):
     source: Text
 
 
-class ModelChanges(Serving):
+class ModelChanges(Serving, Changes):
     """What is not given stays. `enabled: false` offers the model no longer, and stops it."""
 
     name: Text = ""

@@ -33,7 +33,7 @@ def openapi_document(apis: Sequence[Api]) -> dict[str, Any]:
     schemas, definitions = TypeAdapter.json_schemas(types, ref_template="#/components/schemas/{model}")
     paths: dict[str, dict[str, Any]] = {}
     for api, operation in operations:
-        described = _operation(operation, schemas, definitions["$defs"])
+        described = _operation(operation, schemas)
         paths.setdefault(api.prefix + operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -55,21 +55,19 @@ def openapi_document(apis: Sequence[Api]) -> dict[str, Any]:
 def _types(operation: Operation) -> Iterable[tuple[str, Any, Any]]:
     if operation.body is not None:
         yield "body", "validation", operation.body
-    if operation.query is not None:
-        yield "query", "validation", operation.query
     if operation.answer is not None:
         yield "answer", "serialization", operation.answer
     if operation.later is not None:
         yield "later", "serialization", operation.later
 
 
-def _operation(operation: Operation, schemas: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+def _operation(operation: Operation, schemas: Any) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
         "tags": [operation.tag],
         "summary": operation.summary,
         "description": f"Needs the role {LOWEST_ROLE[operation.wanted]} or a higher one.",
-        "parameters": list(_parameters(operation, definitions)),
+        "parameters": list(_parameters(operation)),
         "responses": {
             str(operation.status): _success(operation, "answer", operation.answer, schemas),
             **({"202": _success(operation, "later", operation.later, schemas)} if operation.later is not None else {}),
@@ -82,11 +80,11 @@ def _operation(operation: Operation, schemas: Any, definitions: dict[str, Any]) 
     return described
 
 
-def _parameters(operation: Operation, definitions: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
     for name in operation.path_names:
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     if operation.query is not None:
-        schema = definitions.pop(operation.query.__name__, None) or operation.query.model_json_schema()
+        schema = operation.query.model_json_schema()
         for name, field in schema["properties"].items():
             yield {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": field}
     if operation.once:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, Response, g, request
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from admin_ui import changes
@@ -38,6 +38,17 @@ class Body(BaseModel):
     """What a client sends as JSON: nothing that is not asked for, and numbers as numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class Changes(Body):
+    """What a client wants changed: what it does not send stays, so the defaults below mean nothing and are not told."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
 
 class Query(BaseModel):
@@ -85,7 +96,8 @@ class Api:
         self.operations: list[Operation] = []
         self.blueprint.register_error_handler(ApiError, error_answer)
         self.blueprint.register_error_handler(RegistryError, registry_error)
-        self.blueprint.register_error_handler(DBAPIError, database_error)
+        self.blueprint.register_error_handler(OperationalError, database_error)
+        self.blueprint.register_error_handler(InterfaceError, database_error)
 
     def operation(
         self,

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from admin_ui.api.management import Limit, Page, Text, api
-from admin_ui.api.operation import Body, change, change_once, given
+from admin_ui.api.operation import Body, Changes, change, change_once, given
 from admin_ui.database import db
 from admin_ui.permissions import Permission
 from registry.documents.access import TenantBalanceDocument, tenant_balance_document
@@ -57,7 +57,7 @@ class NewTenant(Body):
     parallel: Limit | None = None
 
 
-class TenantChanges(Body):
+class TenantChanges(Changes):
     """What is not given stays; null lifts a limit."""
 
     name: Text = ""

@@ -11,6 +11,7 @@ from support.admin_samples import Samples
 from support.redis_server import RedisServer
 from support.safetensors_writer import write_model
 
+from admin_ui.api import resources
 from registry.db import read_scope, session_scope
 from registry.models import ApiKey, LedgerEntry
 from registry.ops import usage
@@ -254,3 +255,51 @@ def test_a_database_that_does_not_answer_is_503(database: Path, redis_server: Re
         session.connection().exec_driver_sql("DROP TABLE usage")
     error = program.refused(503, "GET", "/admin/v1/usage")
     assert error["code"] == "database_unavailable"
+
+
+def test_every_change_is_audited_in_the_tokens_name(
+    owner: Program, admin: AdminApp, samples: Samples, tmp_path: Path
+) -> None:
+    """In an order in which each can be done; the list must hold every operation that is not a GET."""
+    tenant, key, model = f"/admin/v1/tenants/{samples.tenant.id}", f"/admin/v1/keys/{samples.key_id}", samples.model.id
+    money, price = {"amount_usd": "1", "reason": "x"}, {"input_nusd": 1, "output_nusd": 1}
+    source = str(write_model(tmp_path / "tiny"))
+    costs = {"model": source, "input_cost_per_token": 0, "output_cost_per_token": 0}
+    changes: list[tuple[str, str, str, Any]] = [
+        ("create_tenant", "POST", "/admin/v1/tenants", {"name": "new"}),
+        ("update_tenant", "PATCH", tenant, {"rpm": 5}),
+        ("top_up", "POST", f"{tenant}/top-up", money),
+        ("adjust", "POST", f"{tenant}/adjust", money),
+        ("create_key", "POST", "/admin/v1/keys", {"tenant": samples.tenant.id, "name": "k"}),
+        ("update_key", "PATCH", key, {"name": "renamed"}),
+        ("litellm_update_key", "POST", "/key/update", {"key": samples.key_id, "rpm_limit": 3}),
+        ("rotate_key", "POST", f"{key}/rotate", {"overlap_s": 60}),
+        ("revoke_key", "POST", f"{key}/revoke", None),
+        ("litellm_generate_key", "POST", "/key/generate", {"team_id": "new", "key_alias": "theirs"}),
+        ("litellm_delete_keys", "POST", "/key/delete", {"key_aliases": ["theirs"]}),
+        ("update_model", "PATCH", f"/admin/v1/models/{model}", {"keep_alive_s": 9}),
+        ("set_price", "POST", f"/admin/v1/models/{model}/prices", price),
+        ("add_alias", "POST", f"/admin/v1/models/{model}/aliases", {"alias": "nick"}),
+        ("remove_alias", "DELETE", "/admin/v1/aliases/nick", None),
+        ("warm_model", "POST", f"/admin/v1/models/{model}/warm", {}),
+        ("stop_model", "POST", f"/admin/v1/models/{model}/stop", None),
+        ("delete_model", "DELETE", f"/admin/v1/models/{model}", None),
+        ("litellm_delete_model", "POST", "/model/delete", {"id": "old-llama"}),
+        ("cordon_node", "POST", "/admin/v1/nodes/node-a/cordon", None),
+        ("uncordon_node", "POST", "/admin/v1/nodes/node-a/uncordon", None),
+        ("drain_node", "POST", "/admin/v1/nodes/node-a/drain", None),
+        ("litellm_new_model", "POST", "/model/new", {"model_name": "t", "litellm_params": costs}),
+        # Last: its entry comes when the source has been read.
+        ("register_model", "POST", "/admin/v1/models", {"name": "u", "source": source, **price}),
+    ]
+    assert {name for name, *_ in changes} == {
+        one.name for api in resources.APIS for one in api.operations if one.method != "GET"
+    }
+    for name, method, path, body in changes:
+        before = audited(admin)
+        owner.ok(method, path, body)
+        deadline = time.monotonic() + 20
+        while audited(admin) == before:
+            assert time.monotonic() < deadline, name
+            time.sleep(0.02)
+        assert last_audit(admin).actor.startswith("token:owner's ("), name
