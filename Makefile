@@ -28,11 +28,11 @@ unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev
 	.venv/bin/pytest tests/unit
 
-conformance:    ## SDKs and other client libraries against a real SGLang behind the gateway (a minute)
+conformance:    ## SDKs and client libraries on a real SGLang, and many requests made from the OpenAPI document (10 min)
 	@deploy/setup.sh dev
 	@deploy/setup.sh engine
 	@deploy/setup.sh clients
-	.venv/bin/pytest tests/conformance
+	HYDRANT_CONFORMANCE_EXAMPLES=200 .venv/bin/pytest tests/conformance
 
 races:          ## the race tests of admission, a hundred times each instead of three times (20 min)
 	HYDRANT_RACES=100 .venv/bin/python -m pytest -q tests/integration/tasks/test_tasks_races.py \

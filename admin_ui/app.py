@@ -1,12 +1,13 @@
 """The app factory: `create_app(config)` puts the parts together and holds no logic of its own."""
 
-from flask import Flask, render_template, request
+from flask import Flask, Response, render_template, request
 from flask_login import current_user
 from flask_wtf import CSRFProtect
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from admin_ui.api import answers, describe, resources
 from admin_ui.changes import REDIS_TIMEOUT_S, init_announcements, redis_is_up
 from admin_ui.config import AdminConfig
 from admin_ui.database import init_database
@@ -32,6 +33,7 @@ from admin_ui.views import (
     overview,
     registrations,
     tenants,
+    tokens,
     usage,
     users,
 )
@@ -42,7 +44,7 @@ MAX_FORM_BYTES = 1_000_000
 
 BLUEPRINTS = (
     *(auth, health, overview, models, hosted_models, aliases, registrations, tenants, invoices, keys, budgets, usage),
-    *(ledger, nodes, audit, users, account),
+    *(ledger, nodes, audit, users, tokens, account),
 )
 
 
@@ -76,9 +78,14 @@ def create_app(config: AdminConfig) -> Flask:
     app.extensions["hydrant_registrations"] = Registrations()
     login_manager.init_app(app)
     init_security(app)
-    CSRFProtect(app)
+    csrf = CSRFProtect(app)
     for part in BLUEPRINTS:
         app.register_blueprint(part.blueprint)
+    for api in resources.APIS:
+        # Nothing to forge: these views take a token that no browser sends by itself, and never the cookie.
+        csrf.exempt(api.blueprint)
+        app.register_blueprint(api.blueprint)
+    app.register_blueprint(describe.blueprint)
     init_rate_limits(app, config, timeout_s=REDIS_TIMEOUT_S)
     check_all_marked(app)
 
@@ -92,11 +99,13 @@ def template_globals() -> dict[str, object]:
     return {"Permission": Permission, "redis_is_up": redis_is_up}
 
 
-def show_error(error: HTTPException) -> tuple[str, int] | HTTPException:
+def show_error(error: HTTPException) -> tuple[str, int] | HTTPException | Response:
     """An error page that says what to do next; the views' own redirects and aborts pass through unchanged."""
     code = error.code or 500
     if code < 400:
         return error
+    if answers.is_api_path(request.path):
+        return answers.http_error(error)
     if isinstance(error, CSRFError):
         message = "This form has expired, or was not sent from this site. Go back, reload the page and send it again."
     else:

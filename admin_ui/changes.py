@@ -44,7 +44,21 @@ def apply(
     reconcile: bool = False,
     balance_of: Callable[[Result], str] | None = None,
 ) -> Result:
-    """Runs `change(session, actor)`, commits, and publishes the snapshot.
+    """`commit` for the person who is signed in: the next page says when Redis could not be told."""
+    result, announced = commit(change, current_user.email, reconcile=reconcile, balance_of=balance_of)
+    if not announced:
+        flash(NOT_ANNOUNCED, "warning")
+    return result
+
+
+def commit(
+    change: Callable[[Session, str], Result],
+    actor: str,
+    *,
+    reconcile: bool = False,
+    balance_of: Callable[[Result], str] | None = None,
+) -> tuple[Result, bool]:
+    """Runs `change(session, actor)`, commits, and publishes the snapshot; whether Redis was told of it besides.
 
     With `reconcile` the controller is woken; with `balance_of` the balance of the tenant it names is published too.
 
@@ -52,11 +66,9 @@ def apply(
     """
     forget_reads()  # a read transaction that is still open must not wait for, or be waited for by, the change
     with session_scope(session_factory()) as session:
-        result = change(session, current_user.email)
+        result = change(session, actor)
     forget_reads()
-    if not announce(reconcile=reconcile, balance_of=None if balance_of is None else balance_of(result)):
-        flash(NOT_ANNOUNCED, "warning")
-    return result
+    return result, announce(reconcile=reconcile, balance_of=None if balance_of is None else balance_of(result))
 
 
 def submit(

@@ -8,6 +8,7 @@ from registry.settings import Settings
 from registry.snapshot import HoldDoc
 
 DEFAULT_LOGIN_LIMITS = ("10 per minute", "100 per hour")
+DEFAULT_TOKEN_LIMITS = ("20 per minute",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class AdminConfig:
 
     hold              bounds of a gateway's queue, published with the snapshot.
     login_limits      failed sign-ins allowed from one address.
+    token_limits      wrong management tokens from one address that are answered 401; the next ones are told to wait.
     allow_plain_http  let people sign in over plain HTTP from other machines (a trusted network only).
     provider_http     a provider's address may be plain HTTP to this machine.
     trusted_proxies   how many reverse proxies in front of us set X-Forwarded-*; 0 ignores those headers.
@@ -28,6 +30,7 @@ class AdminConfig:
     hold: HoldDoc
     gateway_port: int = 8400
     login_limits: tuple[str, ...] = DEFAULT_LOGIN_LIMITS
+    token_limits: tuple[str, ...] = DEFAULT_TOKEN_LIMITS
     allow_plain_http: bool = False
     trusted_proxies: int = 0
     provider_http: bool = False

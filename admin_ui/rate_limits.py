@@ -1,4 +1,4 @@
-"""Counts failed sign-ins in Redis, so that every worker of the admin UI sees the same count."""
+"""Counts failed sign-ins and wrong management tokens in Redis, so that every worker of the admin UI sees one count."""
 
 from typing import Any
 
@@ -36,6 +36,12 @@ def init_rate_limits(app: Flask, config: AdminConfig, *, timeout_s: float) -> No
     views: dict[str, Any] = app.view_functions
     for endpoint in LIMITED_VIEWS:
         views[endpoint] = limit(views[endpoint])
+    count = limiter.shared_limit(";".join(config.token_limits), scope="management-token")
+    app.extensions["hydrant_count_wrong_token"] = count(_counted)
+
+
+def _counted() -> None:
+    """Calling it counts one; over the limit flask-limiter raises instead."""
 
 
 def _failed(response: Response) -> bool:

@@ -39,6 +39,7 @@ class Registration:
     total_bytes: int = 0
     error: str | None = None
     model_id: str | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -87,3 +88,5 @@ def _run(job: Registration, register: Register) -> None:
     except Exception:  # a thread's error would otherwise go unseen, and the page would wait for ever
         log.exception("model_not_read", model=job.name)
         job.error, job.state = "Reading the source failed in an unforeseen way; the server's log says how.", "failed"
+    finally:
+        job.ended.set()

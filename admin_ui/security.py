@@ -4,6 +4,7 @@ from flask import Flask, Response, abort, current_app, redirect, request, url_fo
 from flask_login import current_user
 from werkzeug.wrappers import Response as WsgiResponse
 
+from admin_ui.api.authentication import TOKEN_BLUEPRINTS, authenticate
 from admin_ui.permissions import PUBLIC, SIGNED_IN, Permission, needed
 from admin_ui.sessions import ask_to_sign_in
 
@@ -31,6 +32,9 @@ def init_security(app: Flask) -> None:
             return None
         wanted = needed(current_app, request.endpoint)
         if wanted == PUBLIC:
+            return None
+        if request.blueprint in TOKEN_BLUEPRINTS:
+            authenticate(Permission(wanted))
             return None
         if not current_user.is_authenticated:
             answer: WsgiResponse = ask_to_sign_in()

@@ -1,6 +1,6 @@
 """`hydrant model alias`: other names, each for one model or shared by several."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +9,8 @@ from cli.console import Console
 from cli.errors import Failure
 
 if TYPE_CHECKING:
+    from cli.workspace import Workspace
+    from registry.documents.models import AliasDocument
     from registry.models import Alias
 
 
@@ -84,8 +86,8 @@ def remove(console: Console, alias: str) -> None:
 @reporting
 def list_(console: Console, name: str) -> None:
     """The other names of a model, with who shares them."""
-    from cli.model_documents import alias_document
     from cli.workspace import Workspace
+    from registry.documents.models import alias_document
     from registry.ops import aliases, models
 
     with Workspace(console) as here, here.read() as session:
@@ -95,7 +97,7 @@ def list_(console: Console, name: str) -> None:
     console.show({"model": row.name, "aliases": found}, lines)
 
 
-def alias_words(document: dict[str, Any]) -> str:
+def alias_words(document: "AliasDocument") -> str:
     """An alias as a person reads it: `chat (qwen3-8b 95, next 5)`; only the name when it is one model's."""
     if len(document["models"]) == 1:
         return str(document["name"])
@@ -103,8 +105,8 @@ def alias_words(document: dict[str, Any]) -> str:
     return f"{document['name']} ({shares})"
 
 
-def _read(here: Any, row: "Alias") -> dict[str, Any]:
-    from cli.model_documents import alias_document
+def _read(here: "Workspace", row: "Alias") -> "AliasDocument":
+    from registry.documents.models import alias_document
     from registry.ops import aliases
 
     with here.read() as session:

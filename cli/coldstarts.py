@@ -16,7 +16,6 @@ from cli.waterfall import draw
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from registry.models import ColdStart
     from registry.ops.coldstarts import Waterfall, WaterfallRow
     from registry.ops.cost_queries import StartCost
 
@@ -33,11 +32,13 @@ def coldstart() -> None:
 def list_(console: Console, model: str | None, limit: int) -> None:
     """The latest cold starts."""
     from cli.workspace import Workspace
+    from registry.documents.cluster import cold_start_document
     from registry.ops import coldstarts, models
 
     with Workspace(console) as here, here.read() as session:
         model_id = models.resolve_name(session, model).id if model is not None else None
-        documents = [_document(row) for row in coldstarts.list_cold_starts(session, model_id=model_id, limit=limit)]
+        found = coldstarts.list_cold_starts(session, model_id=model_id, limit=limit)
+        documents = [cold_start_document(row) for row in found]
     rows = [
         (
             d["cold_start_id"],
@@ -64,13 +65,14 @@ def list_(console: Console, model: str | None, limit: int) -> None:
 def show(console: Console, which: str, width: int | None) -> None:
     """One cold start as a waterfall. WHICH is an id (cst_...) or a model, whose latest one is shown."""
     from cli.workspace import Workspace
+    from registry.documents.cluster import cold_start_document
     from registry.ops.coldstarts import waterfall
     from registry.ops.cost_queries import start_cost
 
     with Workspace(console) as here, here.read() as session:
         found = waterfall(session, _find(session, which))
         cost = start_cost(session, found.cold_start.id)
-        document = _document(found.cold_start)
+        document = cold_start_document(found.cold_start)
     lines = fields(
         [
             ("cold start", document["cold_start_id"]),
@@ -181,31 +183,3 @@ def _find(session: "Session", which: str) -> str:
     if not latest:
         raise Failure(f"{row.name} was never started; start it: hydrant model warm {row.name}", "which")
     return latest[0].id
-
-
-def _document(row: "ColdStart") -> dict[str, Any]:
-    if row.failed_at_ms is not None:
-        state = "failed"
-    elif row.ready_at_ms is not None:
-        state = "ready"
-    else:
-        state = "starting"
-
-    def after(at_ms: int | None) -> int | None:
-        return None if at_ms is None else at_ms - row.requested_at_ms
-
-    return {
-        "cold_start_id": row.id,
-        "model": row.model.name,
-        "cause": row.cause,
-        "state": state,
-        "stages": len(row.plan.get("stages", ())),
-        "requested_at_ms": row.requested_at_ms,
-        "predicted_ttft_ms": row.predicted_ttft_ms,
-        "ready_after_ms": after(row.ready_at_ms),
-        "first_token_after_ms": after(row.first_token_at_ms),
-        "failed_after_ms": after(row.failed_at_ms),
-        "reason": row.reason,
-        "why": row.why,
-        "plan": row.plan,
-    }

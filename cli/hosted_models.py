@@ -41,8 +41,9 @@ def add_hosted(
     default_max_tokens: int,
 ) -> None:
     """Add a model that a hosted provider serves. Its key belongs into the environment of the hosted process."""
-    from cli.model_documents import model_document
     from cli.workspace import Workspace
+    from orchestrator.keep_alive import keep_alive_ms
+    from registry.documents.models import model_document
     from registry.ops import models
     from registry.ops.hosted_models import register_hosted
 
@@ -65,7 +66,7 @@ def add_hosted(
             )
         )
         with here.read() as session:
-            document = model_document(session, models.get_model(session, row.id))
+            document = model_document(session, models.get_model(session, row.id), keep_alive_ms)
     console.show(
         {"model": document},
         [

@@ -1,22 +1,17 @@
 """`hydrant key`: API keys. A key is printed once, when it is made, and stored nowhere."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.command import Group, reporting
 from cli.console import Console, table
-from cli.errors import Failure
 from cli.params import DURATION, LIMIT, MOMENT, or_none
 from cli.units import moment
 from registry.ids import now_ms
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from registry.models import ApiKey
-
-PREFIX_LENGTH = 8
 
 
 @click.group(
@@ -105,12 +100,13 @@ def create(
 def list_(console: Console, tenant: str | None, everything: bool) -> None:
     """Keys, the newest first: what they may do and when they end; never the keys themselves."""
     from cli.workspace import Workspace
+    from registry.documents.access import key_document
     from registry.ops import keys, tenants
 
     with Workspace(console) as here, here.read() as session:
         names = {row.id: row.name for row in tenants.list_tenants(session)}
         tenant_id = tenants.find_tenant(session, tenant).id if tenant is not None else None
-        found = [_document(row) for row in keys.list_keys(session, tenant_id)]
+        found = [key_document(row) for row in keys.list_keys(session, tenant_id)]
     shown = [d for d in found if everything or d["state"] == "live"]
     rows = [
         (
@@ -141,7 +137,7 @@ def rotate(console: Console, key: str, overlap: int) -> None:
         pepper = here.settings.key_pepper.get_secret_value()
         row, plaintext = here.change(
             lambda session, actor: keys.rotate_key(
-                session, actor, pepper, _find(session, key).id, overlap_s=overlap // 1000
+                session, actor, pepper, keys.find_key(session, key).id, overlap_s=overlap // 1000
             )
         )
     _show_once(console, row, plaintext)
@@ -153,56 +149,18 @@ def rotate(console: Console, key: str, overlap: int) -> None:
 def revoke(console: Console, key: str) -> None:
     """End a key for ever: within a second no gateway takes it. Revoking again changes nothing."""
     from cli.workspace import Workspace
+    from registry.documents.access import key_document
     from registry.ops import keys
 
     with Workspace(console) as here:
-        row = here.change(lambda session, actor: keys.revoke_key(session, actor, _find(session, key).id))
-    console.show({"key": _document(row)}, [f"revoked {row.name} ({row.id}, prefix {row.prefix})"])
-
-
-def _find(session: "Session", text: str) -> "ApiKey":
-    """The key with this id or public prefix; a whole key pasted by mistake is taken for its prefix, never echoed."""
-    from sqlalchemy import select
-
-    from registry.models import ApiKey
-    from registry.ops import keys
-
-    if text.startswith("key_"):
-        return keys.get_key(session, text)
-    prefix = text.removeprefix("hyd-")[:PREFIX_LENGTH]
-    found = session.scalars(select(ApiKey).where(ApiKey.prefix == prefix)).all()
-    if len(found) != 1:
-        problem = "no key has" if not found else f"{len(found)} keys have"
-        raise Failure(f"{problem} this prefix; use the id that hydrant key list --all shows", "key")
-    return found[0]
+        row = here.change(lambda session, actor: keys.revoke_key(session, actor, keys.find_key(session, key).id))
+    console.show({"key": key_document(row)}, [f"revoked {row.name} ({row.id}, prefix {row.prefix})"])
 
 
 def _show_once(console: Console, row: "ApiKey", plaintext: str) -> None:
+    from registry.documents.access import key_document
+
     lines = [plaintext]
     if not console.as_json:
         console.note(f"{row.name} ({row.id}): this key is shown now and never again")
-    console.show({"key": _document(row), "plaintext": plaintext}, lines)
-
-
-def _document(row: "ApiKey") -> dict[str, Any]:
-    if row.revoked_at_ms is not None:
-        state = "revoked"
-    else:
-        state = "expired" if row.expires_at_ms is not None and row.expires_at_ms <= now_ms() else "live"
-    return {
-        "key_id": row.id,
-        "prefix": row.prefix,
-        "tenant_id": row.tenant_id,
-        "name": row.name,
-        "models": list(row.models),
-        "state": state,
-        "rpm": row.rpm,
-        "tpm": row.tpm,
-        "parallel": row.parallel,
-        "sse_ping": row.sse_ping,
-        "defaults": row.defaults,
-        "ceilings": row.ceilings,
-        "created_at_ms": row.created_at_ms,
-        "expires_at_ms": row.expires_at_ms,
-        "revoked_at_ms": row.revoked_at_ms,
-    }
+    console.show({"key": key_document(row), "plaintext": plaintext}, lines)

@@ -1,31 +1,13 @@
-"""Ledger entries as documents and as a table."""
+"""Ledger entries as a table."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from cli.console import table
 from cli.units import moment
-from registry.models import LedgerEntry
-from registry.ops.money import format_dollars
+from registry.documents.money import LedgerDocument
 
 
-def ledger_document(entry: LedgerEntry) -> dict[str, Any]:
-    """One entry as JSON."""
-    return {
-        "id": entry.id,
-        "at_ms": entry.at_ms,
-        "tenant_id": entry.tenant_id,
-        "kind": entry.kind,
-        "amount_nusd": entry.amount_nusd,
-        "amount_usd": format_dollars(entry.amount_nusd),
-        "attempt_id": entry.attempt_id,
-        "cold_start_id": entry.cold_start_id,
-        "reason": entry.reason,
-        "author": entry.author,
-    }
-
-
-def ledger_table(documents: Sequence[dict[str, Any]]) -> list[str]:
+def ledger_table(documents: Sequence[LedgerDocument]) -> list[str]:
     """Entries under headings."""
     if not documents:
         return ["no ledger entry yet"]

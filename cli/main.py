@@ -23,6 +23,7 @@ COMMANDS = {
     "tenant": Lazy("cli.tenants:tenant", "Tenants: create, limit, enable, credit."),
     "budget": Lazy("cli.budgets:budget", "Budgets by day, month and in total: set, list, remove."),
     "key": Lazy("cli.keys:key", "API keys: create, rotate, revoke."),
+    "token": Lazy("cli.tokens:token", "Tokens of the management API: create, list, revoke."),
     "node": Lazy("cli.nodes:node", "GPU servers: list, cordon, drain."),
     "user": Lazy("cli.users:user", "People who may use the admin UI."),
     "usage": Lazy("cli.usage:usage", "What was used and what it cost."),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from cli.workspace import Workspace
+    from registry.documents.models import ModelDocument
     from registry.manifest import ManifestDoc
     from registry.models import Model
 
@@ -144,12 +145,13 @@ def compress(console: Console, source: str, directory: Path) -> None:
 @reporting
 def list_(console: Console) -> None:
     """All models with their prices, service levels and running groups."""
-    from cli.model_documents import model_document
     from cli.workspace import Workspace
+    from orchestrator.keep_alive import keep_alive_ms
+    from registry.documents.models import model_document
     from registry.ops import models
 
     with Workspace(console) as here, here.read() as session:
-        documents = [model_document(session, row) for row in models.list_models(session)]
+        documents = [model_document(session, row, keep_alive_ms) for row in models.list_models(session)]
     rows = [
         (
             d["name"],
@@ -169,13 +171,13 @@ def list_(console: Console) -> None:
     console.show({"models": documents}, table(headings, rows, right="000111110") if rows else none)
 
 
-def _keep_alive(document: dict[str, Any]) -> str:
+def _keep_alive(document: "ModelDocument") -> str:
     if document["keep_alive_mode"] == "fixed":
         return f"{document['keep_alive_s']} s"
     return f"{document['kept_s']:.0f} s, learned from {document['pauses']} pauses (set: {document['keep_alive_s']} s)"
 
 
-def _expected(document: dict[str, Any]) -> str | None:
+def _expected(document: "ModelDocument") -> str | None:
     window = document["expected_ms"]
     return None if window is None else f"{moment(window[0])} to {moment(window[1])}"
 
@@ -313,8 +315,8 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
 
     Prices are never changed, only followed by others: a request is billed at the price it was admitted with.
     """
-    from cli.model_documents import price_document
     from cli.workspace import Workspace
+    from registry.documents.models import price_document
     from registry.ids import now_ms
     from registry.ops import models, prices
 
@@ -336,14 +338,17 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
         with here.read() as session:
             row = models.resolve_name(session, name)
             documents = [price_document(found) for found in prices.list_prices(session, row.id)]
-    columns = (
-        "input_usd_per_million",
-        "cached_input_usd_per_million",
-        "output_usd_per_million",
-        "request_usd",
-        "gpu_second_usd",
-    )
-    rows = [(moment(d["from_ms"]), *(d[column] for column in columns)) for d in documents]
+    rows = [
+        (
+            moment(d["from_ms"]),
+            d["input_usd_per_million"],
+            d["cached_input_usd_per_million"],
+            d["output_usd_per_million"],
+            d["request_usd"],
+            d["gpu_second_usd"],
+        )
+        for d in documents
+    ]
     headings = ("FROM (UTC)", "INPUT $/M", "CACHED $/M", "OUTPUT $/M", "$/REQUEST", "$/GPU-SECOND")
     console.show({"model": row.name, "prices": documents}, table(headings, rows, right="011111"))
 
@@ -423,9 +428,10 @@ def _change(console: Console, do: "Callable[[Session, str], Model]", done: str) 
     console.show({"model": document}, [done.format(name=row.name)])
 
 
-def _read_document(here: "Workspace", name: str) -> dict[str, Any]:
-    from cli.model_documents import model_document
+def _read_document(here: "Workspace", name: str) -> "ModelDocument":
+    from orchestrator.keep_alive import keep_alive_ms
+    from registry.documents.models import model_document
     from registry.ops import models
 
     with here.read() as session:
-        return model_document(session, models.resolve_name(session, name))
+        return model_document(session, models.resolve_name(session, name), keep_alive_ms)

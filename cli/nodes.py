@@ -1,7 +1,7 @@
 """`hydrant node`: the GPU servers, and whether they may take work."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,7 @@ from registry.ids import now_ms
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from registry.documents.cluster import NodeDocument
     from registry.models import Node
 
 
@@ -36,7 +37,7 @@ def list_(console: Console) -> None:
     console.show({"nodes": documents}, nodes_table(documents))
 
 
-def nodes_table(documents: list[dict[str, Any]]) -> list[str]:
+def nodes_table(documents: "list[NodeDocument]") -> list[str]:
     """Nodes under headings."""
     if not documents:
         return ["no node yet; start a noded and a node worker on a GPU server (docs/operations.md)"]
@@ -59,14 +60,14 @@ def nodes_table(documents: list[dict[str, Any]]) -> list[str]:
     return table(headings, rows, right="0010101111")
 
 
-def _warm(document: dict[str, Any]) -> str:
+def _warm(document: "NodeDocument") -> str:
     if not document["warm"]:
         return "none: stages start from nothing"
     taken = document["warm_memory_bytes"]
-    return document["engine"] if taken is None else f"{document['engine']}, {size(taken)} of memory"
+    return document["engine"] or "yes" if taken is None else f"{document['engine']}, {size(taken)} of memory"
 
 
-def _link(document: dict[str, Any]) -> str:
+def _link(document: "NodeDocument") -> str:
     said, planned = document["link_bps"], document["planned_link_bps"]
     return rate(said) if planned == said else f"{rate(said)}, of which fetches have had {rate(planned)} at best"
 

@@ -1,6 +1,6 @@
 """`hydrant tenant`: customers or teams, their limits and their money."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -8,9 +8,6 @@ from cli.command import Group, reporting
 from cli.console import Console, fields, table
 from cli.params import DOLLARS, LIMIT, or_none
 from cli.units import moment
-
-if TYPE_CHECKING:
-    from registry.models import Tenant
 
 _limits = (
     click.option("--rpm", type=LIMIT, help="Requests a minute over all keys of the tenant, or none."),
@@ -50,6 +47,7 @@ def tenant() -> None:
 def create(console: Console, name: str, service_class: str | None, **limits: int | str | None) -> None:
     """Add a tenant. Its balance is zero: top it up before its first request, and give it a key."""
     from cli.workspace import Workspace
+    from registry.documents.access import tenant_balance_document
     from registry.ops import tenants
 
     given: dict[str, Any] = {field: or_none(value) for field, value in limits.items() if value is not None}
@@ -61,7 +59,7 @@ def create(console: Console, name: str, service_class: str | None, **limits: int
             balances=lambda made: [made.id],
         )
         console.show(
-            {"tenant": _document(row, 0)},
+            {"tenant": tenant_balance_document(row, 0)},
             [
                 f"created tenant {row.name} ({row.id})",
                 f"next: hydrant tenant top-up {row.name} 25    and: hydrant key create {row.name} --name first",
@@ -74,11 +72,12 @@ def create(console: Console, name: str, service_class: str | None, **limits: int
 def list_(console: Console) -> None:
     """All tenants with their limits and settled balances."""
     from cli.workspace import Workspace
+    from registry.documents.access import tenant_balance_document
     from registry.ops import money, tenants
 
     with Workspace(console) as here, here.read() as session:
         balances = money.balances_nusd(session)
-        documents = [_document(row, balances.get(row.id, 0)) for row in tenants.list_tenants(session)]
+        documents = [tenant_balance_document(row, balances.get(row.id, 0)) for row in tenants.list_tenants(session)]
     rows = [
         (d["name"], d["tenant_id"], d["enabled"], d["class"], d["rpm"], d["tpm"], d["parallel"], d["balance_usd"])
         for d in documents
@@ -92,17 +91,20 @@ def list_(console: Console) -> None:
 @reporting
 def show(console: Console, name: str) -> None:
     """One tenant: limits, balance, keys and its latest ledger entries."""
-    from cli.ledger_rows import ledger_document, ledger_table
+    from cli.ledger_rows import ledger_table
     from cli.workspace import Workspace
+    from registry.documents.access import tenant_balance_document
+    from registry.documents.money import ledger_document
     from registry.ops import keys, money, tenants, usage
 
     with Workspace(console) as here, here.read() as session:
         row = tenants.find_tenant(session, name)
-        document = _document(row, money.balance_nusd(session, row.id))
-        document["keys"] = sum(1 for key in keys.list_keys(session, row.id) if key.revoked_at_ms is None)
+        document = tenant_balance_document(row, money.balance_nusd(session, row.id))
+        live = sum(1 for key in keys.list_keys(session, row.id) if key.revoked_at_ms is None)
         entries = [ledger_document(entry) for entry in usage.list_ledger(session, tenant_id=row.id, limit=10)]
+    shown = {**document, "keys": live}
     lines = fields(
-        (label, document[field])
+        (label, shown[field])
         for label, field in (
             ("name", "name"),
             ("id", "tenant_id"),
@@ -116,7 +118,7 @@ def show(console: Console, name: str) -> None:
         )
     )
     lines += ["created            " + (moment(document["created_at_ms"]) or ""), ""]
-    console.show({"tenant": {**document, "ledger": entries}}, [*lines, *ledger_table(entries)])
+    console.show({"tenant": {**shown, "ledger": entries}}, [*lines, *ledger_table(entries)])
 
 
 @tenant.command(examples=["hydrant tenant update acme --rpm 1200", "hydrant tenant update acme --parallel none"])
@@ -129,6 +131,7 @@ def update(
 ) -> None:
     """Change a tenant's name, class or limits. What is not given stays; `none` lifts a limit."""
     from cli.workspace import Workspace
+    from registry.documents.access import tenant_document
     from registry.ops import tenants
 
     changes: dict[str, Any] = {field: or_none(value) for field, value in limits.items() if value is not None}
@@ -144,7 +147,7 @@ def update(
                 session, actor, tenants.find_tenant(session, name).id, **changes
             )
         )
-    console.show({"tenant": _document(row)}, [f"changed {row.name}: {', '.join(sorted(changes))}"])
+    console.show({"tenant": tenant_document(row)}, [f"changed {row.name}: {', '.join(sorted(changes))}"])
 
 
 @tenant.command(examples=["hydrant tenant enable acme"])
@@ -185,18 +188,19 @@ def adjust(console: Console, name: str, amount: int, reason: str) -> None:
 
 def _set_enabled(console: Console, name: str, enabled: bool) -> None:
     from cli.workspace import Workspace
+    from registry.documents.access import tenant_document
     from registry.ops import tenants
 
     with Workspace(console) as here:
         row = here.change(
             lambda session, actor: tenants.set_enabled(session, actor, tenants.find_tenant(session, name).id, enabled)
         )
-    console.show({"tenant": _document(row)}, [f"{row.name} is {'enabled' if enabled else 'disabled'}"])
+    console.show({"tenant": tenant_document(row)}, [f"{row.name} is {'enabled' if enabled else 'disabled'}"])
 
 
 def _enter(console: Console, name: str, amount: int, reason: str, *, credit: bool) -> None:
-    from cli.ledger_rows import ledger_document
     from cli.workspace import Workspace
+    from registry.documents.money import ledger_document
     from registry.ops import money, tenants
 
     enter = money.top_up if credit else money.adjust
@@ -211,21 +215,3 @@ def _enter(console: Console, name: str, amount: int, reason: str, *, credit: boo
     document = {"entry": ledger_document(entry), "balance_nusd": balance, "balance_usd": money.format_dollars(balance)}
     done = f"{'+' if amount > 0 else ''}{money.format_dollars(amount)} $ for {name}"
     console.show(document, [f"{done}; the balance is now {money.format_dollars(balance)} $"])
-
-
-def _document(row: "Tenant", balance_nusd: int | None = None) -> dict[str, Any]:
-    from registry.ops.money import format_dollars
-
-    document: dict[str, Any] = {
-        "tenant_id": row.id,
-        "name": row.name,
-        "enabled": row.enabled,
-        "class": row.service_class,
-        "rpm": row.rpm,
-        "tpm": row.tpm,
-        "parallel": row.parallel,
-        "created_at_ms": row.created_at_ms,
-    }
-    if balance_nusd is not None:
-        document |= {"balance_nusd": balance_nusd, "balance_usd": format_dollars(balance_nusd)}
-    return document

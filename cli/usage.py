@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,15 +53,12 @@ def usage() -> None:
 def rows(console: Console, limit: int, offset: int, **wanted: Any) -> None:
     """Attempts, the latest first, one row each."""
     from cli.workspace import Workspace
-    from registry.ops.money import format_dollars
-    from registry.ops.usage import USAGE_COLUMNS, list_usage
+    from registry.documents.money import usage_document
+    from registry.ops.usage import list_usage
 
     with Workspace(console) as here, here.read() as session:
         found = list_usage(session, _filter(session, wanted), limit=limit, offset=offset)
-        documents = [
-            {**{name: getattr(row, name) for name in USAGE_COLUMNS}, "cost_usd": format_dollars(row.cost_nusd)}
-            for row in found
-        ]
+        documents = [usage_document(row) for row in found]
     shown = [
         (
             moment(d["ended_at_ms"]),
@@ -88,18 +84,16 @@ def rows(console: Console, limit: int, offset: int, **wanted: Any) -> None:
 def totals(console: Console, **wanted: Any) -> None:
     """Sums for each model, and over all."""
     from cli.workspace import Workspace
-    from registry.ops.money import format_dollars
-    from registry.ops.usage import UsageTotals, usage_by_model, usage_totals
-
-    def document(sums: UsageTotals) -> dict[str, Any]:
-        return {**asdict(sums), "cost_usd": format_dollars(sums.cost_nusd)}
+    from registry.documents.money import totals_document
+    from registry.ops.usage import usage_by_model, usage_totals
 
     with Workspace(console) as here, here.read() as session:
         restricted = _filter(session, wanted)
-        by_model = {name: document(sums) for name, sums in usage_by_model(session, restricted).items()}
-        total = document(usage_totals(session, restricted))
+        by_model = {name: totals_document(sums) for name, sums in usage_by_model(session, restricted).items()}
+        total = totals_document(usage_totals(session, restricted))
     columns = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
-    shown = [(name, *(sums[c] for c in columns)) for name, sums in [*by_model.items(), ("all", total)]]
+    rows: list[tuple[str, dict[str, Any]]] = [(name, {**sums}) for name, sums in [*by_model.items(), ("all", total)]]
+    shown = [(name, *(sums[c] for c in columns)) for name, sums in rows]
     headings = ("MODEL", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "COST $")
     console.show({"totals": total, "by_model": by_model}, table(headings, shown, right="011111"))
 
@@ -110,8 +104,9 @@ def totals(console: Console, **wanted: Any) -> None:
 @reporting
 def ledger(console: Console, tenant: str | None, limit: int) -> None:
     """Ledger entries, the latest first: charges, top-ups, adjustments."""
-    from cli.ledger_rows import ledger_document, ledger_table
+    from cli.ledger_rows import ledger_table
     from cli.workspace import Workspace
+    from registry.documents.money import ledger_document
     from registry.ops.tenants import find_tenant
     from registry.ops.usage import list_ledger
 

@@ -30,6 +30,7 @@ from gateway.errors import (
     unknown_path,
     wrong_method,
 )
+from gateway.forward import Forward, is_forwarded
 from gateway.hold import Hold
 from gateway.idempotency import Idempotency
 from gateway.ids import new_id, request_id
@@ -83,6 +84,7 @@ class Gateway:
         self._hold = Hold(self._routes, self._hold_limits)
         self._read_model = ReadModel(self._redis, self._routes, self._hold.wake_all, self._hold.recheck)
         self._upstream = Upstream(settings)
+        self._forward = Forward(settings)
         admission = Admission(self._redis)
         hints = CeleryHints(self._redis)
         self._spool = Spool(settings.spool_dir, self.gateway_id)
@@ -110,6 +112,7 @@ class Gateway:
     async def start(self) -> None:
         """Opens the connection pool, takes over old spools, and starts the background tasks."""
         await self._upstream.open()
+        await self._forward.open()
         self._metering.adopt()
         for work in (
             self._read_model.follow_forever(),
@@ -149,6 +152,7 @@ class Gateway:
             log.warning("could not say farewell to Redis (%s)", type(error).__name__)
         self._spool.close()
         await self._upstream.close()
+        await self._forward.close()
         await self._redis.aclose()
         await asyncio.to_thread(self._tracing.close)
 
@@ -208,6 +212,8 @@ class Gateway:
                 if scope["method"] != "POST":
                     raise wrong_method(scope["method"], path, "POST")
                 await self._inference.handle(scope, receive, reply, endpoint, trace)
+            elif is_forwarded(path):
+                await self._forward.handle(scope, receive, reply)
             else:
                 await self._look_up(scope, reply, path)
         except ClientGone:

@@ -5,6 +5,7 @@ ApiError
   405 wrong_method      409, 422 idempotency keys   413 body_too_large    429 rate_limited, insufficient_quota
   500 internal          502 worker_failed, translation_failed, provider_error (also 503, 504)
   503 unavailable       504 hold_timed_out
+The 502 of the management API is gateway/forward.py's own.
 """
 
 from __future__ import annotations

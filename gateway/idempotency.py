@@ -85,7 +85,7 @@ class _Answer:
         position = 0
         while not reply.ended:
             if position < len(self._messages):
-                await reply.relay(self._messages[position])
+                await reply.replay(self._messages[position])
                 position += 1
                 continue
             if self._ended:

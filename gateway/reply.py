@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from gateway.errors import ApiError, body_too_large, invalid_request
@@ -57,6 +57,13 @@ class Reply:
         self.ended = True
         await self._send(head, _part(body, more=False))
 
+    async def relay(self, status: int, headers: Headers, parts: AsyncIterator[bytes]) -> None:
+        """Another server's answer, part by part as it comes. What `parts` raises passes through."""
+        await self._send(self._head(status, headers))
+        async for part in parts:
+            await self._body(part, more=True)
+        await self._body(b"", more=False)
+
     async def start_stream(self) -> None:
         """Headers of an event stream, unless they were sent already (with a ping)."""
         if not self.started:
@@ -79,7 +86,7 @@ class Reply:
         await self.start_stream()
         await self._body(data, more=False)
 
-    async def relay(self, message: Message) -> None:
+    async def replay(self, message: Message) -> None:
         """One ASGI message of an answer that was made elsewhere."""
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]

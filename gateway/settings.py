@@ -24,6 +24,7 @@ class Settings:
     key_pepper: bytes
     hosted_url: str
     hosted_secret: str
+    admin_url: str = "http://127.0.0.1:8401"
     host: str = "127.0.0.1"
     port: int = 8400
     workers: int = 1
@@ -55,6 +56,9 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         key_pepper=_secret(environ, "HYDRANT_KEY_PEPPER").encode(),
         hosted_url=f"http://127.0.0.1:{hosted_port}",
         hosted_secret=_secret(environ, "HYDRANT_HOSTED_SECRET"),
+        admin_url=(
+            environ.get("HYDRANT_ADMIN_URL") or f"http://127.0.0.1:{_integer(environ, 'HYDRANT_ADMIN_PORT', 8401)}"
+        ).rstrip("/"),
         host=environ.get("HYDRANT_GATEWAY_HOST") or "127.0.0.1",
         port=_integer(environ, "HYDRANT_GATEWAY_PORT", 8400),
         workers=_integer(environ, "HYDRANT_GATEWAY_WORKERS", 1),

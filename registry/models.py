@@ -587,6 +587,34 @@ class AdminUser(Base):
     __table_args__ = (CheckConstraint("role IN ('owner', 'operator', 'viewer')", name="role"),)
 
 
+class ManagementToken(Base):
+    """What lets a program manage Hydrant: a token's HMAC-SHA-256 under the server's pepper, and a person's role."""
+
+    __tablename__ = "management_tokens"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120))
+    prefix: Mapped[str] = mapped_column(String(16), index=True)  # public
+    digest: Mapped[str] = mapped_column(String(64), unique=True)  # hex
+    role: Mapped[str] = mapped_column(String(16))  # owner | operator | viewer
+    created_by: Mapped[str] = mapped_column(String(200))
+    created_at_ms: Mapped[int]
+    expires_at_ms: Mapped[int | None]
+    revoked_at_ms: Mapped[int | None]
+    last_used_at_ms: Mapped[int | None]  # to the minute
+    __table_args__ = (CheckConstraint("role IN ('owner', 'operator', 'viewer')", name="role"),)
+
+
+class IdempotentRequest(Base):
+    """A change that was made with an Idempotency-Key, and its answer: sent again, it changes nothing more."""
+
+    __tablename__ = "idempotent_requests"
+    token_id: Mapped[str] = mapped_column(ForeignKey("management_tokens.id"), primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256, hex
+    request_digest: Mapped[str] = mapped_column(String(64))  # SHA-256 of method, path and body, hex
+    answer: Mapped[dict[str, Any]]  # without secrets
+    at_ms: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
 class Audit(Base):
     """Who changed what, when. Written in the transaction of the change itself."""
 

@@ -147,7 +147,8 @@ def looks_like_key(text: str) -> bool:
     return _KEY_SHAPE.fullmatch(text) is not None
 
 
-def generate_key() -> tuple[str, str]:
-    """A new API key `hyd-<8 characters>-<43 characters>` (256 random bits) and its public prefix."""
+def generate_key(kind: str = "hyd") -> tuple[str, str]:
+    """A new API key `hyd-<8 characters>-<43 characters>` (256 random bits) and its public prefix. Another `kind` takes
+    the place of `hyd`."""
     prefix = "".join(secrets.choice(_PREFIX_ALPHABET) for _ in range(8))
-    return f"hyd-{prefix}-{secrets.token_urlsafe(32)}", prefix
+    return f"{kind}-{prefix}-{secrets.token_urlsafe(32)}", prefix

@@ -37,7 +37,7 @@ def create() -> WsgiResponse | str | tuple[str, int]:
         except RegistryError as error:
             form.refuse(error)
             return render_template("models/new.html", form=form), 422
-        job = _registrations().begin(values["name"], values["source"], _registering(values))
+        job = _registrations().begin(values["name"], values["source"], registering(values, current_user.email))
         if job is not None:
             return redirect(url_for("registrations.show", job_id=job.id))
         form.form_errors.append("Two models are being read already; send this again when one of them is done.")
@@ -84,10 +84,10 @@ def _values(form: RegisterForm) -> dict[str, Any]:
     }
 
 
-def _registering(values: dict[str, Any]) -> Register:
-    """What is to be done with the manifest, long after this request has ended."""
+def registering(values: dict[str, Any], actor: str) -> Register:
+    """What is to be done with the manifest, in `actor`'s name, long after this request has ended."""
     app = current_app._get_current_object()  # type: ignore[attr-defined]
-    sessions, actor = session_factory(), current_user.email
+    sessions = session_factory()
 
     def register(manifest: ManifestDoc) -> str:
         with session_scope(sessions) as session:

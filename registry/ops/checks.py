@@ -3,6 +3,7 @@
 import re
 
 from registry.errors import InvalidError
+from registry.ids import now_ms
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,119}")
 MAX_AMOUNT = 10**18  # nano-dollars: a thousand million dollars; a sum of nine still fits a signed 64-bit integer
@@ -42,6 +43,23 @@ def moment(field: str, value: object) -> int:
     if not isinstance(value, bool) and isinstance(value, int) and value >= END_OF_TIME_MS:
         raise InvalidError(f"{field} must lie before the year 9999; choose an earlier time", field)
     return integer(field, value)
+
+
+def end(field: str, value: object) -> int | None:
+    """When something ends, in milliseconds since the epoch: None (never), or a moment that is still to come."""
+    if value is None:
+        return None
+    at_ms = moment(field, value)
+    if at_ms <= now_ms():
+        raise InvalidError(f"{field} must lie in the future", field)
+    return at_ms
+
+
+def flag(field: str, value: object) -> bool:
+    """`value`, if it is true or false."""
+    if not isinstance(value, bool):
+        raise InvalidError(f"{field} must be true or false", field)
+    return value
 
 
 def limit(field: str, value: object) -> int | None:

@@ -68,6 +68,7 @@ def register_hosted(
         cached_input_nusd=input_nusd if cached_input_nusd is None else cached_input_nusd,
         output_nusd=output_nusd,
         request_nusd=request_nusd,
+        gpu_second_nusd=0,
         from_ms=at_ms,
         created_at_ms=at_ms,
     )

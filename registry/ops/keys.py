@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,7 +13,9 @@ from registry.key_parameters import checked_ceilings, checked_defaults
 from registry.models import ApiKey
 from registry.ops import audit, budgets, checks, tenants
 from registry.ops.models import resolve_names
-from registry.snapshot import generate_key, key_digest
+from registry.snapshot import generate_key, key_digest, looks_like_key
+
+PREFIX_LENGTH = 8
 
 
 def create_key(
@@ -37,9 +40,6 @@ def create_key(
     `ceilings` are of requests' parameters (registry.key_parameters).
     """
     tenant = tenants.get_tenant(session, tenant_id)
-    created_at_ms = now_ms()
-    if expires_at_ms is not None and checks.moment("expires_at_ms", expires_at_ms) <= created_at_ms:
-        raise InvalidError("expires_at_ms must lie in the future", "expires_at_ms")
     plaintext, prefix = generate_key()
     key = ApiKey(
         id=new_id("key"),
@@ -54,8 +54,8 @@ def create_key(
         sse_ping=sse_ping,
         defaults=checked_defaults(defaults),
         ceilings=checked_ceilings(ceilings),
-        created_at_ms=created_at_ms,
-        expires_at_ms=expires_at_ms,
+        created_at_ms=now_ms(),
+        expires_at_ms=checks.end("expires_at_ms", expires_at_ms),
     )
     session.add(key)
     session.flush()
@@ -82,12 +82,48 @@ def get_key(session: Session, key_id: str) -> ApiKey:
     return key
 
 
-def list_keys(session: Session, tenant_id: str | None = None) -> Sequence[ApiKey]:
-    """Keys, newest first, of one tenant or of all; revoked and expired ones too."""
-    query = select(ApiKey).order_by(ApiKey.id.desc())
+def find_key(session: Session, text: str, pepper: str | None = None) -> ApiKey:
+    """The key with this id or public prefix (the part after `hyd-`), or, given the `pepper`, the whole key itself.
+
+    Raises NotFoundError and, for a prefix that several have, ConflictError; neither repeats `text`, which may be a key.
+    """
+    if text.startswith("key_"):
+        return get_key(session, text)
+    if pepper is not None and looks_like_key(text):
+        found = session.scalars(select(ApiKey).where(ApiKey.digest == key_digest(pepper, text))).all()
+    else:
+        prefix = text.removeprefix("hyd-")[:PREFIX_LENGTH]
+        found = session.scalars(select(ApiKey).where(ApiKey.prefix == prefix)).all()
+    if not found:
+        raise NotFoundError("no key has this id or prefix; hydrant key list --all shows all of them", "key")
+    if len(found) > 1:
+        raise ConflictError(f"{len(found)} keys have this prefix; use the id that hydrant key list --all shows", "key")
+    return found[0]
+
+
+def list_keys(
+    session: Session, tenant_id: str | None = None, *, before_id: str | None = None, limit: int | None = None
+) -> Sequence[ApiKey]:
+    """Keys, newest first, of one tenant or of all; revoked and expired ones too. `before_id` (the last id of a page of
+    `limit`) gives the next page."""
+    query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit)
     if tenant_id is not None:
         query = query.where(ApiKey.tenant_id == tenant_id)
+    if before_id is not None:
+        query = query.where(ApiKey.id < before_id)
     return session.scalars(query).all()
+
+
+def update_key(session: Session, actor: str, key_id: str, **changes: Any) -> ApiKey:
+    """Change any of: name, models, expires_at_ms, rpm, tpm, parallel, sse_ping, defaults, ceilings. What is not given
+    stays; None lifts a limit, or the end. Raises ConflictError for a key that has ended: that is for ever."""
+    key = get_key(session, key_id)
+    _refuse_ended(key)
+    for field, value in changes.items():
+        setattr(key, field, _changed(session, field, value))
+    session.flush()
+    audit.record(session, actor, "key.update", key.id, **{field: getattr(key, field) for field in changes})
+    return key
 
 
 def revoke_key(session: Session, actor: str, key_id: str) -> ApiKey:
@@ -105,8 +141,7 @@ def rotate_key(session: Session, actor: str, pepper: str, key_id: str, *, overla
     old = get_key(session, key_id)
     at_ms = now_ms()
     checks.integer("overlap_s", overlap_s, high=90 * 24 * 3600)
-    if old.revoked_at_ms is not None or (old.expires_at_ms is not None and old.expires_at_ms <= at_ms):
-        raise ConflictError(f"key {old.id} has ended already; create a new key instead", "key_id")
+    _refuse_ended(old)
     plaintext, prefix = generate_key()
     new = ApiKey(
         id=new_id("key"),
@@ -134,6 +169,30 @@ def rotate_key(session: Session, actor: str, pepper: str, key_id: str, *, overla
     budgets.copy_budgets(session, old.id, new.id, at_ms)
     audit.record(session, actor, "key.rotate", old.id, new_key_id=new.id, prefix=prefix, overlap_s=overlap_s)
     return new, plaintext
+
+
+def _refuse_ended(key: ApiKey) -> None:
+    if key.revoked_at_ms is not None or (key.expires_at_ms is not None and key.expires_at_ms <= now_ms()):
+        raise ConflictError(f"key {key.id} has ended already; create a new key instead", "key_id")
+
+
+def _changed(session: Session, field: str, value: Any) -> Any:
+    match field:
+        case "name":
+            return checks.text(field, value)
+        case "models":
+            return _permitted(session, value)
+        case "expires_at_ms":
+            return checks.end(field, value)
+        case "rpm" | "tpm" | "parallel":
+            return checks.limit(field, value)
+        case "sse_ping":
+            return checks.flag(field, value)
+        case "defaults":
+            return checked_defaults(value)
+        case "ceilings":
+            return checked_ceilings(value)
+    raise InvalidError(f"{field} is not a field of a key that can be changed", field)
 
 
 def _permitted(session: Session, models: Sequence[str]) -> list[str]:

@@ -71,9 +71,12 @@ def find_tenant(session: Session, id_or_name: str) -> Tenant:
     return tenant
 
 
-def list_tenants(session: Session) -> Sequence[Tenant]:
-    """All tenants by name."""
-    return session.scalars(select(Tenant).order_by(Tenant.name)).all()
+def list_tenants(session: Session, *, after_name: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
+    """Tenants by name, all of them; `after_name` (the last name of a page of `limit`) gives the next page."""
+    query = select(Tenant).order_by(Tenant.name).limit(limit)
+    if after_name is not None:
+        query = query.where(Tenant.name > after_name)
+    return session.scalars(query).all()
 
 
 def update_tenant(

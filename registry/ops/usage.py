@@ -14,6 +14,7 @@ from registry.ops.money import format_dollars
 
 MAX_PAGE = 1000
 _CSV_CHUNK = 1000
+_DAY_MS = 86_400_000
 USAGE_COLUMNS = (
     "attempt_id",
     "request_id",
@@ -74,6 +75,14 @@ def usage_by_model(session: Session, wanted: UsageFilter) -> dict[str, UsageTota
     query = _restrict(_sums().add_columns(Usage.model_name), wanted)
     rows = session.execute(query.group_by(Usage.model_name).order_by(Usage.model_name))
     return {row[-1]: UsageTotals(*(int(value or 0) for value in row[:-1])) for row in rows}
+
+
+def usage_by_day(session: Session, wanted: UsageFilter) -> Sequence[tuple[int, str, str, int]]:
+    """(when the day begins, UTC, ms; key id; model name; nano-dollars) for each that had usage, by day."""
+    day = Usage.ended_at_ms - Usage.ended_at_ms % _DAY_MS
+    sums: Select[*tuple[Any, ...]] = select(day, Usage.key_id, Usage.model_name, func.sum(Usage.cost_nusd))
+    rows = session.execute(_restrict(sums, wanted).group_by(day, Usage.key_id, Usage.model_name).order_by(day))
+    return [(int(began), key_id, model, int(cost)) for began, key_id, model, cost in rows]
 
 
 def list_ledger(

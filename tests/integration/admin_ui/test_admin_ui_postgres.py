@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from support.admin_api import Program
 from support.admin_app import AdminApp, make_database, running_app, send
 from support.admin_samples import Samples, add_samples
 from support.databases import postgres_server
@@ -56,3 +57,24 @@ def test_changes_are_kept(admin: AdminApp, samples: Samples) -> None:
     page = client.get(f"/tenants/{samples.tenant.id}").text
     assert "$1.50" in page
     assert ">draining<" in client.get("/nodes").text
+
+
+def test_the_management_api_works(admin: AdminApp, samples: Samples) -> None:
+    program = Program(admin, "owner")
+    for path in (
+        "/admin/v1/tenants?after=A&limit=1", "/admin/v1/keys?limit=1&before=key_z", "/admin/v1/models",
+        "/admin/v1/nodes/node-a",
+        f"/admin/v1/cold-starts/{samples.cold_start.id}", "/admin/v1/cold-starts?offset=1", "/admin/v1/usage/totals",
+        "/admin/v1/usage?limit=5&offset=3", "/admin/v1/usage.csv", "/admin/v1/ledger?before=900719925474099",
+        "/admin/v1/audit",
+        f"/key/info?key={samples.key_id}", "/model/info", "/spend/logs?start_date=2026-01-01&end_date=2026-12-31",
+    ):  # fmt: skip
+        program.ok("GET", path)
+    top_up = {"amount_usd": "5", "reason": "x"}
+    first = program.ok("POST", "/admin/v1/tenants/Acme Robotics/top-up", top_up, Idempotency_Key="k")
+    assert program.ok("POST", "/admin/v1/tenants/Acme Robotics/top-up", top_up, Idempotency_Key="k") == first
+    made = program.ok("POST", "/key/generate", {"team_id": "Night Shift", "models": ["small"]})
+    program.ok("POST", "/key/delete", {"keys": [made["key"]]})
+    program.refused(404, "GET", "/admin/v1/models/\ufffd")
+    program.refused(400, "GET", "/admin/v1/tenants/%00")
+    program.refused(400, "POST", "/key/generate", {"team_id": "a\u0000b"})

@@ -99,6 +99,22 @@ def test_rotation_leaves_the_old_key_as_long_as_asked(hydrant) -> None:
     assert live == {first["key"]["key_id"], third["key"]["key_id"]}
 
 
+def test_a_management_token_is_seen_once_and_ends_at_once(hydrant) -> None:
+    made = hydrant.json("token", "create", "ci", "--role", "operator", "--expires-in", "90d")
+    token, plaintext = made["token"], made["plaintext"]
+    assert plaintext.startswith(f"hym-{token['prefix']}-")
+    assert token["created_by"].startswith("cli:")
+    listed = hydrant.run("token", "list").stdout
+    assert token["prefix"] in listed
+    assert plaintext not in listed
+    hydrant.run("token", "revoke", plaintext)  # pasted whole by mistake: taken for its prefix
+    assert hydrant.json("token", "list")["tokens"] == []
+    assert hydrant.json("token", "list", "--all")["tokens"][0]["state"] == "revoked"
+    wrong = hydrant.run("token", "revoke", "hym-zzzzzzzz-" + "s" * 43, expect=1)
+    assert "no management token" in wrong.stderr
+    assert "sss" not in wrong.stderr
+
+
 def test_a_users_one_time_password_is_seen_once_and_works(hydrant) -> None:
     from registry.ops.admins import authenticate
 

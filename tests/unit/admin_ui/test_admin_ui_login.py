@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from support.admin_app import PASSWORD, AdminApp, running_app, send
 from support.redis_server import RedisServer
 
+from admin_ui.api.authentication import TOKEN_BLUEPRINTS
 from admin_ui.sessions import SESSION_HOURS
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
@@ -52,7 +53,8 @@ def test_empty_fields_say_what_to_enter(admin: AdminApp) -> None:
 def test_every_form_is_refused_without_its_token(admin: AdminApp) -> None:
     client = admin.signed_in("owner")
     for rule in admin.app.url_map.iter_rules():
-        if "POST" in (rule.methods or ()):
+        takes_cookies = rule.endpoint.partition(".")[0] not in TOKEN_BLUEPRINTS
+        if "POST" in (rule.methods or ()) and takes_cookies:
             path = rule.rule.replace("<path:alias>", "x")
             for argument in rule.arguments:
                 path = path.replace(f"<{argument}>", "x")

@@ -1,0 +1,144 @@
+"""What LiteLLM's clients send, in its own field names, and which of it Hydrant can keep its word on.
+
+Fields that are not listed here are taken when they say nothing (null, false, 0, "", [] or {}), and refused when they
+ask for something: a budget that nobody holds, or a guardrail that nobody runs, would be worse than an error.
+"""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from admin_ui.api.answers import ApiError, bad_request
+from admin_ui.api.management import Limit, Text
+from registry.ids import now_ms
+
+IGNORED = frozenset({"user_id", "metadata", "tags", "send_invite_email", "rpm_limit_type", "tpm_limit_type"})
+"""Taken and not kept: they change neither what a key may do nor what it costs."""
+HELP = {
+    "max_budget": "a key has no budget of its own here; give it a tenant of its own (team_id) and top that up",
+    "soft_budget": "a key has no budget of its own here; give it a tenant of its own (team_id) and top that up",
+    "budget_duration": "a key has no budget of its own here; give it a tenant of its own (team_id) and top that up",
+    "key": "a key's text is made here and cannot be chosen; leave the field out and use the one in the answer",
+    "blocked": "use POST /key/delete to end a key, or disable its tenant",
+    "model_rpm_limit": "limits are of a key or a tenant; use rpm_limit",
+    "model_tpm_limit": "limits are of a key or a tenant; use tpm_limit",
+    "aliases": "aliases are of models: POST /admin/v1/models/{model}/aliases",
+    "auto_rotate": "rotate keys by POST /admin/v1/keys/{key}/rotate",
+}
+ALL_MODELS = ("all-team-models", "all-proxy-models", "*")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 30 * 86_400}
+_DURATION = re.compile(r"([0-9]{1,9})(mo|[smhdw])")
+
+
+class LiteLLMBody(BaseModel):
+    """A body of LiteLLM's: fields that nobody knows are looked at before they are passed over."""
+
+    model_config = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True, protected_namespaces=())
+
+    def refuse_unknown(self, kept: frozenset[str] = IGNORED) -> None:
+        """Raises ApiError 400 for the first field that asks for what Hydrant does not do."""
+        for name, value in (self.model_extra or {}).items():
+            if name not in kept and value not in (None, False, 0, "", [], {}):
+                raise bad_request(f"{name} is not supported: {HELP.get(name, 'leave it out')}", name)
+
+
+class KeyFields(LiteLLMBody):
+    """What a key may do. `models`: none named means all."""
+
+    key_alias: Text | None = None
+    duration: str | None = Field(default=None, description="30s, 30m, 30h, 30d, 2w, 1mo (30 days); -1: never ends")
+    models: list[Text] | None = None
+    rpm_limit: Limit | None = None
+    tpm_limit: Limit | None = None
+    max_parallel_requests: Limit | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that were sent, as the registry calls them."""
+        found: dict[str, Any] = {}
+        for theirs, ours in _NAMES.items():
+            if theirs in self.model_fields_set:
+                found[ours] = getattr(self, theirs)
+        if "models" in self.model_fields_set:
+            found["models"] = ["*"] if not self.models or set(self.models) & set(ALL_MODELS) else self.models
+        if self.duration:
+            found["expires_at_ms"] = end_of(self.duration)
+        if found.get("name", "") is None:
+            del found["name"]
+        return found
+
+
+class GenerateKey(KeyFields):
+    """A key to be made. `team_id` is the tenant's id or name; it may be left out where there is only one tenant."""
+
+    team_id: Text | None = None
+    key_type: str | None = None
+
+
+class UpdateKey(KeyFields):
+    """What is not given stays; null lifts a limit. `key` is the key itself, or the `token` of its answer."""
+
+    key: Text
+
+
+class DeleteKeys(LiteLLMBody):
+    """Keys to be ended, by themselves or by `token`, or by alias."""
+
+    keys: list[Text] = Field(default=[], max_length=1000)
+    key_aliases: list[Text] = Field(default=[], max_length=1000)
+
+
+class ModelParams(LiteLLMBody):
+    """`model` says where the weights are: a directory on every node, or a URL."""
+
+    model: Text
+    input_cost_per_token: float | int | None = None
+    output_cost_per_token: float | int | None = None
+
+
+class NewLiteLLMModel(LiteLLMBody):
+    """A model to be registered. Costs are in dollars a token, in `litellm_params` or `model_info`."""
+
+    model_name: Text
+    litellm_params: ModelParams
+    model_info: dict[str, Any] | None = None
+
+
+class DeleteModel(LiteLLMBody):
+    """`id` is `model_info.id`."""
+
+    id: Text
+
+
+_NAMES = {
+    "key_alias": "name",
+    "rpm_limit": "rpm",
+    "tpm_limit": "tpm",
+    "max_parallel_requests": "parallel",
+}
+
+
+def end_of(duration: str) -> int | None:
+    """When a key ends that lasts so long from now; None for "-1"."""
+    if duration == "-1":
+        return None
+    found = _DURATION.fullmatch(duration)
+    if found is None or int(found[1]) == 0:
+        raise bad_request('duration must be a number and s, m, h, d, w or mo, such as "30d"', "duration")
+    return now_ms() + int(found[1]) * _SECONDS[found[2]] * 1000
+
+
+def nusd_per_token(field: str, dollars: object) -> int:
+    """Nano-dollars in dollars a token. Raises ApiError 400, and never rounds."""
+    if isinstance(dollars, bool) or not isinstance(dollars, int | float):
+        raise bad_request(f"{field} is needed, in dollars a token: 2e-08 is $0.02 per million tokens", field)
+    scaled = Decimal(repr(dollars)).scaleb(9) if abs(dollars) < 1e6 else Decimal("NaN")
+    if not scaled.is_finite() or scaled < 0 or scaled != scaled.to_integral_value():
+        raise bad_request(f"{field} must be a multiple of 1e-09 dollars a token (a nano-dollar), not negative", field)
+    return int(scaled)
+
+
+def needs_tenant() -> ApiError:
+    """400: there are several tenants, or none."""
+    return bad_request("team_id is needed: the id or name of the tenant that pays (GET /admin/v1/tenants)", "team_id")
