@@ -134,7 +134,7 @@ async def _publish(redis_url: str, routes: dict[str, dict[str, Any]]) -> None:
         EMBEDDING_MODEL: model_entry(model_id="mod_2", embedding=True),
         ASLEEP_MODEL: model_entry(model_id="mod_3"),
     }
-    world.aliases = {"my-alias": CHAT_MODEL}
+    world.aliases = {"my-alias": {CHAT_MODEL: 1}}
     world.keys |= {
         hash_key(LIMITED_KEY, PEPPER): key_entry("key_limited", rpm=1),
         hash_key(NARROW_KEY, PEPPER): key_entry("key_narrow", models=[EMBEDDING_MODEL]),
