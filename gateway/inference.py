@@ -86,7 +86,8 @@ class Inference:
             raise invalid_request(f"The model `{request.model}` {does}.", "model")
         if model.provider is not None and not endpoint.has_providers:
             raise invalid_request(
-                f"The model `{request.model}` is a provider's: ask it by /v1/chat/completions.", "model"
+                f"The model `{request.model}` is a provider's: it speaks /v1/chat/completions and /v1/messages only.",
+                "model",
             )
         run = partial(self._run, api_key, snapshot, key, tenant, model, request, arrived_at_ms, trace)
         if (sent := sent_key(scope)) is None:

@@ -76,11 +76,6 @@ async def answer(
     request: InferenceRequest, wanted: Provider, shared: httpx.AsyncBaseTransport, stall_s: float, reply: Reply
 ) -> None:
     """Answers one request. Raises `ApiError`."""
-    if request.endpoint not in (Endpoint.CHAT, Endpoint.MESSAGES):
-        raise invalid_request(
-            f"The model `{request.model}` is a provider's: it speaks /v1/chat/completions and /v1/messages only.",
-            "model",
-        )
     key = os.environ.get(wanted.key_env, "")
     if not key:
         log.error("%s is not set: models of %s cannot be asked", wanted.key_env, wanted.name)

@@ -26,8 +26,8 @@ FORCED = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"nam
 CHAT = {"model": CHAT_MODEL, "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
 TEXT = {"model": CHAT_MODEL, "prompt": ["One, two,", "Once"], "max_tokens": 3, "temperature": 0}
 RESPONSE = {"model": CHAT_MODEL, "input": MESSAGES, "max_output_tokens": 6, "temperature": 0, "store": False}
-# One text: two may be computed together or apart, which the last digits show; so do log probabilities of two answers, and
-# a stream shows which comes first.
+# One text: two may be computed together or apart, which the last digits show. So do log probabilities of two answers;
+# and a stream shows which of two comes first.
 VECTORS = {"model": EMBEDDING_MODEL, "input": "été 🥖"}
 STREAM = {"stream": True}
 WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
