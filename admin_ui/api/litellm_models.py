@@ -100,7 +100,7 @@ def litellm_new_model(body: NewLiteLLMModel) -> ModelInfo | Response:
     }
     if _is_hosted(params.model):
         return _new_hosted(body, costs)
-    with _named(body.model_name):
+    with _named():
         job = begin_registration({"name": body.model_name, "source": params.model, **costs})
     job.ended.wait(WAITED_S)
     if job.state == "failed":
@@ -153,7 +153,7 @@ def _new_hosted(body: NewLiteLLMModel, costs: dict[str, int | None]) -> ModelInf
     most = (body.model_info or {}).get("max_input_tokens")
     values = {**costs, **({} if most is None else {"context_length": most})}
     key_env = _key_env(params)
-    with _named(body.model_name):
+    with _named():
         row = change(
             lambda session, actor: register_hosted(
                 session,
@@ -188,15 +188,15 @@ def _key_env(params: ModelParams) -> str:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _named() -> Iterator[None]:
     """What the registry refuses, in LiteLLM's field names."""
     try:
         yield
     except ConflictError as error:
         if error.field == "name":
             raise ConflictError(
-                f"{name} exists. LiteLLM would balance requests over both; here a name is one model's. Give this one a "
-                "name of its own, and let both share a third: PUT /admin/v1/aliases/{alias} with their weights",
+                f"{error.message}. LiteLLM would balance requests over both; here a name is one model's. Give this one "
+                "a name of its own, and let both share a third: PUT /admin/v1/aliases/{alias} with their weights",
                 "model_name",
             ) from None
         raise
