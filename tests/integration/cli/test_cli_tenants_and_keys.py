@@ -2,8 +2,10 @@
 
 import pytest
 from sqlalchemy import select
+from support.registry_rows import add_model, add_tenant, current_price, usage_event
 
 from registry.models import Audit
+from registry.ops import ledger
 from registry.snapshot import key_digest
 
 
@@ -213,6 +215,16 @@ def test_usage_as_csv_goes_to_standard_output_or_whole_into_a_file(hydrant, tmp_
     assert "'=HYPERLINK(1)" in target.read_text()
     assert list(tmp_path.glob("*.partial")) == []
     assert "error" in hydrant.json("usage", "csv", expect=2)
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_estimated_counts_are_marked(hydrant, estimated: bool) -> None:
+    with hydrant.sql() as session:
+        tenant, model = add_tenant(session), add_model(session)
+        event = usage_event(tenant, model, current_price(session, model), estimated=estimated)
+        ledger.settle(session, [event])
+    assert ("ok, estimated" in hydrant.run("usage", "rows").stdout) is estimated
+    assert hydrant.json("usage", "rows")["usage"][0]["estimated"] is estimated
 
 
 def test_the_schema_must_be_this_versions(bare) -> None:
