@@ -1,6 +1,6 @@
 """`hydrant budget`: what a tenant or a key may spend in a day, a month or in total."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,7 @@ from registry.budget_windows import PERIODS
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from registry.ops.budgets import Spending
+    from registry.documents.budgets import BudgetDocument
 
 _PERIOD = click.Choice(PERIODS)
 
@@ -90,23 +90,14 @@ def remove(console: Console, owner: str, period: str) -> None:
 def list_(console: Console) -> None:
     """All budgets with what is spent of them (settled), and the latest alerts."""
     from cli.workspace import Workspace
+    from registry.documents.budgets import alert_document
     from registry.ops import budgets, tenants
     from registry.ops.money import format_dollars
 
     with Workspace(console) as here, here.read() as session:
         names = {row.id: row.name for row in tenants.list_tenants(session)}
         documents = list(_documents(session).values())
-        alerts: list[dict[str, Any]] = [
-            {
-                "scope_id": row.scope_id,
-                "period": row.period,
-                "percent": row.percent,
-                "spent_nusd": row.spent_nusd,
-                "amount_nusd": row.amount_nusd,
-                "at_ms": row.at_ms,
-            }
-            for row in budgets.list_alerts(session)
-        ]
+        alerts = [alert_document(row) for row in budgets.list_alerts(session)]
     rows = [
         (names[d["tenant_id"]], d["scope_id"], d["period"], d["kind"], d["spent_usd"], d["amount_usd"], d["percent"])
         for d in documents
@@ -128,37 +119,19 @@ def _scope_id(session: "Session", owner: str) -> str:
     return keys.get_key(session, owner).id if owner.startswith("key_") else tenants.find_tenant(session, owner).id
 
 
-def _documents(session: "Session", scope_id: str | None = None) -> dict[str, dict[str, Any]]:
+def _documents(session: "Session", scope_id: str | None = None) -> dict[str, "BudgetDocument"]:
     """Budgets as documents: of one owner by period, of all by owner and period."""
+    from registry.documents.budgets import budget_document
     from registry.ids import now_ms
     from registry.ops import budgets
 
     rows = [row for row in budgets.list_budgets(session) if scope_id in (None, row.scope_id)]
     return {
-        one.budget.period if scope_id else f"{one.budget.scope_id} {one.budget.period}": _document(one)
+        one.budget.period if scope_id else f"{one.budget.scope_id} {one.budget.period}": budget_document(one)
         for one in budgets.spending(session, rows, now_ms())
     }
 
 
-def _document(spending: "Spending") -> dict[str, Any]:
-    from registry.ops.money import format_dollars
-
-    row = spending.budget
-    return {
-        "scope_id": row.scope_id,
-        "tenant_id": row.tenant_id,
-        "period": row.period,
-        "kind": "hard" if row.hard else "soft",
-        "amount_nusd": row.amount_nusd,
-        "amount_usd": format_dollars(row.amount_nusd),
-        "alert_percent": list(row.alert_percent),
-        "spent_nusd": spending.spent_nusd,
-        "spent_usd": format_dollars(spending.spent_nusd),
-        "percent": spending.percent,
-        "ends_at_ms": spending.ends_at_ms,
-    }
-
-
-def _so_far(document: dict[str, Any]) -> str:
+def _so_far(document: "BudgetDocument") -> str:
     until = f" until {moment(document['ends_at_ms'])} UTC" if document["ends_at_ms"] is not None else ""
     return f"{document['spent_usd']} $ are spent{until and ', it lasts'}{until}"

@@ -90,21 +90,12 @@ def list_(console: Console, model: str | None) -> None:
 
 
 def _show(console: Console, here: Any, model: str | None) -> None:
-    from registry.models import Model, Tenant
+    from registry.documents.cold_policies import policy_document
     from registry.ops import cold_policies, models
 
     with here.read() as session:
         model_id = None if model is None else models.resolve_name(session, model).id
-        documents = [
-            {
-                "model": session.get_one(Model, row.model_id).name,
-                "tenant": None if row.tenant_id is None else session.get_one(Tenant, row.tenant_id).name,
-                "when_cold": row.mode,
-                "to": None if row.fallback_model_id is None else session.get_one(Model, row.fallback_model_id).name,
-                "after_s": row.after_s,
-            }
-            for row in cold_policies.list_policies(session, model_id)
-        ]
+        documents = [policy_document(session, row) for row in cold_policies.list_policies(session, model_id)]
     rows = [(d["model"], d["tenant"] or "all others", d["when_cold"], d["to"], d["after_s"]) for d in documents]
     headings = ("MODEL", "TENANT", "WHEN COLD", "TO", "AFTER S")
     console.show({"policies": documents}, table(headings, rows) if rows else ["no policy: requests wait"])

@@ -66,6 +66,7 @@ def show(console: Console, which: str, width: int | None) -> None:
     """One cold start as a waterfall. WHICH is an id (cst_...) or a model, whose latest one is shown."""
     from cli.workspace import Workspace
     from registry.documents.cluster import cold_start_document
+    from registry.documents.costs import start_cost_document
     from registry.ops.coldstarts import waterfall
     from registry.ops.cost_queries import start_cost
 
@@ -92,7 +93,7 @@ def show(console: Console, which: str, width: int | None) -> None:
     bars = [asdict(row) for row in found.rows]
     shares = _share_table(cost)
     console.show(
-        {"cold_start": document, "cost": None if cost is None else asdict(cost), "waterfall": bars},
+        {"cold_start": document, "cost": None if cost is None else start_cost_document(cost), "waterfall": bars},
         [*lines, *(["", *shares] if shares else []), "", *(drawing or ["nothing has happened yet"])],
     )
 

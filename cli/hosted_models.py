@@ -1,10 +1,12 @@
-"""`hydrant model add-hosted`: a model that a hosted provider serves."""
+"""`hydrant model add-hosted` and `update-hosted`: models that a hosted provider serves."""
+
+from typing import Any
 
 import click
 
 from cli.command import Command, reporting
 from cli.console import Console
-from cli.params import DOLLARS, PRICE
+from cli.params import DOLLARS, NONE, PRICE
 
 
 @click.command(
@@ -74,3 +76,41 @@ def add_hosted(
             f"the hosted process needs {key_env} in its environment",
         ],
     )
+
+
+@click.command(
+    "update-hosted",
+    cls=Command,
+    examples=[
+        "hydrant model update-hosted gpt --provider-model openai/gpt-4.1",
+        "hydrant model update-hosted gpt --api-base none",
+    ],
+)
+@click.argument("name")
+@click.option("--provider-model", help="Provider, slash, its name of the model.")
+@click.option("--key-env", help="The hosted process' variable that holds the provider's key.")
+@click.option("--api-base", help="Another address than the provider's own; https; none: the provider's own.")
+@click.option("--context-length", type=int, help="Bounds what a prompt may cost.")
+@reporting
+def update_hosted(console: Console, name: str, **given: Any) -> None:
+    """Change where a hosted model is asked for. Its name: hydrant model update; its price: hydrant model price."""
+    from cli.workspace import Workspace
+    from orchestrator.keep_alive import keep_alive_ms
+    from registry.documents.models import model_document
+    from registry.ops import hosted_models, models
+
+    changes = {field: value for field, value in given.items() if value is not None}
+    if not changes:
+        raise click.UsageError("nothing to change: give --provider-model, --key-env, --api-base or --context-length")
+    if changes.get("api_base") == NONE:
+        changes["api_base"] = None
+    with Workspace(console) as here:
+        allow_http = here.settings.provider_http
+        row = here.change(
+            lambda session, actor: hosted_models.update_hosted(
+                session, actor, models.resolve_name(session, name).id, allow_http=allow_http, **changes
+            )
+        )
+        with here.read() as session:
+            document = model_document(session, models.get_model(session, row.id), keep_alive_ms)
+    console.show({"model": document}, [f"changed {row.name}: {', '.join(sorted(changes))}"])

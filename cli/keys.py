@@ -1,16 +1,18 @@
 """`hydrant key`: API keys. A key is printed once, when it is made, and stored nowhere."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.command import Group, reporting
 from cli.console import Console, table
-from cli.params import DURATION, LIMIT, MOMENT, or_none
+from cli.params import DURATION, LIMIT, MOMENT, NONE, or_none
 from cli.units import moment
 from registry.ids import now_ms
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from registry.models import ApiKey
 
 
@@ -122,6 +124,76 @@ def list_(console: Console, tenant: str | None, everything: bool) -> None:
     ]
     lines = table(("ID", "PREFIX", "TENANT", "NAME", "MODELS", "STATE", "EXPIRES (UTC)"), rows)
     console.show({"keys": shown}, lines if rows else ["no key; make one: hydrant key create TENANT --name NAME"])
+
+
+@key.command(
+    examples=[
+        "hydrant key update 4f7q2z8k --rpm 120 --model qwen3-8b",
+        "hydrant key update 4f7q2z8k --ceiling max_tokens=512 --default none",
+        "hydrant key update 4f7q2z8k --models-all --no-end",
+    ]
+)
+@click.argument("key")
+@click.option("--name", help="A new name.")
+@click.option("--model", "models", multiple=True, help="A model it may use from now on; repeat for more.")
+@click.option("--models-all", is_flag=True, help="All models, also future ones.")
+@click.option("--expires-at", type=MOMENT, help="When it ends, for example 2027-01-31 (UTC).")
+@click.option("--expires-in", type=DURATION, help="When it ends, from now: 24h, 30d.")
+@click.option("--no-end", is_flag=True, help="It ends no more by itself.")
+@click.option("--rpm", type=LIMIT, help="Requests a minute with this key, or none.")
+@click.option("--tpm", type=LIMIT, help="Tokens a minute with this key, or none.")
+@click.option("--parallel", type=LIMIT, help="Requests at once with this key, or none.")
+@click.option("--sse-ping/--no-sse-ping", default=None, help="Keep held streams awake with SSE comments.")
+@click.option("--default", "defaults", multiple=True, metavar="NAME=VALUE", help="In place of all it has, or none.")
+@click.option("--ceiling", "ceilings", multiple=True, metavar="NAME=VALUE", help="In place of all it has, or none.")
+@reporting
+def update(
+    console: Console,
+    key: str,
+    name: str | None,
+    models: tuple[str, ...],
+    models_all: bool,
+    expires_at: int | None,
+    expires_in: int | None,
+    no_end: bool,
+    sse_ping: bool | None,
+    defaults: tuple[str, ...],
+    ceilings: tuple[str, ...],
+    **limits: int | str | None,
+) -> None:
+    """Change what a key may do. What is not given stays; `none` lifts a limit, or takes defaults or ceilings away."""
+    from cli.workspace import Workspace
+    from registry.documents.access import key_document
+    from registry.key_parameters import parse_assignments
+    from registry.ops import keys
+
+    if (expires_at is not None) + (expires_in is not None) + no_end > 1:
+        raise click.UsageError("give one of --expires-at, --expires-in and --no-end")
+    if models and models_all:
+        raise click.UsageError("give --model or --models-all, not both")
+    changes: dict[str, Any] = {field: or_none(value) for field, value in limits.items() if value is not None}
+    if name is not None:
+        changes["name"] = name
+    if models or models_all:
+        changes["models"] = ["*"] if models_all else list(models)
+    if expires_at is not None or expires_in is not None or no_end:
+        changes["expires_at_ms"] = now_ms() + expires_in if expires_in is not None else expires_at
+    if sse_ping is not None:
+        changes["sse_ping"] = sse_ping
+    for field, given in (("defaults", defaults), ("ceilings", ceilings)):
+        if given:
+            changes[field] = given
+    if not changes:
+        raise click.UsageError("nothing to change: give at least one option (hydrant key update --help lists them)")
+
+    def do(session: "Session", actor: str) -> "ApiKey":
+        for field in changes.keys() & {"defaults", "ceilings"}:
+            changes[field] = {} if changes[field] == (NONE,) else parse_assignments(changes[field], field)
+        return keys.update_key(session, actor, keys.find_key(session, key).id, **changes)
+
+    with Workspace(console) as here:
+        row = here.change(do)
+    console.show({"key": key_document(row)}, [f"changed {row.name} ({row.id}): {', '.join(sorted(changes))}"])
 
 
 @key.command(examples=["hydrant key rotate key_01h...", "hydrant key rotate 4f7q2z8k --overlap 24h"])

@@ -26,6 +26,7 @@ def reconcile(console: Console, since_ms: int | None) -> None:
     is told, and stored for the admin UI. The ledger's worker does the same every five minutes, with the newest rows.
     """
     from cli.workspace import Workspace, connect_redis
+    from registry.documents.books import reconciliation_document
     from registry.ids import now_ms
     from registry.ops import reconciliations
     from registry.reconciliation.look import CONFIRM_AFTER_MS, take_a_look
@@ -49,12 +50,8 @@ def reconcile(console: Console, since_ms: int | None) -> None:
         found = reconciliations.told(row)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in row.compared.items())
     lines = [f"{one.kind}: {one.sentence}" for one in found] or [f"no difference ({counts})"]
-    document = {
-        "at_ms": row.ended_at_ms,
-        "since_ms": since_ms,
-        "compared": row.compared,
-        "differences": [one.to_json() for one in found],
-    }
-    console.show({"reconciliation": document}, [f"compared at {moment(row.ended_at_ms)} UTC", *lines])
+    console.show(
+        {"reconciliation": reconciliation_document(row)}, [f"compared at {moment(row.ended_at_ms)} UTC", *lines]
+    )
     if found:
         click.get_current_context().exit(1)

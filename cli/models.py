@@ -10,7 +10,7 @@ import click
 from cli.aliases import alias, alias_words
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
-from cli.hosted_models import add_hosted
+from cli.hosted_models import add_hosted, update_hosted
 from cli.model_options import serving_options, split_serving
 from cli.params import DOLLARS, MOMENT, PRICE
 from cli.units import moment, seconds, size
@@ -112,6 +112,7 @@ def register(
 
 
 model.add_command(add_hosted)
+model.add_command(update_hosted)
 
 
 @model.command(

@@ -90,19 +90,33 @@ def list_(console: Console) -> None:
 @click.argument("name")
 @reporting
 def show(console: Console, name: str) -> None:
-    """One tenant: limits, balance, keys and its latest ledger entries."""
+    """One tenant: limits, balance, spending, budgets, keys, policies for cold models and its latest ledger entries."""
     from cli.ledger_rows import ledger_table
     from cli.workspace import Workspace
     from registry.documents.access import tenant_balance_document
+    from registry.documents.budgets import budget_document
+    from registry.documents.cold_policies import policy_document
     from registry.documents.money import ledger_document
-    from registry.ops import keys, money, tenants, usage
+    from registry.ids import now_ms
+    from registry.ops import budgets, cold_policies, keys, money, tenants, usage
 
     with Workspace(console) as here, here.read() as session:
         row = tenants.find_tenant(session, name)
         document = tenant_balance_document(row, money.balance_nusd(session, row.id))
         live = sum(1 for key in keys.list_keys(session, row.id) if key.revoked_at_ms is None)
         entries = [ledger_document(entry) for entry in usage.list_ledger(session, tenant_id=row.id, limit=10)]
-    shown = {**document, "keys": live}
+        spent = usage.usage_totals(session, usage.UsageFilter(tenant_id=row.id)).cost_nusd
+        set_ = budgets.spending(session, budgets.list_budgets(session, [row.id]), now_ms())
+        limits = [budget_document(one) for one in set_]
+        policies = [policy_document(session, one) for one in cold_policies.list_policies(session, tenant_id=row.id)]
+    shown = {
+        **document,
+        "keys": live,
+        "spent_nusd": spent,
+        "spent_usd": money.format_dollars(spent),
+        "budgets": limits,
+        "policies": policies,
+    }
     lines = fields(
         (label, shown[field])
         for label, field in (
@@ -111,6 +125,7 @@ def show(console: Console, name: str) -> None:
             ("enabled", "enabled"),
             ("class", "class"),
             ("balance $", "balance_usd"),
+            ("spent on usage $", "spent_usd"),
             ("requests a minute", "rpm"),
             ("tokens a minute", "tpm"),
             ("requests at once", "parallel"),
@@ -118,6 +133,16 @@ def show(console: Console, name: str) -> None:
         )
     )
     lines += ["created            " + (moment(document["created_at_ms"]) or ""), ""]
+    lines += [
+        f"budget: {'the tenant' if one['scope_id'] == one['tenant_id'] else one['scope_id']} ({one['period']}, "
+        f"{one['kind']}): {one['spent_usd']} of {one['amount_usd']} $ are spent"
+        for one in limits
+    ]
+    for policy in policies:
+        then = f" to {policy['to']} after {policy['after_s']} s" if policy["to"] else ""
+        lines.append(f"policy: while {policy['model']} is cold, {policy['when_cold']}{then}")
+    if limits or policies:
+        lines.append("")
     console.show({"tenant": {**shown, "ledger": entries}}, [*lines, *ledger_table(entries)])
 
 

@@ -51,7 +51,8 @@ def usage() -> None:
 @click.option("--offset", type=click.IntRange(0), default=0, help="How many rows to pass over.")
 @reporting
 def rows(console: Console, limit: int, offset: int, **wanted: Any) -> None:
-    """Attempts, the latest first, one row each."""
+    """Attempts, the latest first, one row each. Estimated: a provider's stream ended before it told its counts, which
+    are at least these."""
     from cli.workspace import Workspace
     from registry.documents.money import usage_document
     from registry.ops.usage import list_usage
@@ -63,7 +64,7 @@ def rows(console: Console, limit: int, offset: int, **wanted: Any) -> None:
         (
             moment(d["ended_at_ms"]),
             d["model_name"],
-            d["outcome"],
+            f"{d['outcome']}, estimated" if d["estimated"] else d["outcome"],
             d["prompt_tokens"],
             d["cached_tokens"],
             d["completion_tokens"],

@@ -22,9 +22,11 @@ from registry.documents.cluster import (
     node_document,
     stage_document,
 )
+from registry.documents.costs import StartCostDocument, start_cost_document
 from registry.ids import now_ms
 from registry.models import Node
 from registry.ops import coldstarts, nodes
+from registry.ops.cost_queries import start_cost
 
 
 class Nodes(TypedDict):
@@ -53,10 +55,14 @@ class ColdStarts(TypedDict):
 
 
 class OneColdStart(TypedDict):
-    """A cold start, why it was planned so (or why not at all), and its steps."""
+    """A cold start, why it was planned so (or why not at all), what it has cost, and its steps.
+
+    `cost` is null of a start from before that was counted.
+    """
 
     cold_start: ColdStartDocument
     explanation: list[str]
+    cost: StartCostDocument | None
     waterfall: list[StepDocument]
 
 
@@ -108,15 +114,17 @@ def list_cold_starts(query: ColdStartsQuery) -> ColdStarts:
 
 
 @api.operation(
-    "GET", "/cold-starts/<cold_start>", Permission.SEE, "One cold start, with its reasons and steps", tag="cold starts",
-    answer=OneColdStart,
+    "GET", "/cold-starts/<cold_start>", Permission.SEE, "One cold start, with its reasons, cost and steps",
+    tag="cold starts", answer=OneColdStart,
 )  # fmt: skip
 def show_cold_start(cold_start: str) -> OneColdStart:
     found = coldstarts.waterfall(db(), cold_start)
     decision = explained(found.cold_start.plan)
+    cost = start_cost(db(), cold_start)
     return {
         "cold_start": cold_start_document(found.cold_start),
         "explanation": [*decision.reasons, *([decision.problem] if decision.problem else [])],
+        "cost": None if cost is None else start_cost_document(cost),
         "waterfall": [
             {
                 "stage_id": row.stage_id,

@@ -6,7 +6,7 @@ ask for something: a budget that nobody holds, or a guardrail that nobody runs, 
 
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,9 +17,8 @@ from registry.ids import now_ms
 IGNORED = frozenset({"user_id", "metadata", "tags", "send_invite_email", "rpm_limit_type", "tpm_limit_type"})
 """Taken and not kept: they change neither what a key may do nor what it costs."""
 HELP = {
-    "max_budget": "a key has no budget of its own here; give it a tenant of its own (team_id) and top that up",
-    "soft_budget": "a key has no budget of its own here; give it a tenant of its own (team_id) and top that up",
-    "budget_duration": "a key has no budget of its own here; give it a tenant of its own (team_id) and top that up",
+    "budget_id": "budgets have no ids here; use max_budget and budget_duration",
+    "budget_limits": "use PUT /admin/v1/budgets/{key}/{period} for several budgets of one key",
     "key": "a key's text is made here and cannot be chosen; leave the field out and use the one in the answer",
     "blocked": "use POST /key/delete to end a key, or disable its tenant",
     "model_rpm_limit": "limits are of a key or a tenant; use rpm_limit",
@@ -53,6 +52,17 @@ class KeyFields(LiteLLMBody):
     rpm_limit: Limit | None = None
     tpm_limit: Limit | None = None
     max_parallel_requests: Limit | None = None
+    max_budget: float | int | Literal[""] | None = Field(default=None, description="Dollars in each budget_duration")
+    soft_budget: float | int | None = Field(
+        default=None, description="Dollars at which an alert is recorded: a whole percentage of max_budget"
+    )
+    budget_duration: str | None = Field(
+        default=None, description="1d or 24h: a day; 1mo or 30d: a month; else in total"
+    )
+
+    def budget(self) -> dict[str, Any]:
+        """The fields of its budget that were sent."""
+        return {name: getattr(self, name) for name in BUDGET_FIELDS if name in self.model_fields_set}
 
     def changes(self) -> dict[str, Any]:
         """The fields that were sent, as the registry calls them."""
@@ -90,9 +100,13 @@ class DeleteKeys(LiteLLMBody):
 
 
 class ModelParams(LiteLLMBody):
-    """`model` says where the weights are: a directory on every node, or a URL."""
+    """`model` says where the weights are: a directory on every node, or a URL; or it is a provider's, such as
+    openai/gpt-4.1-mini, and `api_key` names the variable that holds the provider's key: os.environ/OPENAI_API_KEY."""
 
     model: Text
+    api_key: str | None = None
+    api_base: Text | None = None
+    cache_read_input_token_cost: float | int | None = None
     input_cost_per_token: float | int | None = None
     output_cost_per_token: float | int | None = None
 
@@ -104,6 +118,11 @@ class NewLiteLLMModel(LiteLLMBody):
     litellm_params: ModelParams
     model_info: dict[str, Any] | None = None
 
+    def cost(self, field: str) -> object:
+        """A cost from where it was given; None when it was not."""
+        found: object = getattr(self.litellm_params, field)
+        return found if found is not None else (self.model_info or {}).get(field)
+
 
 class DeleteModel(LiteLLMBody):
     """`id` is `model_info.id`."""
@@ -111,6 +130,7 @@ class DeleteModel(LiteLLMBody):
     id: Text
 
 
+BUDGET_FIELDS = ("max_budget", "soft_budget", "budget_duration")
 _NAMES = {
     "key_alias": "name",
     "rpm_limit": "rpm",
@@ -133,9 +153,15 @@ def nusd_per_token(field: str, dollars: object) -> int:
     """Nano-dollars in dollars a token. Raises ApiError 400, and never rounds."""
     if isinstance(dollars, bool) or not isinstance(dollars, int | float):
         raise bad_request(f"{field} is needed, in dollars a token: 2e-08 is $0.02 per million tokens", field)
-    scaled = Decimal(repr(dollars)).scaleb(9) if abs(dollars) < 1e6 else Decimal("NaN")
+    return nusd(field, dollars)
+
+
+def nusd(field: str, dollars: object) -> int:
+    """Nano-dollars in dollars. Raises ApiError 400, and never rounds."""
+    number = dollars if isinstance(dollars, int | float) and not isinstance(dollars, bool) else float("nan")
+    scaled = Decimal(repr(number)).scaleb(9) if abs(number) < 1e6 else Decimal("NaN")
     if not scaled.is_finite() or scaled < 0 or scaled != scaled.to_integral_value():
-        raise bad_request(f"{field} must be a multiple of 1e-09 dollars a token (a nano-dollar), not negative", field)
+        raise bad_request(f"{field} must be a multiple of 1e-09 dollars (a nano-dollar), below a million", field)
     return int(scaled)
 
 

@@ -164,7 +164,7 @@ def show_registration(registration: str) -> OneRegistration:
     "GET", "/models/<path:model>", Permission.SEE, "One model, by id, name or alias", tag=TAG, answer=OneModel
 )
 def show_model(model: str) -> OneModel:
-    return _shown(find_model(db(), model))
+    return shown(find_model(db(), model))
 
 
 @api.operation(
@@ -182,7 +182,7 @@ def update_model(model: str, body: ModelChanges) -> OneModel:
             models.set_enabled(session, actor, row.id, enabled)
         return row
 
-    return _shown(change(do, reconcile=True))
+    return shown(change(do, reconcile=True))
 
 
 @api.operation(
@@ -202,7 +202,7 @@ def delete_model(model: str) -> DeletedModel:
     body=Warm, answer=OneModel, errors=(409,),
 )  # fmt: skip
 def warm_model(model: str, body: Warm) -> OneModel:
-    return _shown(
+    return shown(
         change(
             lambda session, actor: models.warm_now(session, actor, find_model(session, model).id, body.minutes),
             reconcile=True,
@@ -215,7 +215,7 @@ def warm_model(model: str, body: Warm) -> OneModel:
     answer=OneModel, errors=(409,),
 )  # fmt: skip
 def stop_model(model: str) -> OneModel:
-    return _shown(
+    return shown(
         change(
             lambda session, actor: models.stop_now(session, actor, find_model(session, model).id),
             reconcile=True,
@@ -283,5 +283,6 @@ def _registrations() -> Registrations:
     return jobs
 
 
-def _shown(row: Model) -> OneModel:
+def shown(row: Model) -> OneModel:
+    """A model as it stands now."""
     return {"model": model_document(db(), row, keep_alive_ms)}

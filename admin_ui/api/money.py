@@ -1,5 +1,7 @@
 """Usage, the ledger, and the audit log: what happened, for programs that account for it."""
 
+from dataclasses import replace
+
 from flask import Response
 from typing_extensions import TypedDict
 
@@ -10,6 +12,7 @@ from admin_ui.database import db
 from admin_ui.downloads import csv_download
 from admin_ui.permissions import Permission
 from registry.documents.access import AuditDocument, audit_document
+from registry.documents.costs import TenantWaitsDocument, tenant_waits_document
 from registry.documents.money import (
     LedgerDocument,
     TotalsDocument,
@@ -19,6 +22,7 @@ from registry.documents.money import (
     usage_document,
 )
 from registry.ops import audit, tenants
+from registry.ops.cost_queries import tenant_waits
 from registry.ops.usage import (
     UsageFilter,
     ledger_csv,
@@ -58,13 +62,17 @@ class AuditLog(TypedDict):
     next_before: int | None
 
 
-class UsageQuery(Query):
-    """Which attempts: of a tenant (id or name), a model (name, alias or id, of a deleted one too), a key (id), and from
-    when until before when they ended."""
+class ColdStartShares(TypedDict):
+    """Shares of cold starts by tenant and model, the dearest first."""
+
+    cold_starts: list[TenantWaitsDocument]
+
+
+class SharesQuery(Query):
+    """Of a tenant (id or name), a model (name, alias or id, of a deleted one too), and from when until before when."""
 
     tenant: Text | None = None
     model: Text | None = None
-    key: Text | None = None
     from_ms: Moment | None = None
     until_ms: Moment | None = None
 
@@ -74,10 +82,18 @@ class UsageQuery(Query):
         return UsageFilter(
             tenant_id=tenants.find_tenant(db(), self.tenant).id if self.tenant is not None else None,
             model_id=self.model if by_id or self.model is None else find_model(db(), self.model).id,
-            key_id=self.key,
             from_ms=self.from_ms,
             until_ms=self.until_ms,
         )
+
+
+class UsageQuery(SharesQuery):
+    """Which attempts: of a tenant, a model and a key (id), by when they ended."""
+
+    key: Text | None = None
+
+    def filter(self) -> UsageFilter:
+        return replace(super().filter(), key_id=self.key)
 
 
 class UsagePage(UsageQuery, Page):
@@ -138,6 +154,14 @@ def usage_sums(query: UsageQuery) -> Totals:
 )  # fmt: skip
 def usage_as_csv(query: UsageQuery) -> Response:
     return csv_download("hydrant-usage", usage_csv(db(), query.filter()))
+
+
+@api.operation(
+    "GET", "/usage/cold-starts", Permission.SEE, "What starts have cost that tenants waited for", tag="usage",
+    query=SharesQuery, answer=ColdStartShares, errors=(404,),
+)  # fmt: skip
+def cold_start_shares(query: SharesQuery) -> ColdStartShares:
+    return {"cold_starts": [tenant_waits_document(one) for one in tenant_waits(db(), query.filter())]}
 
 
 @api.operation(

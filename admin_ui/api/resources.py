@@ -1,8 +1,38 @@
 """All operations: importing a resource's module declares them."""
 
-from admin_ui.api import aliases, cluster, keys, litellm, models, money, tenants
+from admin_ui.api import (
+    aliases,
+    budgets,
+    cluster,
+    cold_policies,
+    hosted_models,
+    invoices,
+    keys,
+    litellm,
+    litellm_keys,
+    litellm_models,
+    litellm_spend,
+    models,
+    money,
+    tenants,
+)
 from admin_ui.api.management import api
 
 APIS = (api, litellm.api)
 
-__all__ = ["APIS", "aliases", "cluster", "keys", "models", "money", "tenants"]
+__all__ = [
+    "APIS",
+    "aliases",
+    "budgets",
+    "cluster",
+    "cold_policies",
+    "hosted_models",
+    "invoices",
+    "keys",
+    "litellm_keys",
+    "litellm_models",
+    "litellm_spend",
+    "models",
+    "money",
+    "tenants",
+]

@@ -2,17 +2,17 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
+from admin_ui.api.amounts import AmountBody
 from admin_ui.api.management import Limit, Page, Text, api
 from admin_ui.api.operation import Body, Changes, change, change_once, given
 from admin_ui.database import db
 from admin_ui.permissions import Permission
 from registry.documents.access import TenantBalanceDocument, tenant_balance_document
 from registry.documents.money import LedgerDocument, ledger_document
-from registry.errors import RegistryError
 from registry.models import Tenant
 from registry.ops import money, tenants
 
@@ -68,24 +68,10 @@ class TenantChanges(Changes):
     enabled: bool = True
 
 
-class Money(Body):
+class Money(AmountBody):
     """An amount, in nano-dollars or as dollars ("12.50"): one of the two. The reason stays in the ledger for ever."""
 
-    amount_nusd: int | None = None
-    amount_usd: Text | None = None
     reason: Text
-
-    @model_validator(mode="after")
-    def _one_amount(self) -> "Money":
-        if (self.amount_nusd is None) == (self.amount_usd is None):
-            raise ValueError("give amount_nusd or amount_usd, one of the two")
-        return self
-
-    def nusd(self) -> int:
-        """The amount in nano-dollars."""
-        return (
-            money.parse_dollars(self.amount_usd, "amount_usd") if self.amount_usd is not None else self.amount_nusd or 0
-        )
 
 
 @api.operation("GET", "/tenants", Permission.SEE, "Tenants by name", tag=TAG, query=TenantsQuery, answer=Tenants)
@@ -162,12 +148,8 @@ def _enter(tenant: str, body: Money, *, credit: bool) -> dict[str, Any]:
             "balance_usd": money.format_dollars(balance),
         }
 
-    try:
+    with body.named():
         return change_once(do, tenant_id=tenant_id)
-    except RegistryError as error:
-        if error.field == "amount":
-            error.field = "amount_usd" if body.amount_usd is not None else "amount_nusd"
-        raise
 
 
 def _shown(row: Tenant) -> OneTenant:

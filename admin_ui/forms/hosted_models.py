@@ -1,17 +1,19 @@
 """Models of hosted providers, and what becomes of requests while a model is cold."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from wtforms import SelectField, StringField
 from wtforms.validators import InputRequired
 
 from admin_ui.forms.base import Form, Required, WholeNumberField
 from admin_ui.forms.models import PriceForm
+from registry.models import Model
 
 WHEN_COLD = {"wait": "Wait for it", "fallback": "Be answered by a provider's model", "reject": "Be sent away"}
 
 
-class HostedForm(PriceForm):
+class HostedFields(Form):
     """A model that a provider serves."""
 
     name = StringField(
@@ -38,6 +40,28 @@ class HostedForm(PriceForm):
         "Context length", [Required()], default=128_000, unit="tokens", description="Bounds what a prompt may cost."
     )
     default_max_tokens = WholeNumberField("Default max_tokens", [Required()], default=4096)
+
+    def provider(self) -> dict[str, Any]:
+        """Who serves it, as the registry takes it."""
+        return {
+            "provider_model": self.provider_model.data.strip(),
+            "key_env": self.key_env.data.strip(),
+            "api_base": (self.api_base.data or "").strip() or None,
+        }
+
+
+class HostedForm(PriceForm, HostedFields):
+    """A new one, with its price."""
+
+
+class EditHostedForm(HostedFields):
+    """What it is from now on. Its price has a page of its own."""
+
+    @classmethod
+    def of(cls, model: Model) -> "EditHostedForm":
+        """The form as the model is."""
+        provider = model.provider or {}
+        return cls(formdata=None, obj=model, data={**provider, "provider_model": provider.get("model")})
 
 
 class PolicyForm(Form):

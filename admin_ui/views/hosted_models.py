@@ -1,16 +1,18 @@
 """Models of hosted providers, and policies for cold models. Both set what tenants pay: for owners."""
 
-from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, current_app, flash, redirect, render_template, request, url_for
+from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as WsgiResponse
 
 from admin_ui.changes import press, submit
 from admin_ui.database import db
-from admin_ui.forms.hosted_models import WHEN_COLD, HostedForm, PolicyForm
+from admin_ui.forms.hosted_models import WHEN_COLD, EditHostedForm, HostedForm, PolicyForm
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.cluster import models_without_manifests
 from admin_ui.views.found import found
+from registry.models import Model
 from registry.ops import cold_policies, models, tenants
-from registry.ops.hosted_models import register_hosted
+from registry.ops.hosted_models import register_hosted, update_hosted
 
 blueprint = Blueprint("hosted_models", __name__, url_prefix="/models")
 
@@ -29,9 +31,7 @@ def create() -> WsgiResponse | str | tuple[str, int]:
             session,
             actor,
             name=form.name.data,
-            provider_model=form.provider_model.data.strip(),
-            key_env=form.key_env.data.strip(),
-            api_base=(form.api_base.data or "").strip() or None,
+            **form.provider(),
             input_nusd=form.input_nusd.data,
             cached_input_nusd=form.cached_input_nusd.data,
             output_nusd=form.output_nusd.data,
@@ -45,6 +45,30 @@ def create() -> WsgiResponse | str | tuple[str, int]:
         return render_template("models/new_hosted.html", form=form), 422
     flash(f"{added.name} is added. The hosted process needs {form.key_env.data} in its environment.", "ok")
     return redirect(url_for("models.show", model_id=added.id))
+
+
+@blueprint.route("/<model_id>/hosted", methods=["GET", "POST"])
+@permission(Permission.CHANGE_MONEY)
+def edit(model_id: str) -> WsgiResponse | str | tuple[str, int]:
+    """Changes who serves it, and its bounds."""
+    model = found(models.get_model, db(), model_id)
+    if model.provider is None:
+        abort(404)
+    form = EditHostedForm()
+    if not form.is_submitted():
+        return render_template("models/edit_hosted.html", model=model, form=EditHostedForm.of(model))
+    allow_http: bool = current_app.config["PROVIDER_HTTP"]
+
+    def do(session: Session, actor: str) -> Model:
+        bounds = {"context_length": form.context_length.data, "allow_http": allow_http}
+        update_hosted(session, actor, model_id, **bounds, **form.provider())
+        own = {"name": form.name.data, "default_max_tokens": form.default_max_tokens.data}
+        return models.update_model(session, actor, model_id, **own)
+
+    if submit(form, do) is None:
+        return render_template("models/edit_hosted.html", model=model, form=form), 422
+    flash("Saved; it holds for requests from now on.", "ok")
+    return redirect(url_for("models.show", model_id=model_id))
 
 
 @blueprint.route("/<model_id>/policies", methods=["GET", "POST"])

@@ -1,12 +1,14 @@
-"""API keys: create, rotate, revoke. A key is shown in the answer that made it and never again."""
+"""API keys: create, change, rotate, revoke. A key is shown in the answer that made it and never again."""
 
-from flask import Blueprint, current_app, redirect, render_template, request, url_for
+from typing import TypeVar
+
+from flask import Blueprint, current_app, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as WsgiResponse
 
 from admin_ui.changes import press, submit
 from admin_ui.database import db
 from admin_ui.forms.budgets import BudgetForm
-from admin_ui.forms.keys import KeyForm, RotateForm
+from admin_ui.forms.keys import EditKeyForm, KeyFields, KeyForm, RotateForm
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.budgets import budgets_of
 from admin_ui.read.cluster import models_without_manifests
@@ -14,6 +16,8 @@ from admin_ui.views.found import found
 from registry.ids import now_ms
 from registry.models import ApiKey
 from registry.ops import keys, tenants
+
+AnyKeyForm = TypeVar("AnyKeyForm", bound=KeyFields)
 
 blueprint = Blueprint("keys", __name__, url_prefix="/keys")
 
@@ -64,6 +68,21 @@ def show(key_id: str) -> str:
     return _page(found(keys.get_key, db(), key_id), RotateForm(formdata=None))
 
 
+@blueprint.route("/<key_id>/edit", methods=["GET", "POST"])
+@permission(Permission.CHANGE_KEYS)
+def edit(key_id: str) -> WsgiResponse | str | tuple[str, int]:
+    """Changes what the key may do."""
+    key = found(keys.get_key, db(), key_id)
+    form = _with_models(EditKeyForm())
+    if not form.is_submitted():
+        return render_template("keys/edit.html", key=key, form=_with_models(EditKeyForm.of(key)))
+    changed = submit(form, lambda session, actor: keys.update_key(session, actor, key_id, **form.changes(now_ms())))
+    if changed is None:
+        return render_template("keys/edit.html", key=key, form=form), 422
+    flash("Saved; gateways know of it within a second.", "ok")
+    return redirect(url_for("keys.show", key_id=key_id))
+
+
 @blueprint.post("/<key_id>/rotate")
 @permission(Permission.CHANGE_KEYS)
 def rotate(key_id: str) -> str | tuple[str, int]:
@@ -93,6 +112,10 @@ def revoke(key_id: str) -> WsgiResponse:
 def _key_form() -> KeyForm:
     form = KeyForm()
     form.tenant_id.choices = {tenant.id: tenant.name for tenant in tenants.list_tenants(db())}
+    return _with_models(form)
+
+
+def _with_models(form: AnyKeyForm) -> AnyKeyForm:
     form.models.choices = {model.name: model.name for model in models_without_manifests(db())}
     return form
 

@@ -57,6 +57,8 @@ def live(model_id: str) -> str:
 def edit(model_id: str) -> WsgiResponse | str | tuple[str, int]:
     """Changes how the model is served."""
     model = found(models.get_model, db(), model_id)
+    if model.lane == "hosted":
+        return redirect(url_for("hosted_models.edit", model_id=model_id))
     form = EditForm()
     if not form.is_submitted():
         return render_template("models/edit.html", model=model, form=EditForm.of(model))

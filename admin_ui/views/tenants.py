@@ -9,15 +9,18 @@ from admin_ui.changes import press, submit
 from admin_ui.database import db
 from admin_ui.formats import dollars
 from admin_ui.forms.budgets import BudgetForm
+from admin_ui.forms.hosted_models import WHEN_COLD
 from admin_ui.forms.tenants import MoneyForm, TenantForm
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.budgets import budgets_of
 from admin_ui.read.tenants import tenant_rows
 from admin_ui.views.found import found
+from registry.documents.cold_policies import policy_document
 from registry.ids import now_ms
 from registry.models import Tenant
 from registry.ops import keys, money, tenants
 from registry.ops.budgets import list_alerts
+from registry.ops.cold_policies import list_policies
 from registry.ops.usage import list_ledger
 
 blueprint = Blueprint("tenants", __name__, url_prefix="/tenants")
@@ -128,5 +131,7 @@ def _page(tenant: Tenant, *, limits: TenantForm | None = None, top_up: MoneyForm
         budgets=budgets_of(db(), tenant.id, tenant.id, now_ms()),
         budget_form=BudgetForm(formdata=None),
         alerts=list_alerts(db(), tenant_id=tenant.id),
+        policies=[(row.model_id, policy_document(db(), row)) for row in list_policies(db(), tenant_id=tenant.id)],
+        when_cold=WHEN_COLD,
         now_ms=now_ms(),
     )

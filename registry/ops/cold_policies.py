@@ -56,18 +56,27 @@ def set_policy(
 
 def remove_policy(session: Session, actor: str, model_id: str, *, tenant_id: str | None = None) -> None:
     """Take a policy away: the default of all tenants holds again, or waiting. Raises NotFoundError."""
-    row = _find(session, model_id, tenant_id)
-    if row is None:
-        raise NotFoundError("there is no such policy", "model_id")
-    session.delete(row)
+    session.delete(get_policy(session, model_id, tenant_id))
     session.flush()
     audit.record(session, actor, "policy.remove", model_id, tenant_id=tenant_id)
 
 
-def list_policies(session: Session, model_id: str | None = None) -> Sequence[ColdPolicy]:
-    """The policies of a model, or all."""
+def get_policy(session: Session, model_id: str, tenant_id: str | None) -> ColdPolicy:
+    """The policy of a model for this tenant, or (None) for all others. Raises NotFoundError."""
+    row = _find(session, model_id, tenant_id)
+    if row is None:
+        raise NotFoundError("there is no such policy", "model_id")
+    return row
+
+
+def list_policies(session: Session, model_id: str | None = None, tenant_id: str | None = None) -> Sequence[ColdPolicy]:
+    """All policies, or those of a model, or those that are a tenant's own."""
     query = select(ColdPolicy).order_by(ColdPolicy.model_id, ColdPolicy.id)
-    return session.scalars(query if model_id is None else query.where(ColdPolicy.model_id == model_id)).all()
+    if model_id is not None:
+        query = query.where(ColdPolicy.model_id == model_id)
+    if tenant_id is not None:
+        query = query.where(ColdPolicy.tenant_id == tenant_id)
+    return session.scalars(query).all()
 
 
 def _find(session: Session, model_id: str, tenant_id: str | None) -> ColdPolicy | None:

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from registry.models import ColdStart, ColdStartShare, GroupCost, Model, Tenant
 from registry.ops.usage import UsageFilter
+
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def tenant_waits(session: Session, wanted: UsageFilter) -> Sequence[TenantWaits]
     """Shares of starts by tenant and model, the dearest first; the filter's time is that at which they were split."""
     charged = func.sum(ColdStartShare.cost_nusd).filter(ColdStartShare.charged.is_(True))
     cost = func.sum(ColdStartShare.cost_nusd)
-    query = (
+    query: Select[*tuple[Any, ...]] = (
         select(
             ColdStartShare.tenant_id,
             Model.name,
@@ -108,6 +111,33 @@ def tenant_waits(session: Session, wanted: UsageFilter) -> Sequence[TenantWaits]
         .group_by(ColdStartShare.tenant_id, Model.id, Model.name)
         .order_by(cost.desc(), ColdStartShare.tenant_id, Model.name)
     )
+    rows = session.execute(_restrict(query, wanted))
+    return [TenantWaits(row[0], row[1], *(int(value or 0) for value in row[2:])) for row in rows]
+
+
+def list_charges(session: Session, wanted: UsageFilter, limit: int) -> list[tuple[ColdStartShare, str]]:
+    """Shares that were charged, each with its model's name, the latest first."""
+    shares: Select[*tuple[Any, ...]] = select(ColdStartShare, Model.name)
+    query = _charged(shares, wanted)
+    query = query.order_by(ColdStartShare.at_ms.desc(), ColdStartShare.cold_start_id).limit(limit)
+    return [(share, name) for share, name in session.execute(query)]
+
+
+def charges_by_day(session: Session, wanted: UsageFilter) -> list[tuple[int, str, int]]:
+    """(when the day begins, UTC, ms; model name; nano-dollars) for each that had charges, by day."""
+    day = ColdStartShare.at_ms - ColdStartShare.at_ms % DAY_MS
+    sums: Select[*tuple[Any, ...]] = select(day, Model.name, func.sum(ColdStartShare.cost_nusd))
+    query = _charged(sums, wanted)
+    rows = session.execute(query.group_by(day, Model.name).order_by(day, Model.name))
+    return [(int(began), model, int(cost)) for began, model, cost in rows]
+
+
+def _charged(query: Select[*tuple[Any, ...]], wanted: UsageFilter) -> Select[*tuple[Any, ...]]:
+    query = query.select_from(ColdStartShare).join(ColdStart, ColdStart.id == ColdStartShare.cold_start_id)
+    return _restrict(query.join(Model, Model.id == ColdStart.model_id).where(ColdStartShare.charged.is_(True)), wanted)
+
+
+def _restrict(query: Select[*tuple[Any, ...]], wanted: UsageFilter) -> Select[*tuple[Any, ...]]:
     if wanted.tenant_id is not None:
         query = query.where(ColdStartShare.tenant_id == wanted.tenant_id)
     if wanted.model_id is not None:
@@ -116,4 +146,4 @@ def tenant_waits(session: Session, wanted: UsageFilter) -> Sequence[TenantWaits]
         query = query.where(ColdStartShare.at_ms >= wanted.from_ms)
     if wanted.until_ms is not None:
         query = query.where(ColdStartShare.at_ms < wanted.until_ms)
-    return [TenantWaits(row[0], row[1], *(int(value or 0) for value in row[2:])) for row in session.execute(query)]
+    return query

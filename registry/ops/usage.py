@@ -27,6 +27,7 @@ USAGE_COLUMNS = (
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
+    "estimated",
     "cost_nusd",
     "started_at_ms",
     "first_token_at_ms",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from support.registry_rows import add_model, current_price, usage_event
 
@@ -19,7 +20,17 @@ from orchestrator.types import (
     Profile,
 )
 from registry.ids import new_id
-from registry.models import ColdStart, ColdStartEvent, Group, Model, Stage, Tenant
+from registry.models import (
+    ColdStart,
+    ColdStartEvent,
+    ColdStartShare,
+    Group,
+    GroupCost,
+    LedgerEntry,
+    Model,
+    Stage,
+    Tenant,
+)
 from registry.ops import aliases, keys, ledger, models, money, nodes, tenants
 
 MB = 1_000_000
@@ -58,6 +69,21 @@ def add_samples(session: Session, now_ms: int) -> Samples:
     start = _add_running(session, model, now_ms)
     _add_failed(session, model, start, now_ms - 3_600_000)
     return Samples(tenant, model, start, key.id)
+
+
+def add_start_cost(session: Session, samples: Samples, at_ms: int) -> None:
+    """What the ledger notes of a start that three requests of one tenant have waited for, which pays for it."""
+    start = samples.cold_start
+    group = session.scalars(select(Group).where(Group.cold_start_id == start.id)).one()
+    session.add(
+        GroupCost(
+            group_id=group.id, cold_start_id=start.id, model_id=start.model_id, price_id=None, chargeable=True,
+            began_at_ms=start.requested_at_ms, startup_gpu_us=9_000_000, startup_nusd=7_200_000, waited=3,
+        )
+    )  # fmt: skip
+    whose = {"tenant_id": samples.tenant.id, "cold_start_id": start.id}
+    session.add(ColdStartShare(**whose, requests=3, gpu_us=9_000_000, cost_nusd=7_200_000, charged=True, at_ms=at_ms))
+    session.add(LedgerEntry(**whose, kind="settle", amount_nusd=-7_200_000, at_ms=at_ms))
 
 
 def sample_plan(model_name: str) -> Plan:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from support.admin_api import Program
 from support.admin_app import AdminApp, make_database, running_app, send
-from support.admin_samples import Samples, add_samples
+from support.admin_samples import Samples, add_samples, add_start_cost
 from support.databases import postgres_server
 from support.postgres import PostgresServer
 from support.redis_server import RedisServer
@@ -61,7 +61,14 @@ def test_changes_are_kept(admin: AdminApp, samples: Samples) -> None:
 
 def test_the_management_api_works(admin: AdminApp, samples: Samples) -> None:
     program = Program(admin, "owner")
+    with session_scope(admin.sessions) as session:
+        add_start_cost(session, samples, now_ms())
+    program.ok("PUT", "/admin/v1/budgets/Acme Robotics/month", {"amount_usd": "5"})
+    program.ok("PUT", f"/admin/v1/models/{samples.model.id}/policy", {"when_cold": "reject", "tenant": "Night Shift"})
     for path in (
+        "/admin/v1/budgets", "/admin/v1/budget-alerts", "/admin/v1/policies?tenant=Night Shift",
+        "/admin/v1/reconciliation",
+        "/admin/v1/usage/cold-starts", "/admin/v1/tenants/Acme Robotics/invoices", "/spend/logs",
         "/admin/v1/tenants?after=A&limit=1", "/admin/v1/keys?limit=1&before=key_z", "/admin/v1/models",
         "/admin/v1/nodes/node-a",
         f"/admin/v1/cold-starts/{samples.cold_start.id}", "/admin/v1/cold-starts?offset=1", "/admin/v1/usage/totals",

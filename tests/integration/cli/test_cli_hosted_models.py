@@ -48,3 +48,15 @@ def test_policies_are_set_listed_and_removed(hydrant, tmp_path: Path) -> None:
         "can be a fallback"
         in hydrant.run("policy", "set", "tiny", "--when-cold", "fallback", "--to", "tiny", expect=1).output
     )
+
+
+def test_a_hosted_model_is_changed(hydrant) -> None:
+    hydrant.run(*ADD, "--api-base", "https://example.org/v1")
+    changed = hydrant.json("model", "update-hosted", "gpt", "--provider-model", "openai/gpt-4.1", "--api-base", "none")
+    assert changed["model"]["provider"] == {
+        "model": "openai/gpt-4.1", "api_base": None, "key_env": "OPENAI_API_KEY",
+    }  # fmt: skip
+    assert hydrant.snapshot()["models"]["gpt"]["provider"]["model"] == "openai/gpt-4.1"
+    hydrant.run("model", "update", "gpt", "--name", "large", "--default-max-tokens", "99")
+    assert hydrant.json("model", "show", "large")["model"]["default_max_tokens"] == 99
+    assert "nothing to change" in hydrant.run("model", "update-hosted", "large", expect=2).output

@@ -2,8 +2,10 @@
 
 import pytest
 from sqlalchemy import select
+from support.registry_rows import add_model, add_tenant, current_price, usage_event
 
 from registry.models import Audit
+from registry.ops import ledger
 from registry.snapshot import key_digest
 
 
@@ -215,6 +217,16 @@ def test_usage_as_csv_goes_to_standard_output_or_whole_into_a_file(hydrant, tmp_
     assert "error" in hydrant.json("usage", "csv", expect=2)
 
 
+@pytest.mark.parametrize("estimated", [False, True])
+def test_estimated_counts_are_marked(hydrant, estimated: bool) -> None:
+    with hydrant.sql() as session:
+        tenant, model = add_tenant(session), add_model(session)
+        event = usage_event(tenant, model, current_price(session, model), estimated=estimated)
+        ledger.settle(session, [event])
+    assert ("ok, estimated" in hydrant.run("usage", "rows").stdout) is estimated
+    assert hydrant.json("usage", "rows")["usage"][0]["estimated"] is estimated
+
+
 def test_the_schema_must_be_this_versions(bare) -> None:
     missing = bare.json("tenant", "list", expect=1)["error"]
     assert missing["message"].endswith("run: hydrant db upgrade")
@@ -241,3 +253,33 @@ def test_a_wrong_database_url_is_said_without_its_password(hydrant, monkeypatch,
     assert says in result.stderr
     assert "geheim" not in result.output
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_key_is_changed(hydrant) -> None:
+    hydrant.run("tenant", "create", "acme")
+    words = ("--rpm", "5", "--default", "temperature=0.2", "--expires-in", "30d")
+    key = hydrant.json("key", "create", "acme", "--name", "ci", *words)["key"]
+    update = ("key", "update", key["prefix"])
+    changed = hydrant.json(*update, "--name", "bot", "--rpm", "none", "--tpm", "900", "--ceiling", "max_tokens=64")[
+        "key"
+    ]
+    assert (changed["name"], changed["rpm"], changed["tpm"], changed["models"]) == ("bot", None, 900, ["*"])
+    assert (changed["defaults"], changed["ceilings"]) == ({"temperature": 0.2}, {"max_tokens": 64})
+    assert changed["expires_at_ms"] == key["expires_at_ms"]
+    changed = hydrant.json(*update, "--default", "none", "--no-end", "--no-sse-ping")["key"]
+    assert (changed["defaults"], changed["ceilings"]) == ({}, {"max_tokens": 64})
+    assert (changed["expires_at_ms"], changed["sse_ping"]) == (None, False)
+    assert "nothing to change" in hydrant.run(*update, expect=2).output
+    assert "not both" in hydrant.run(*update, "--model", "x", "--models-all", expect=2).output
+    hydrant.run("key", "revoke", key["prefix"])
+    assert "has ended" in hydrant.run(*update, "--name", "late", expect=1).output
+
+
+def test_a_tenant_is_shown_with_what_it_spends_and_may_spend(hydrant) -> None:
+    hydrant.run("tenant", "create", "acme")
+    hydrant.run("budget", "set", "acme", "month", "5")
+    hydrant.run("model", "add-hosted", "gpt", "--provider-model", "openai/gpt-4.1-mini", "--key-env", "OPENAI_API_KEY",
+                "--input-price", "0.4", "--output-price", "1.6")  # fmt: skip
+    shown = hydrant.json("tenant", "show", "acme")["tenant"]
+    assert (shown["spent_nusd"], shown["budgets"][0]["amount_usd"], shown["policies"]) == (0, "5.00", [])
+    assert "0.00 of 5.00 $ are spent" in hydrant.run("tenant", "show", "acme").stdout

@@ -17,7 +17,10 @@ from registry.ops import tokens
 
 OPERATIONS = [(api.prefix, one) for api in resources.APIS for one in api.operations]
 # By hand, as in the admin UI: what needs more than a look. All else needs the lowest role.
-OWNER = {"top_up", "adjust", "register_model", "show_registration", "set_price", "litellm_new_model"}
+OWNER = {
+    *("top_up", "adjust", "register_model", "show_registration", "set_price", "litellm_new_model"),
+    *("set_budget", "remove_budget", "set_policy", "remove_policy", "register_hosted_model", "update_hosted_model"),
+}
 OPERATOR = {
     *("create_tenant", "update_tenant", "create_key", "update_key", "rotate_key", "revoke_key"),
     *("update_model", "delete_model", "warm_model", "stop_model", "add_alias", "share_alias", "remove_alias"),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.admin_api import Program, audited
 from support.admin_app import AdminApp
-from support.admin_samples import Samples
+from support.admin_samples import Samples, add_start_cost
 from support.registry_rows import current_price, usage_event
 from support.safetensors_writer import write_model
 
@@ -69,7 +69,8 @@ def test_keys_are_deleted_all_or_none(script: Program, admin: AdminApp) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("max_budget", 10.0), ("budget_duration", "30d"), ("key", "sk-mine"), ("blocked", True), ("guardrails", ["x"]),
+        ("max_budget", 0), ("max_budget", -1), ("max_budget", 1e-10), ("budget_duration", "30d"),
+        ("budget_id", "b"), ("key", "sk-mine"), ("blocked", True), ("guardrails", ["x"]),
         ("model_max_budget", {"gpt-4": 5}), ("aliases", {"a": "b"}), ("allowed_routes", ["/x"]), ("no_such_field", 1),
         ("key_type", "management"), ("duration", "soon"), ("duration", "0d"), ("rpm_limit", 0), ("models", "gpt-4"),
     ],
@@ -117,12 +118,156 @@ def test_a_model_is_made_told_and_deleted(script: Program, tmp_path: Path) -> No
         ({"model": "/x", "input_cost_per_token": 1.5e-10, "output_cost_per_token": 0}, "input_cost_per_token"),
         ({"model": "/x", "input_cost_per_token": -1e-9, "output_cost_per_token": 0}, "input_cost_per_token"),
         ({"model": "/x", "input_cost_per_token": 1e-9}, "output_cost_per_token"),
-        ({"model": "ftp://x", "input_cost_per_token": 0, "output_cost_per_token": 0}, "source"),
+        ({"model": "ftp://x", "input_cost_per_token": 0, "output_cost_per_token": 0}, "litellm_params.model"),
         ({"model": "/x", "api_base": "http://10.0.0.1", "input_cost_per_token": 0}, "api_base"),
     ],
 )
 def test_a_model_that_cannot_be_made_says_why(script: Program, params: dict[str, Any], param: str) -> None:
     assert script.refused(400, "POST", "/model/new", {"model_name": "x", "litellm_params": params})["param"] == param
+
+
+@pytest.mark.parametrize(("duration", "period", "told"), [
+    ("1d", "day", "1d"), ("24h", "day", "1d"), ("1mo", "month", "1mo"), ("30d", "month", "1mo"), (None, "total", None),
+])  # fmt: skip
+def test_a_key_has_a_budget_as_it_would_have_there(
+    script: Program, duration: str | None, period: str, told: str | None
+) -> None:
+    body = {"team_id": "Night Shift", "max_budget": 2.5, "budget_duration": duration, "soft_budget": 2}
+    made = script.ok("POST", "/key/generate", body)
+    assert (made["max_budget"], made["soft_budget"], made["budget_duration"]) == (2.5, 2.0, told)
+    assert (made["budget_reset_at"] is None) is (period == "total")
+    (budget,) = script.ok("GET", "/admin/v1/budgets?tenant=Night%20Shift")["budgets"]
+    assert (budget["scope_id"], budget["period"], budget["amount_nusd"]) == (made["token"], period, 2_500_000_000)
+    assert (budget["kind"], budget["alert_percent"]) == ("hard", [80])
+    info = script.ok("GET", f"/key/info?key={made['key']}")["info"]
+    assert (info["max_budget"], info["spend"]) == (2.5, 0.0)
+
+
+def test_a_keys_budget_is_changed_replaced_and_lifted(script: Program) -> None:
+    key = script.ok("POST", "/key/generate", {"team_id": "Night Shift", "max_budget": 10, "budget_duration": "1d"})[
+        "key"
+    ]
+
+    def update(**fields: Any) -> tuple[Any, list[tuple[str, int, str]]]:
+        info = script.ok("POST", "/key/update", {"key": key, **fields})
+        listed = script.ok("GET", "/admin/v1/budgets")["budgets"]
+        return info["max_budget"], [(one["period"], one["amount_nusd"], one["kind"]) for one in listed]
+
+    assert update(rpm_limit=5) == (10.0, [("day", 10 * 10**9, "hard")]), "what is not sent stays"
+    assert update(max_budget=20) == (20.0, [("day", 20 * 10**9, "hard")])
+    assert update(budget_duration="30d") == (20.0, [("month", 20 * 10**9, "hard")])
+    assert update(max_budget=None, budget_duration=None) == (None, [])
+    assert update(soft_budget=3) == (None, [("total", 3 * 10**9, "soft")])
+    assert update(max_budget=4) == (4.0, [("total", 4 * 10**9, "hard")])
+
+
+def test_of_a_key_with_several_budgets_the_tightest_is_told_and_none_is_changed(script: Program) -> None:
+    made = script.ok("POST", "/key/generate", {"team_id": "Night Shift", "max_budget": 10, "budget_duration": "1mo"})
+    script.ok("PUT", f"/admin/v1/budgets/{made['token']}/day", {"amount_usd": "1"})
+    info = script.ok("GET", f"/key/info?key={made['token']}")["info"]
+    assert (info["max_budget"], info["budget_duration"]) == (1.0, "1d")
+    error = script.refused(409, "POST", "/key/update", {"key": made["key"], "max_budget": 5})
+    assert "/admin/v1/budgets" in error["message"]
+
+
+@pytest.mark.parametrize("body", [{"budget_duration": "7d"}, {"budget_duration": "1w"}, {"budget_duration": "2mo"},
+                                  {"soft_budget": 3.33}, {"soft_budget": 11}])  # fmt: skip
+def test_a_budget_that_would_mean_something_else_is_refused_and_no_key_is_made(
+    script: Program, admin: AdminApp, body: dict[str, Any]
+) -> None:
+    before = audited(admin)
+    error = script.refused(400, "POST", "/key/generate", {"team_id": "Night Shift", "max_budget": 10, **body})
+    assert error["param"] in body
+    assert audited(admin) == before
+
+
+def test_spend_begins_anew_with_the_budget(script: Program, admin: AdminApp, samples: Samples) -> None:
+    with session_scope(admin.sessions) as session:
+        tenant, model = session.get_one(Tenant, samples.tenant.id), session.get_one(Model, samples.model.id)
+        price = current_price(session, model)
+        for at in (now_ms() - 2 * DAY_MS, now_ms()):
+            event = usage_event(tenant, model, price, started_at_ms=at, ended_at_ms=at, key_id=samples.key_id)
+            ledger.settle(session, [event])
+    path = f"/key/info?key={samples.key_id}"
+    assert script.ok("GET", path)["info"]["spend_nusd"] == 6400
+    script.ok("POST", "/key/update", {"key": samples.key_id, "max_budget": 1, "budget_duration": "1d"})
+    assert script.ok("GET", path)["info"]["spend_nusd"] == 3200
+
+
+def test_only_an_owner_changes_a_budget_that_a_key_has(script: Program, admin: AdminApp) -> None:
+    operator = Program(admin, "operator")
+    made = operator.ok("POST", "/key/generate", {"team_id": "Night Shift", "max_budget": 1})
+    body = {"key": made["key"], "max_budget": None}
+    assert operator.refused(403, "POST", "/key/update", body)["type"] == "permission_error"
+    assert script.ok("GET", f"/key/info?key={made['token']}")["info"]["max_budget"] == 1.0
+
+
+HOSTED = {
+    "model": "openai/gpt-4.1-mini", "api_key": "os.environ/OPENAI_API_KEY",
+    "input_cost_per_token": 4e-07, "output_cost_per_token": 1.6e-06, "cache_read_input_token_cost": 1e-07,
+}  # fmt: skip
+
+
+def test_a_providers_model_is_made(script: Program) -> None:
+    body = {"model_name": "gpt", "litellm_params": HOSTED, "model_info": {"max_input_tokens": 64000}}
+    made = script.ok("POST", "/model/new", body)
+    assert made["litellm_params"]["model"] == "openai/gpt-4.1-mini"
+    model = script.ok("GET", "/admin/v1/models/gpt")["model"]
+    assert model["provider"] == {"model": "openai/gpt-4.1-mini", "api_base": None, "key_env": "OPENAI_API_KEY"}
+    assert (model["context_length"], model["price"]["cached_input_nusd"]) == (64_000, 100)
+    # LiteLLM would balance over two of one name.
+    for params in (HOSTED, {**HOSTED, "model": "/models/x", "api_key": None}):
+        error = script.refused(409, "POST", "/model/new", {"model_name": "gpt", "litellm_params": params})
+        assert error["param"] == "model_name"
+        assert "/admin/v1/aliases" in error["message"]
+
+
+def test_a_providers_key_is_never_taken_nor_repeated(script: Program, admin: AdminApp) -> None:
+    before, secret = audited(admin), "sk-proj-0123456789abcdef"
+    params = {**HOSTED, "api_key": secret}
+    error = script.refused(400, "POST", "/model/new", {"model_name": "gpt", "litellm_params": params})
+    assert error["param"] == "api_key"
+    assert "os.environ/OPENAI_API_KEY" in error["message"]
+    assert secret not in error["message"]
+    assert audited(admin) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "param"),
+    [
+        ({"api_key": None}, "api_key"),
+        ({"api_key": "os.environ/HYDRANT_KEY_PEPPER"}, "api_key"),
+        ({"model": "nobody/x"}, "litellm_params.model"),
+        ({"model": "gpt-4o"}, "litellm_params.model"),
+        ({"api_base": "http://10.0.0.1"}, "api_base"),
+        ({"rpm": 5}, "rpm"),
+    ],
+)
+def test_a_providers_model_that_cannot_be_made_says_why(script: Program, changed: dict[str, Any], param: str) -> None:
+    body = {"model_name": "gpt", "litellm_params": {**HOSTED, **changed}}
+    assert script.refused(400, "POST", "/model/new", body)["param"] == param
+
+
+def test_charges_for_cold_starts_are_spend_of_the_tenant_and_of_no_key(
+    script: Program, admin: AdminApp, samples: Samples
+) -> None:
+    at_ms = now_ms() // DAY_MS * DAY_MS - 40 * DAY_MS
+    with session_scope(admin.sessions) as session:
+        add_start_cost(session, samples, at_ms)
+    rows = script.ok("GET", "/spend/logs")
+    assert [one["endTime"] for one in rows] == sorted((one["endTime"] for one in rows), reverse=True)
+    (charge,) = [one for one in rows if one["call_type"] == "cold_start"]
+    assert (charge["request_id"], charge["api_key"], charge["team_id"], charge["spend_nusd"]) == (
+        samples.cold_start.id,
+        "",
+        samples.tenant.id,
+        7_200_000,
+    )
+    day = charge["startTime"][:10]
+    (summed,) = script.ok("GET", f"/spend/logs?start_date={day}&end_date={day}")
+    assert (summed["spend"], summed["models"], summed["keys"]) == (0.0072, {"smollm2-135m-instruct": 0.0072}, {})
+    of_key = script.ok("GET", f"/spend/logs?api_key={samples.key_id}&start_date={day}&end_date={day}")
+    assert of_key[0]["spend"] == 0.0
 
 
 def test_spend_is_told_by_attempt_and_by_day(script: Program, admin: AdminApp, samples: Samples) -> None:

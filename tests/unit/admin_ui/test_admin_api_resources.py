@@ -17,6 +17,14 @@ from registry.models import ApiKey, LedgerEntry
 from registry.ops import usage
 from registry.snapshot import key_digest
 
+HOSTED = {
+    "name": "gpt",
+    "provider_model": "openai/gpt-4.1-mini",
+    "key_env": "OPENAI_API_KEY",
+    "input_nusd": 400,
+    "output_nusd": 1600,
+}
+
 
 @pytest.fixture
 def owner(admin: AdminApp) -> Program:
@@ -277,6 +285,12 @@ def test_every_change_is_audited_in_the_tokens_name(
         ("create_key", "POST", "/admin/v1/keys", {"tenant": samples.tenant.id, "name": "k"}),
         ("update_key", "PATCH", key, {"name": "renamed"}),
         ("litellm_update_key", "POST", "/key/update", {"key": samples.key_id, "rpm_limit": 3}),
+        ("set_budget", "PUT", f"/admin/v1/budgets/{samples.key_id}/day", {"amount_usd": "2"}),
+        ("remove_budget", "DELETE", f"/admin/v1/budgets/{samples.key_id}/day", None),
+        ("register_hosted_model", "POST", "/admin/v1/hosted-models", HOSTED),
+        ("update_hosted_model", "PATCH", "/admin/v1/hosted-models/gpt", {"context_length": 9000}),
+        ("set_policy", "PUT", f"/admin/v1/models/{model}/policy", {"when_cold": "reject"}),
+        ("remove_policy", "DELETE", f"/admin/v1/models/{model}/policy", None),
         ("rotate_key", "POST", f"{key}/rotate", {"overlap_s": 60}),
         ("revoke_key", "POST", f"{key}/revoke", None),
         ("litellm_generate_key", "POST", "/key/generate", {"team_id": "new", "key_alias": "theirs"}),

@@ -64,3 +64,31 @@ def test_policies_are_set_shown_and_removed(admin: AdminApp) -> None:
     assert send(client, f"{page}/remove?tenant_id={tenant}", {}).status_code == 302
     with read_scope(admin.sessions) as session:
         assert cold_policies.list_policies(session, small) == []
+
+
+def test_a_providers_model_is_changed_on_a_page_of_its_own(admin: AdminApp) -> None:
+    client = admin.signed_in("owner")
+    page = send(client, "/models/hosted/new", HOSTED).location
+    assert client.get(f"{page}/edit").location == f"{page}/hosted"
+    assert "openai/gpt-4.1-mini" in client.get(f"{page}/hosted").text
+    fields = {**HOSTED, "name": "large", "provider_model": "openai/gpt-4.1", "default_max_tokens": "64"}
+    refused = send(client, f"{page}/hosted", {**fields, "key_env": "HYDRANT_HOSTED_SECRET"})
+    assert (refused.status_code, "ends in _API_KEY" in refused.text) == (422, True)
+    assert send(client, f"{page}/hosted", fields).status_code == 302
+    with read_scope(admin.sessions) as session:
+        model = models.resolve_name(session, "large")
+        assert (model.provider["model"], model.default_max_tokens) == ("openai/gpt-4.1", 64)
+    with session_scope(admin.sessions) as session:
+        small = add_model(session, "smol").id
+    assert client.get(f"/models/{small}/hosted").status_code == 404
+
+
+def test_a_tenants_page_lists_its_policies(admin: AdminApp) -> None:
+    client = admin.signed_in("owner")
+    with session_scope(admin.sessions) as session:
+        small, tenant = add_model(session, "smol").id, add_tenant(session).id
+        cold_policies.set_policy(session, "test", small, mode="reject", tenant_id=tenant)
+    page = client.get(f"/tenants/{tenant}").text
+    assert f"/models/{small}/policies" in page
+    assert "be sent away" in page
+    assert f"/models/{small}/policies" not in admin.signed_in("viewer").get(f"/tenants/{tenant}").text

@@ -81,6 +81,19 @@ def test_the_csv_has_every_attempt_and_exact_money(admin: AdminApp, samples: Sam
     assert all(money.parse_dollars(row["cost_usd"]) == int(row["cost_nusd"]) for row in rows)
 
 
+def test_estimated_counts_are_marked(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("viewer")
+    assert "estimated" not in client.get("/usage?period=24h").text
+    with session_scope(admin.sessions) as session:
+        price = current_price(session, samples.model)
+        event = usage_event(samples.tenant, samples.model, price, ended_at_ms=now_ms(), estimated=True)
+        ledger.settle(session, [event])
+    assert ">estimated<" in client.get("/usage?period=24h").text
+    rows = rows_of(client.get("/usage/export.csv?period=30d").text)
+    assert {row["estimated"] for row in rows if row["attempt_id"] == event["attempt_id"]} == {"True"}
+    assert {row["estimated"] for row in rows if row["attempt_id"] != event["attempt_id"]} == {"False"}
+
+
 @pytest.mark.parametrize("formula", ["=1+1", "+1+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1"])
 def test_a_spreadsheet_runs_nothing_from_a_csv(admin: AdminApp, samples: Samples, formula: str) -> None:
     with session_scope(admin.sessions) as session:

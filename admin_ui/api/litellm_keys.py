@@ -1,0 +1,215 @@
+"""LiteLLM's routes for keys."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from typing_extensions import TypedDict
+
+from admin_ui.api import litellm_budgets
+from admin_ui.api.answers import ApiError, bad_request
+from admin_ui.api.authentication import current_token
+from admin_ui.api.keys import pepper
+from admin_ui.api.litellm import TAG, api, iso, usd
+from admin_ui.api.litellm_fields import DeleteKeys, GenerateKey, UpdateKey, needs_tenant
+from admin_ui.api.management import Text
+from admin_ui.api.operation import Query, change
+from admin_ui.database import db
+from admin_ui.permissions import Permission, allows
+from registry.errors import ConflictError, NotFoundError
+from registry.ids import now_ms
+from registry.models import ApiKey
+from registry.ops import budgets, keys, tenants
+from registry.ops.budgets import Spending
+from registry.ops.money import NUSD_PER_USD
+from registry.ops.usage import UsageFilter, usage_totals
+
+
+class BudgetInfo(TypedDict):
+    """A key's budget in dollars, and when it begins anew."""
+
+    max_budget: float | None
+    soft_budget: float | None
+    budget_duration: str | None
+    budget_reset_at: str | None
+
+
+class KeyInfo(BudgetInfo):
+    """A key, in LiteLLM's words. `spend` is, as there, what was spent since its budget last began anew; in total where
+    it has none. Of several budgets the hard one with least left is told."""
+
+    token: str
+    key_name: str
+    key_alias: str
+    team_id: str
+    user_id: None
+    models: list[str]
+    expires: str | None
+    rpm_limit: int | None
+    tpm_limit: int | None
+    max_parallel_requests: int | None
+    metadata: dict[str, Any]
+    blocked: bool
+    spend: float
+    spend_nusd: int
+    created_at: str
+
+
+class GeneratedKey(KeyInfo):
+    """A new key: `key` is the key itself, shown this once."""
+
+    key: str
+    token_id: str
+
+
+class KeyInfoAnswer(TypedDict):
+    """`key` as it was asked for."""
+
+    key: str
+    info: KeyInfo
+
+
+class DeletedKeys(TypedDict):
+    """What was ended, as it was named."""
+
+    deleted_keys: list[str]
+
+
+class KeyQuery(Query):
+    """The key itself, or better (addresses are logged) its `token`."""
+
+    key: Text
+
+
+@api.operation(
+    "POST", "/key/generate", Permission.CHANGE_KEYS, "Make a key", tag=TAG,
+    body=GenerateKey, answer=GeneratedKey, errors=(404, 409),
+)  # fmt: skip
+def litellm_generate_key(body: GenerateKey) -> GeneratedKey:
+    body.refuse_unknown()
+    if body.key_type not in (None, "default", "llm_api"):
+        raise bad_request(
+            "key_type: keys here call models only; hydrant token create makes management tokens", "key_type"
+        )
+
+    def do(session: Session, actor: str) -> tuple[ApiKey, str]:
+        values = {"name": "unnamed", **body.changes()}
+        tenant_id = _tenant_id(session, body.team_id)
+        made = keys.create_key(session, actor, pepper(), tenant_id=tenant_id, **values)
+        if body.budget():
+            litellm_budgets.set_by(session, actor, made[0], body.budget())
+        return made
+
+    row, plaintext = change(do, balance_of=lambda made: made[0].tenant_id)
+    return {**_key_info(row), "key": plaintext, "token_id": row.id}
+
+
+@api.operation(
+    "GET", "/key/info", Permission.SEE, "What a key may do and has spent", tag=TAG,
+    query=KeyQuery, answer=KeyInfoAnswer, errors=(404, 409),
+)  # fmt: skip
+def litellm_key_info(query: KeyQuery) -> KeyInfoAnswer:
+    return {"key": query.key, "info": _key_info(keys.find_key(db(), query.key, pepper()))}
+
+
+@api.operation(
+    "POST", "/key/update", Permission.CHANGE_KEYS, "Change a key", tag=TAG,
+    body=UpdateKey, answer=KeyInfo, errors=(404, 409),
+)  # fmt: skip
+def litellm_update_key(body: UpdateKey) -> KeyInfo:
+    body.refuse_unknown()
+    budget = body.budget()
+    if budget and not allows(current_token().role, Permission.CHANGE_MONEY):
+        raise ApiError(
+            403,
+            "A budget that a key has is changed with the token of an owner.",
+            "not_permitted",
+            type_="permission_error",
+            param=next(iter(budget)),
+        )
+
+    def do(session: Session, actor: str) -> ApiKey:
+        key = keys.find_key(session, body.key, pepper())
+        changes = body.changes()
+        if changes or not budget:
+            keys.update_key(session, actor, key.id, **changes)
+        if budget:
+            litellm_budgets.set_by(session, actor, key, budget)
+        return key
+
+    row = change(do, balance_of=lambda key: key.tenant_id)
+    return _key_info(row)
+
+
+@api.operation(
+    "POST", "/key/delete", Permission.CHANGE_KEYS, "End keys for ever: all that are named, or none", tag=TAG,
+    body=DeleteKeys, answer=DeletedKeys, errors=(404, 409),
+)  # fmt: skip
+def litellm_delete_keys(body: DeleteKeys) -> DeletedKeys:
+    body.refuse_unknown()
+    if not body.keys and not body.key_aliases:
+        raise bad_request("name at least one key in keys or key_aliases", "keys")
+
+    def do(session: Session, actor: str) -> None:
+        for text in body.keys:
+            keys.revoke_key(session, actor, keys.find_key(session, text, pepper()).id)
+        for alias in body.key_aliases:
+            keys.revoke_key(session, actor, _key_named(session, alias).id)
+
+    change(do)
+    return {"deleted_keys": [*body.keys, *body.key_aliases]}
+
+
+def _tenant_id(session: Session, team_id: str | None) -> str:
+    if team_id is not None:
+        return tenants.find_tenant(session, team_id).id
+    found = tenants.list_tenants(session, limit=2)
+    if len(found) != 1:
+        raise needs_tenant()
+    return found[0].id
+
+
+def _key_named(session: Session, alias: str) -> ApiKey:
+    live = session.scalars(select(ApiKey).where(ApiKey.name == alias, ApiKey.revoked_at_ms.is_(None)).limit(2)).all()
+    if not live:
+        raise NotFoundError(f"there is no key named {alias!r}", "key_aliases")
+    if len(live) > 1:
+        raise ConflictError(f"several keys are named {alias!r}; name them by token in keys", "key_aliases")
+    return live[0]
+
+
+def _key_info(row: ApiKey) -> KeyInfo:
+    spending = litellm_budgets.told(budgets.spending(db(), litellm_budgets.of_key(db(), row), now_ms()))
+    spent = usage_totals(db(), UsageFilter(key_id=row.id)).cost_nusd if spending is None else spending.spent_nusd
+    return {
+        "token": row.id,
+        "key_name": f"hyd-{row.prefix}-...",
+        "key_alias": row.name,
+        "team_id": row.tenant_id,
+        "user_id": None,
+        "models": [] if row.models == ["*"] else list(row.models),
+        "expires": None if row.expires_at_ms is None else iso(row.expires_at_ms),
+        "rpm_limit": row.rpm,
+        "tpm_limit": row.tpm,
+        "max_parallel_requests": row.parallel,
+        **_budget_info(spending),
+        "metadata": {},
+        "blocked": row.revoked_at_ms is not None,
+        "spend": usd(spent),
+        "spend_nusd": spent,
+        "created_at": iso(row.created_at_ms),
+    }
+
+
+def _budget_info(spending: Spending | None) -> BudgetInfo:
+    if spending is None:
+        return {"max_budget": None, "soft_budget": None, "budget_duration": None, "budget_reset_at": None}
+    budget = spending.budget
+    first = min(budget.alert_percent, default=None)
+    soft = budget.amount_nusd if not budget.hard else None if first is None else budget.amount_nusd * first / 100
+    return {
+        "max_budget": usd(budget.amount_nusd) if budget.hard else None,
+        "soft_budget": None if soft is None else soft / NUSD_PER_USD,
+        "budget_duration": litellm_budgets.DURATIONS[budget.period],
+        "budget_reset_at": None if spending.ends_at_ms is None else iso(spending.ends_at_ms),
+    }
