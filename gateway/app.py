@@ -111,7 +111,6 @@ class Gateway:
 
     async def start(self) -> None:
         """Opens the connection pool, takes over old spools, and starts the background tasks."""
-        await self._upstream.open()
         await self._forward.open()
         self._metering.adopt()
         for work in (
@@ -151,7 +150,7 @@ class Gateway:
         except RedisError as error:
             log.warning("could not say farewell to Redis (%s)", type(error).__name__)
         self._spool.close()
-        await self._upstream.close()
+        self._upstream.close()
         await self._forward.close()
         await self._redis.aclose()
         await asyncio.to_thread(self._tracing.close)
