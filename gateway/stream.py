@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.attempts import Usage
+from gateway.text_events import learn_head, take_text_events
 
 _USAGE = b',"usage":'
 # SGLang encodes plain text deltas with msgspec, whose chunks have no `usage` key unless it is set; its pydantic chunks
@@ -43,8 +44,8 @@ class _Stream:
     def feed(self, data: bytes) -> bytes:
         """Takes bytes as they come from the worker; returns what the client is due of the events completed by them."""
         self._pending += data
+        out = self._quick()
         *events, self._pending = self._pending.split(b"\n\n")
-        out = []
         for event in events:
             if self.failed:
                 break
@@ -54,6 +55,10 @@ class _Stream:
                 # Not what a worker writes: it failed, and not the gateway.
                 self.failed = True
         return b"".join(out)
+
+    def _quick(self) -> list[bytes]:
+        """What the client is due of the events that need no parsing; they are no longer pending."""
+        return []
 
     def _event(self, event: bytes) -> bytes:
         raise NotImplementedError
@@ -71,11 +76,21 @@ class OpenAIStream(_Stream):
         self._finished: set[int] = set()
         self._completion: dict[int, int] = {}
         self._prompt: dict[int, Usage] = {}
+        self._head: bytes | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the answer is whole."""
         return len(self._finished) >= self._expected and not self.failed
+
+    def _quick(self) -> list[bytes]:
+        if self._head is None or self.failed:
+            return []
+        length, out, usage = take_text_events(self._pending, self._head, keep_usage=self._keeps_all)
+        if usage is not None:
+            self._pending = self._pending[length:]
+            self.usage = usage
+        return out
 
     def _event(self, event: bytes) -> bytes:
         start = event.find(b"data: ")
@@ -110,6 +125,8 @@ class OpenAIStream(_Stream):
                 return event + b"\n\n"
             return cut_usage(event) + b"\n\n" if chunk.get("sglext") is not None else b""
         self._running(choices[0]["index"], read_usage(usage))
+        if self._expected == 1:
+            self._head = learn_head(event)
         return (event if self._keeps_all else cut_usage(event)) + b"\n\n"
 
     def _running(self, index: int, usage: Usage) -> None:

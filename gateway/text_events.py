@@ -1,0 +1,67 @@
+"""Reads the events of which nearly all of a chat stream consists, many at a time, without parsing them. Pure.
+
+SGLang writes one text delta like another: until `reasoning_content` even the same bytes. What is not exactly of that
+form is left to the parser, so that both always agree.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gateway.attempts import Usage
+
+_PARTS = {
+    b"count": rb"(?:0|[1-9]\d{0,14})",
+    b"text": rb'"[^"\\\x00-\x1f]*+(?:\\["\\/bfnrt][^"\\\x00-\x1f]*+)*+"',
+}
+_HEAD = re.compile(
+    rb'data: \{"id":"[\w-]*","object":"chat\.completion\.chunk","created":%(count)b,"model":"[\w./:@+-]*",'
+    rb'"choices":\[\{"index":0,"delta":\{"reasoning_content":' % _PARTS
+)
+_REST = re.compile(
+    rb'(?:null,"content":)?%(text)b\},"logprobs":null,"finish_reason":null,"matched_stop":null\}\]'
+    rb'(,"usage":\{"prompt_tokens":(%(count)b),"total_tokens":%(count)b,"completion_tokens":(%(count)b),'
+    rb'"prompt_tokens_details":(?:null|\{"cached_tokens":(%(count)b)\}),'
+    rb'"reasoning_tokens":%(count)b,"completion_tokens_details":(?:null|\{"reasoning_tokens":%(count)b\})\})\}\n\n'
+    % _PARTS
+)
+
+
+def learn_head(event: bytes) -> bytes | None:
+    """What a stream's next text deltas begin with, by one of its events; None when it is of another form."""
+    found = _HEAD.match(event)
+    return None if found is None else found[0]
+
+
+def take_text_events(data: bytes, head: bytes, *, keep_usage: bool) -> tuple[int, list[bytes], Usage | None]:
+    """Reads the text deltas that `data` begins with: their length, the client's bytes, the last one's usage."""
+    out: list[bytes] = []
+    at, length, last = 0, len(head), None
+    match = _REST.match
+    if not data.startswith(head) or not _is_text(data):
+        return 0, out, None
+    while data.startswith(head, at):
+        found = match(data, at + length)
+        if found is None:
+            break
+        if not keep_usage:
+            out.append(data[at : found.start(1)])
+            out.append(b"}\n\n")
+        at, last = found.end(), found
+    if last is None:
+        return 0, out, None
+    if keep_usage:
+        out.append(data[:at])
+    prompt, completion, cached = last.group(2, 3, 4)
+    return at, out, Usage(int(prompt), int(cached or 0), int(completion))
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether it is UTF-8, which the parser insists on; data that are cut within a character are left to it, too."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
