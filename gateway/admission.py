@@ -134,11 +134,11 @@ class Admission:
             await asyncio.wait({answer})
             raise
 
-    async def release(self, attempt: Attempt) -> None:
-        """Gives everything back that `admit` took. Harmless when repeated."""
+    def release(self, attempt: Attempt) -> asyncio.Future[None]:
+        """Gives everything back that `admit` took. Harmless when repeated. Fails with RedisError."""
         account = attempt.account
         slots = account.slot_keys
-        await self._release(
+        return self._release(
             keys=[rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.BUDGET_RESERVED, *slots, *account.token_keys],
             args=[attempt.attempt_id, account.tenant_id, attempt.counted_tokens, len(slots), *(attempt.lock or ())],
         )
@@ -150,9 +150,9 @@ class Admission:
         )
         return bool(moved)
 
-    async def finish(self, event: FinalEvent) -> None:
-        """Publishes a final event and frees what the attempt held beyond its cost."""
-        await self._finish(
+    def finish(self, event: FinalEvent) -> asyncio.Future[None]:
+        """Publishes a final event and frees what the attempt held beyond its cost. Fails with RedisError."""
+        return self._finish(
             keys=[
                 rediskeys.RESERVED,
                 rediskeys.ATTEMPTS,
