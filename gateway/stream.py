@@ -43,22 +43,25 @@ class _Stream:
 
     def feed(self, data: bytes) -> bytes:
         """Takes bytes as they come from the worker; returns what the client is due of the events completed by them."""
-        self._pending += data
-        out = self._quick()
-        *events, self._pending = self._pending.split(b"\n\n")
-        for event in events:
-            if self.failed:
+        data = self._pending + data
+        at, out = 0, list[bytes]()
+        while not self.failed:
+            at = self._quick(data, at, out)
+            end = data.find(b"\n\n", at)
+            if end < 0:
                 break
             try:
-                out.append(self._event(event))
+                out.append(self._event(data[at:end]))
             except (ValueError, KeyError, TypeError, AttributeError):
                 # Not what a worker writes: it failed, and not the gateway.
                 self.failed = True
+            at = end + 2
+        self._pending = data[at:]
         return b"".join(out)
 
-    def _quick(self) -> list[bytes]:
-        """What the client is due of the events that need no parsing; they are no longer pending."""
-        return []
+    def _quick(self, data: bytes, at: int, out: list[bytes]) -> int:
+        """Reads the events from `at` on that need no parsing, into what the client is due; where they end."""
+        return at
 
     def _event(self, event: bytes) -> bytes:
         raise NotImplementedError
@@ -83,14 +86,14 @@ class OpenAIStream(_Stream):
         """Whether the answer is whole."""
         return len(self._finished) >= self._expected and not self.failed
 
-    def _quick(self) -> list[bytes]:
-        if self._head is None or self.failed:
-            return []
-        length, out, usage = take_text_events(self._pending, self._head, keep_usage=self._keeps_all)
+    def _quick(self, data: bytes, at: int, out: list[bytes]) -> int:
+        if self._head is None:
+            return at
+        end, due, usage = take_text_events(data, at, self._head, keep_usage=self._keeps_all)
         if usage is not None:
-            self._pending = self._pending[length:]
             self.usage = usage
-        return out
+            out += due
+        return end
 
     def _event(self, event: bytes) -> bytes:
         start = event.find(b"data: ")

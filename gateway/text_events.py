@@ -33,35 +33,31 @@ def learn_head(event: bytes) -> bytes | None:
     return None if found is None else found[0]
 
 
-def take_text_events(data: bytes, head: bytes, *, keep_usage: bool) -> tuple[int, list[bytes], Usage | None]:
-    """Reads the text deltas that `data` begins with: their length, the client's bytes, the last one's usage."""
+def take_text_events(
+    data: bytes, start: int, head: bytes, *, keep_usage: bool
+) -> tuple[int, list[bytes], Usage | None]:
+    """Reads the text deltas from `start` on: where they end, the client's bytes, the last one's usage (None: none)."""
     out: list[bytes] = []
-    at, length, last = 0, len(head), None
-    match = _REST.match
-    if not data.startswith(head) or not _is_text(data):
-        return 0, out, None
+    at, length, last = start, len(head), None
     while data.startswith(head, at):
-        found = match(data, at + length)
+        found = _REST.match(data, at + length)
         if found is None:
             break
         if not keep_usage:
             out.append(data[at : found.start(1)])
             out.append(b"}\n\n")
         at, last = found.end(), found
-    if last is None:
-        return 0, out, None
+    if last is None or not _is_text(data[start:at]):
+        return start, [], None
     if keep_usage:
-        out.append(data[:at])
+        out.append(data[start:at])
     prompt, completion, cached = last.group(2, 3, 4)
     return at, out, Usage(int(prompt), int(cached or 0), int(completion))
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether it is UTF-8, which the parser insists on; data that are cut within a character are left to it, too."""
-    if data.isascii():
-        return True
+    """Whether it is UTF-8, which the parser insists on."""
     try:
-        data.decode()
+        return data.isascii() or data.decode() is not None
     except UnicodeDecodeError:
         return False
-    return True
