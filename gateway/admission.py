@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -69,11 +70,10 @@ class Persistence:
 
 
 class Admission:
-    """The scripts, bound to one Redis client whose commands all have a time limit."""
+    """The scripts, and a look at Redis itself, by a client whose commands all have a time limit."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
-        scripts = Scripts(redis)
         self._admit, self._release, self._replace, self._finish, self._checkpoint = (
             scripts.register(files("gateway").joinpath("lua", f"{name}.lua").read_text())
             for name in ("admit", "release", "replace", "finish", "checkpoint")
@@ -83,7 +83,7 @@ class Admission:
         """Checks limits, balance and budgets, reserves, and writes the attempt.
 
         Raises `ApiError` 429 when one of them does not allow it, and RedisError when Redis does not answer: then it is
-        unknown whether the attempt was written, and the caller must release it.
+        unknown whether the attempt was written, and the caller must release it. So must a caller that is cancelled.
         """
         account = attempt.account
         keys = [
@@ -110,7 +110,7 @@ class Admission:
             args += (scope.kind, *(-1 if limit is None else limit for limit in limits))
         for budget in account.budgets:
             args += (budget.id_, budget.period, budget.amount_nusd)
-        answer: list[Any] = await self._admit(keys=keys, args=args)
+        answer = await self._whatever_happens(self._admit(keys=keys, args=args))
         verdict, scope_kind, at_ms = answer[0].decode(), answer[1].decode(), answer[2]
         fields = tuple(field.decode() for field in answer[7:])
         admitted = Admitted(MINUTE_MS - at_ms % MINUTE_MS, *(None if number < 0 else number for number in answer[3:7]))
@@ -126,11 +126,19 @@ class Admission:
         attempt.applied(at_ms, fields)
         return admitted
 
-    async def release(self, attempt: Attempt) -> None:
-        """Gives everything back that `admit` took. Harmless when repeated."""
+    async def _whatever_happens(self, answer: asyncio.Future[list[Any]]) -> list[Any]:
+        """Waits for the answer, when cancelled too: what is sent by another connection then comes after it."""
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            await asyncio.wait({answer})
+            raise
+
+    def release(self, attempt: Attempt) -> asyncio.Future[None]:
+        """Gives everything back that `admit` took. Harmless when repeated. Fails with RedisError."""
         account = attempt.account
         slots = account.slot_keys
-        await self._release(
+        return self._release(
             keys=[rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.BUDGET_RESERVED, *slots, *account.token_keys],
             args=[attempt.attempt_id, account.tenant_id, attempt.counted_tokens, len(slots), *(attempt.lock or ())],
         )
@@ -142,9 +150,9 @@ class Admission:
         )
         return bool(moved)
 
-    async def finish(self, event: FinalEvent) -> None:
-        """Publishes a final event and frees what the attempt held beyond its cost."""
-        await self._finish(
+    def finish(self, event: FinalEvent) -> asyncio.Future[None]:
+        """Publishes a final event and frees what the attempt held beyond its cost. Fails with RedisError."""
+        return self._finish(
             keys=[
                 rediskeys.RESERVED,
                 rediskeys.ATTEMPTS,

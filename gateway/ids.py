@@ -8,13 +8,14 @@ import re
 from gateway.clock import now_ms
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 
 
 def new_id(prefix: str) -> str:
     """`prefix` + 26 characters: 48 bits of milliseconds, then 80 random bits."""
     number = now_ms() << 80 | int.from_bytes(os.urandom(10), "big")
-    return prefix + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return prefix + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def request_id(sent: bytes | None) -> str:

@@ -211,9 +211,8 @@ class Inference:
         if not self._redis_answers():
             self._admit_without_redis(attempt, "its connection is lost")
             return
-        admitting = asyncio.ensure_future(self._admission.admit(attempt))
         try:
-            admitted = await asyncio.shield(admitting)
+            admitted = await self._admission.admit(attempt)
         except (ConnectionError, TimeoutError) as error:
             # Redis may have done it and only its answer was lost: that attempt is released, and another one goes on.
             self._metering.release(attempt)
@@ -224,7 +223,6 @@ class Inference:
             self._metering.release(attempt)
             raise redis_unavailable(type(error).__name__) from error
         except asyncio.CancelledError:
-            await asyncio.wait({admitting})
             self._metering.release(attempt)
             raise
         self._metering.open(attempt)

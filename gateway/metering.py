@@ -187,16 +187,21 @@ class Metering:
             self._server_is_sure = True
         published = False
         batch = [self._queue[position] for position in range(min(PUBLISH_BATCH, len(self._queue)))]
-        results = await asyncio.gather(*(self._publish(ending) for ending, _ in batch), return_exceptions=True)
+        endings = (
+            self._admission.finish(ending) if isinstance(ending, FinalEvent) else self._admission.release(ending)
+            for ending, _ in batch
+        )
+        results = await asyncio.gather(*endings, return_exceptions=True)
         failure: BaseException | None = None
         for (ending, done), result in zip(batch, results, strict=True):
             self._queue.popleft()
-            if result is not None:
+            if isinstance(result, BaseException):
                 failure = result
                 self._queue.append((ending, done))
                 continue
             self._allowance.published(ending.attempt_id)
             if isinstance(ending, FinalEvent):
+                reach("gateway.published")
                 self._published(ending)
                 published = True
             if not done.done():
@@ -215,13 +220,6 @@ class Metering:
             self._spool.published(event.attempt_id)
         else:
             self._unsettled[event.attempt_id] = event
-
-    async def _publish(self, ending: FinalEvent | Attempt) -> None:
-        if isinstance(ending, FinalEvent):
-            await self._admission.finish(ending)
-            reach("gateway.published")
-        else:
-            await self._admission.release(ending)
 
 
 def _done() -> asyncio.Future[None]:

@@ -65,7 +65,7 @@ class Proxy:
         body = upstream_body(request, call.model, call.tenant, call.max_tokens)
         last = b""
         async with self._upstream.call(route, request.endpoint, call.lane, body, traceparent) as response:
-            async for data in response.content.iter_any():
+            while data := await response.read():
                 last = reader.feed(data)
                 if reader.done:
                     break

@@ -165,19 +165,32 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s:
 
 
 async def until_disconnect(receive: Receive, work: Awaitable[None]) -> bool:
-    """Runs `work` until it ends or the client leaves, whichever is first; True when the client left."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-            return False
-        return True
-    finally:
-        gone.cancel()
+    """Runs `work` until it ends or the client leaves, whichever is first; True when the client left.
+
+    The work runs in the caller's task, which is cancelled for it: what `asyncio.timeout` does for time, this does for
+    the client.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before, left = task.cancelling(), False
+
+    def leave(_: asyncio.Future[None]) -> None:
+        nonlocal left
+        left = True
         task.cancel()
-        await asyncio.wait({task, gone})
+
+    gone = asyncio.ensure_future(_disconnected(receive))
+    gone.add_done_callback(leave)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if left and task.uncancel() <= before:
+            return True
+        raise
+    finally:
+        gone.remove_done_callback(leave)
+        gone.cancel()
+    return False
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -1,7 +1,8 @@
 """Lua scripts in Redis, called in batches: what waits at the same moment crosses in one write and one read.
 
 Each call still is an EVALSHA of its own, and a single one waits for nobody. Under load, what a client library does for
-a write and a read is most of what a call costs the gateway, and a batch pays for it once.
+a write and a read is most of what a call costs the gateway, and a batch pays for it once: it has one time limit, where
+the library makes a task of every write and a timer for every answer.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from hiredis import pack_command
+from redis.asyncio import Connection, Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 # So many batches are under way at a time: the second is sent while the first one's answers come.
 FLIGHTS = 2
 # What one batch carries at most: Redis runs it in one go, and other gateways are to have their turn.
 BATCH = 8
+# Of one batch, write and answers: a silent Redis is an unreachable Redis.
+BATCH_SECONDS = 2.0
 
 Argument = str | int | bytes
 
@@ -33,7 +38,7 @@ class _Call:
 
 
 class Scripts:
-    """Calls scripts by one Redis client whose commands all have a time limit."""
+    """Calls scripts by one Redis client. Each batch has a time limit of its own; the client's commands need none."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -45,8 +50,8 @@ class Scripts:
         """A script to be called; Redis is given it when it does not know it."""
         return Script(self, text)
 
-    async def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """What the script returns. Raises RedisError; then it is unknown whether it has run."""
+    def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
+        """What the script returns, or RedisError; then it is unknown whether it has run."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Call(script, (*keys, *args), len(keys), answer))
         if self._flying < FLIGHTS:
@@ -54,7 +59,7 @@ class Scripts:
             flight = asyncio.create_task(self._fly())
             self._flights.add(flight)
             flight.add_done_callback(self._flights.discard)
-        return await answer
+        return answer
 
     async def _fly(self) -> None:
         try:
@@ -96,11 +101,37 @@ class Scripts:
                 call.answer.set_result(answer)
 
     async def _send(self, batch: Sequence[_Call]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for call in batch:
-                pipe.evalsha(call.script.sha, call.key_count, *call.arguments)
-            answers: list[Any] = await pipe.execute(raise_on_error=False)
+        # Its stub knows tuples of one element only.
+        packed = [
+            pack_command(("EVALSHA", call.script.sha, call.key_count, *call.arguments))  # type: ignore[arg-type]
+            for call in batch
+        ]
+        pool = self._redis.connection_pool
+        connection: Connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            answers: list[Any] = await connection.retry.call_with_retry(
+                lambda: _exchange(connection, packed), lambda _: connection.disconnect()
+            )
             return answers
+        finally:
+            await pool.release(connection)
+
+
+async def _exchange(connection: Connection, packed: list[bytes]) -> list[Any]:
+    """What each command returns; one that Redis refuses, its error. Whatever else goes wrong ends the connection."""
+    try:
+        async with asyncio.timeout(BATCH_SECONDS):
+            await connection.send_packed_command(packed, check_health=False)
+            return [await _read(connection) for _ in packed]
+    except TimeoutError:
+        raise RedisTimeoutError(f"Redis has not answered within {BATCH_SECONDS:g} s") from None
+
+
+async def _read(connection: Connection) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 class Script:
@@ -111,6 +142,6 @@ class Script:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         self._scripts = scripts
 
-    async def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """What the script returns. Raises RedisError; then it is unknown whether it has run."""
-        return await self._scripts.call(self, keys, args)
+    def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
+        """What the script returns, or RedisError; then it is unknown whether it has run."""
+        return self._scripts.call(self, keys, args)

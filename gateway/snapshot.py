@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,7 +173,7 @@ class Snapshot:
 
 def hash_key(api_key: str, pepper: bytes) -> str:
     """Hex HMAC-SHA-256 of an API key, as the registry stores it."""
-    return hmac.new(pepper, api_key.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(pepper, api_key.encode(), "sha256").hex()
 
 
 def parse_snapshot(document: bytes) -> Snapshot:

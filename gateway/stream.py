@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.attempts import Usage
+from gateway.text_events import learn_head, take_text_events
 
 _USAGE = b',"usage":'
 # SGLang encodes plain text deltas with msgspec, whose chunks have no `usage` key unless it is set; its pydantic chunks
@@ -42,18 +43,25 @@ class _Stream:
 
     def feed(self, data: bytes) -> bytes:
         """Takes bytes as they come from the worker; returns what the client is due of the events completed by them."""
-        self._pending += data
-        *events, self._pending = self._pending.split(b"\n\n")
-        out = []
-        for event in events:
-            if self.failed:
+        data = self._pending + data
+        at, out = 0, list[bytes]()
+        while not self.failed:
+            at = self._quick(data, at, out)
+            end = data.find(b"\n\n", at)
+            if end < 0:
                 break
             try:
-                out.append(self._event(event))
+                out.append(self._event(data[at:end]))
             except (ValueError, KeyError, TypeError, AttributeError):
                 # Not what a worker writes: it failed, and not the gateway.
                 self.failed = True
+            at = end + 2
+        self._pending = data[at:]
         return b"".join(out)
+
+    def _quick(self, data: bytes, at: int, out: list[bytes]) -> int:
+        """Reads the events from `at` on that need no parsing, into what the client is due; where they end."""
+        return at
 
     def _event(self, event: bytes) -> bytes:
         raise NotImplementedError
@@ -71,11 +79,21 @@ class OpenAIStream(_Stream):
         self._finished: set[int] = set()
         self._completion: dict[int, int] = {}
         self._prompt: dict[int, Usage] = {}
+        self._head: bytes | None = None
 
     @property
     def finished(self) -> bool:
         """Whether the answer is whole."""
         return len(self._finished) >= self._expected and not self.failed
+
+    def _quick(self, data: bytes, at: int, out: list[bytes]) -> int:
+        if self._head is None:
+            return at
+        end, due, usage = take_text_events(data, at, self._head, keep_usage=self._keeps_all)
+        if usage is not None:
+            self.usage = usage
+            out += due
+        return end
 
     def _event(self, event: bytes) -> bytes:
         start = event.find(b"data: ")
@@ -110,6 +128,8 @@ class OpenAIStream(_Stream):
                 return event + b"\n\n"
             return cut_usage(event) + b"\n\n" if chunk.get("sglext") is not None else b""
         self._running(choices[0]["index"], read_usage(usage))
+        if self._expected == 1:
+            self._head = learn_head(event)
         return (event if self._keeps_all else cut_usage(event)) + b"\n\n"
 
     def _running(self, index: int, usage: Usage) -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import orjson
 
 from gateway.errors import (
@@ -22,6 +21,7 @@ from gateway.parsing import Endpoint, InferenceRequest
 from gateway.routes import Route
 from gateway.settings import Settings
 from gateway.snapshot import Model, Tenant
+from gateway.worker_client import Answer, Lost, Unreached, WorkerClient
 
 # Of an error answer only this much is read.
 MAX_ERROR_BYTES = 64 * 1024
@@ -117,56 +117,44 @@ def room_left(message: str) -> int | None:
 
 
 class Upstream:
-    """One connection pool to all workers."""
+    """Calls to all workers, and to the hosted process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
+        self._client = WorkerClient(settings.connect_timeout_s, settings.stall_timeout_s)
 
-    async def open(self) -> None:
-        """Creates the pool; needs a running event loop."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=self._settings.connect_timeout_s,
-                sock_read=self._settings.stall_timeout_s,
-            ),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
-    async def close(self) -> None:
-        """Closes all connections."""
-        if self._session is not None:
-            await self._session.close()
+    def close(self) -> None:
+        """Closes the idle connections."""
+        self._client.close()
 
     @asynccontextmanager
     async def call(
         self, route: Route, endpoint: Endpoint, lane: str, body: bytes, traceparent: str | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Answer]:
         """A successful answer's head; its body is read inside. Leaving early closes the connection: SGLang then aborts.
 
         Raises `UpstreamFailed`, and `ApiError` when the worker refuses the request itself (4xx).
         """
-        assert self._session is not None
         url, headers = self._target(route, endpoint, lane)
         if traceparent is not None:
             headers["traceparent"] = traceparent
         try:
-            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                if response.status != 200:
-                    await _raise_refusal(response, lane)
-                yield response
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            ran = not isinstance(error, aiohttp.ClientConnectorError)
+            answer = await self._client.post(url, headers, body)
+            try:
+                if answer.status != 200:
+                    await _raise_refusal(answer, lane)
+                yield answer
+            finally:
+                answer.close()
+        except (Unreached, Lost) as error:
             # On the litellm lane this connection is the hosted process'; of the worker's it tells itself.
             hosted = lane != "direct"
-            raise UpstreamFailed(type(error).__name__, lost=not hosted, ran=ran, hosted=hosted) from error
+            ran = isinstance(error, Lost)
+            raise UpstreamFailed(str(error), lost=not hosted, ran=ran, hosted=hosted) from error
 
-    async def read_whole(self, response: aiohttp.ClientResponse) -> bytes:
+    async def read_whole(self, answer: Answer) -> bytes:
         """A plain answer's body. Raises `UpstreamFailed` when it is larger than allowed."""
-        body = await _read_at_most(response, self._settings.max_answer_bytes + 1)
+        body = await _read_at_most(answer, self._settings.max_answer_bytes + 1)
         if len(body) > self._settings.max_answer_bytes:
             raise UpstreamFailed("the answer is too large")
         return body
@@ -186,21 +174,21 @@ class Upstream:
         return route.url + endpoint.value, headers
 
 
-async def _raise_refusal(response: aiohttp.ClientResponse, lane: str) -> None:
-    body = await _read_at_most(response, MAX_ERROR_BYTES)
+async def _raise_refusal(answer: Answer, lane: str) -> None:
+    body = await _read_at_most(answer, MAX_ERROR_BYTES)
     if lane == "hosted":
-        raise provider_refusal(response.status, response.headers.get("retry-after"), _error_of(body))
+        raise provider_refusal(answer.status, answer.headers.get("retry-after"), _error_of(body))
     # 401 and 403 concern the gateway's own key for the worker, 404 and 429 the worker's state: not the client's doing.
-    if response.status >= 500 or response.status < 400 or response.status in (401, 403, 404, 429):
+    if answer.status >= 500 or answer.status < 400 or answer.status in (401, 403, 404, 429):
         told = hosted_failure(_error_of(body)) if lane == "litellm" else None
-        raise told or UpstreamFailed(f"status {response.status}")
+        raise told or UpstreamFailed(f"status {answer.status}")
     message, param = _message_of(body)
-    raise ApiError(response.status, message, param=param, code=None)
+    raise ApiError(answer.status, message, param=param, code=None)
 
 
-async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _read_at_most(answer: Answer, limit: int) -> bytes:
     parts = bytearray()
-    async for part in response.content.iter_any():
+    while part := await answer.read():
         parts += part
         if len(parts) >= limit:
             break

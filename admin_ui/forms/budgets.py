@@ -12,7 +12,8 @@ class BudgetForm(Form):
     """What a tenant or key may spend in a period."""
 
     period = SelectField("Period", choices=PERIODS, default="month")
-    amount = DollarsField("Amount", [Required()], placeholder="100.00")
+    # Of a name of its own: on a tenant's page the form that tops up has an amount too, and ids must be unique.
+    budget_amount = DollarsField("Budget", [Required()], placeholder="100.00")
     alert_percent = StringField(
         "Alert at",
         [Regexp(r"\s*(\d{1,3}(\s*,\s*\d{1,3})*)?\s*$", message="Enter percents, such as 80 or 50, 80.")],

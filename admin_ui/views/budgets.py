@@ -27,7 +27,7 @@ def set_(scope_id: str) -> WsgiResponse:
             actor,
             scope_id,
             form.period.data,
-            amount_nusd=form.amount.data,
+            amount_nusd=form.budget_amount.data,
             alert_percent=form.percents(),
             hard=form.hard.data,
         ),

@@ -50,7 +50,7 @@ async def test_one_script_that_fails_fails_alone(client: redis.asyncio.Redis) ->
 async def test_a_caller_that_leaves_takes_nobody_with_it(client: redis.asyncio.Redis) -> None:
     add = Scripts(client).register("return redis.call('INCR', KEYS[1])")
     await add(["n"], [])
-    callers = [asyncio.create_task(add(["n"], [])) for _ in range(10)]
+    callers = [asyncio.ensure_future(add(["n"], [])) for _ in range(10)]
     await asyncio.sleep(0)
     callers[3].cancel()
     answers = await asyncio.gather(*callers, return_exceptions=True)

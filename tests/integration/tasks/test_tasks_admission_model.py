@@ -18,6 +18,7 @@ from gateway.admission import Admission
 from gateway.attempts import Account, Attempt, FinalEvent, Usage
 from gateway.errors import ApiError
 from gateway.scopes import BudgetScope, LimitScope
+from gateway.scripts import Scripts
 from gateway.snapshot import Limits, Price
 from registry.budget_windows import field as budget_field
 from registry.budget_windows import window_at
@@ -74,7 +75,7 @@ class World:
     """A real Redis, the scripts, and what they should have made of it."""
 
     def __init__(self, client: redis.asyncio.Redis, chance: random.Random, close_script: str) -> None:
-        self.redis, self.admission, self.chance = client, Admission(client), chance
+        self.redis, self.admission, self.chance = client, Admission(client, Scripts(client)), chance
         self.close_script = close_script
         self.expected = Expected()
         self.open: list[Attempt] = []

@@ -16,10 +16,10 @@ def test_a_budget_is_set_changed_shown_and_removed(admin: AdminApp, samples: Sam
         (samples.tenant.id, f"/tenants/{samples.tenant.id}"),
         (samples.key_id, f"/keys/{samples.key_id}"),
     ):
-        fields = {"period": "month", "amount": "100", "alert_percent": "50, 80", "hard": "y"}
+        fields = {"period": "month", "budget_amount": "100", "alert_percent": "50, 80", "hard": "y"}
         answer = send(client, f"/budgets/{scope_id}", fields)
         assert (answer.status_code, answer.location) == (302, page)
-        answer = send(client, f"/budgets/{scope_id}", {**fields, "amount": "0.5", "hard": ""})
+        answer = send(client, f"/budgets/{scope_id}", {**fields, "budget_amount": "0.5", "hard": ""})
         with read_scope(admin.sessions) as session:
             row = session.get(Budget, (scope_id, "month"))
             assert (row.amount_nusd, row.alert_percent, row.hard) == (500_000_000, [50, 80], False)
@@ -34,8 +34,8 @@ def test_a_budget_is_set_changed_shown_and_removed(admin: AdminApp, samples: Sam
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"amount": ""}, "The budget is not set."),
-        ({"amount": "-1"}, "must be a whole number"),
+        ({"budget_amount": ""}, "The budget is not set."),
+        ({"budget_amount": "-1"}, "must be a whole number"),
         ({"alert_percent": "many"}, "Enter percents"),
         ({"alert_percent": "120"}, "from 1 to 100"),
     ],
@@ -43,7 +43,7 @@ def test_a_budget_is_set_changed_shown_and_removed(admin: AdminApp, samples: Sam
 def test_what_is_no_budget_says_why(admin: AdminApp, samples: Samples, fields: dict[str, str], message: str) -> None:
     client = admin.signed_in("owner")
     page = f"/tenants/{samples.tenant.id}"
-    send(client, f"/budgets/{samples.tenant.id}", {"period": "day", "amount": "1", **fields})
+    send(client, f"/budgets/{samples.tenant.id}", {"period": "day", "budget_amount": "1", **fields})
     assert message in client.get(page).text
     with read_scope(admin.sessions) as session:
         assert budgets.list_budgets(session) == []

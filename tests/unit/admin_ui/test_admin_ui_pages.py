@@ -21,7 +21,8 @@ def paths(samples: Samples) -> list[str]:
         "/", "/overview/live", "/models", "/models/new", model, f"{model}/live", f"{model}/edit", f"{model}/price",
         f"{model}/why", f"/models/cold-starts/{samples.cold_start.id}", "/nodes", "/nodes/node-a", "/tenants",
         "/tenants/new", f"/tenants/{samples.tenant.id}", "/keys", "/keys/new", f"/keys/{samples.key_id}", "/usage",
-        "/usage?period=24h", "/ledger", "/audit", "/users", "/users/new", "/account/password", "/nowhere",
+        "/usage?period=24h", "/ledger", "/audit", "/users", "/users/new", "/account/password", "/nowhere", "/tokens",
+        "/aliases/small", f"/keys/{samples.key_id}/edit", f"/tenants/{samples.tenant.id}/invoices",
     ]  # fmt: skip
 
 
@@ -36,6 +37,14 @@ def test_no_page_runs_anything_inline(admin: AdminApp, samples: Samples) -> None
         assert "unsafe" not in policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_no_two_elements_of_a_page_share_an_id(admin: AdminApp, samples: Samples) -> None:
+    """A label would then speak of another field than the one beside it. Each form's hidden token has no label."""
+    client = admin.signed_in("owner")
+    for path in paths(samples):
+        ids = [one for one in re.findall(r'\sid="([^"]+)"', client.get(path).text) if one != "csrf_token"]
+        assert sorted(set(ids)) == sorted(ids), path
 
 
 def test_hostile_names_and_reasons_are_shown_as_text(admin: AdminApp, samples: Samples) -> None:

@@ -3,6 +3,7 @@ without usage, with it, and with the cache report's nested objects."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.attempts import Usage
 from gateway.stream import USAGE_COMMENT, AnthropicStream, OpenAIStream, cut_usage, split_last_event
+from gateway.text_events import learn_head, take_text_events
 
 CHUNKS: dict[str, list[str]] = json.loads((Path(__file__).parent / "sglang_chunks.json").read_text())
 PAIRS = {name: chunks for name, chunks in CHUNKS.items() if len(chunks) == 3}
@@ -48,6 +50,70 @@ def test_a_stream_cut_anywhere_comes_out_the_same(data: st.DataObject) -> None:
     assert stream.done
     assert stream.finished
     assert stream.usage == Usage(7, 4, 3)
+
+
+class Parsing(OpenAIStream):
+    """Parses every event."""
+
+    def _quick(self, data: bytes, at: int, out: list[bytes]) -> int:
+        return at
+
+
+TEXT_EVENTS = [chunk.encode() for name in ("chat text", "chat reasoning") for chunk in CHUNKS[name]]
+OTHER_EVENTS = [chunk.encode() for chunks in CHUNKS.values() for chunk in chunks] + [DONE, b": ping\n\n"]
+ODD_PIECES = [
+    b'"',
+    b"\\",
+    b"\\u00e9",
+    b"\\ud800",
+    b"\xe9",
+    b"\x01",
+    b"\n",
+    b"}",
+    b"0",
+    b"01",
+    b"-1",
+    b"abort",
+    b"null",
+    b" ",
+]
+
+
+@st.composite
+def events(draw: st.DrawFn) -> bytes:
+    """Mostly text deltas of one stream; now and then with bytes of them changed, so that they may be no JSON."""
+    event = draw(st.sampled_from(TEXT_EVENTS * 3 + OTHER_EVENTS))
+    event = event.replace(b"say", draw(st.text(max_size=6)).encode("utf-8", "replace").replace(b'"', b'\\"'))
+    event = event.replace(b'completion_tokens":3', b'completion_tokens":%d' % draw(st.integers(0, 10**16)))
+    if draw(st.integers(0, 5)) == 0:
+        at = draw(st.integers(0, len(event)))
+        event = event[:at] + draw(st.sampled_from(ODD_PIECES)) + event[at + draw(st.integers(0, 2)) :]
+    return event
+
+
+@given(st.lists(events(), max_size=12), st.booleans(), st.booleans(), st.data())
+def test_events_that_are_not_parsed_are_read_as_the_parser_reads_them(
+    parts: list[bytes], usage: bool, running: bool, data: st.DataObject
+) -> None:
+    asked = b"".join([TEXT_EVENTS[1], *parts])
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(asked)), max_size=6)))
+    options = {"choices": 1, "prompts": 1, "wants_usage": usage, "wants_running_usage": running}
+    quick, parsing = OpenAIStream(**options), Parsing(**options)
+    for start, end in itertools.pairwise(
+        [0, len(TEXT_EVENTS[1]), *(max(cut, len(TEXT_EVENTS[1])) for cut in cuts), len(asked)]
+    ):
+        assert quick.feed(asked[start:end]) == parsing.feed(asked[start:end])
+        for name in ("usage", "failed", "done", "finished", "error"):
+            assert getattr(quick, name) == getattr(parsing, name)
+
+
+@pytest.mark.parametrize("event", [TEXT_EVENTS[1], TEXT_EVENTS[2], TEXT_EVENTS[4], TEXT_EVENTS[5]])
+def test_text_deltas_need_no_parsing(event: bytes) -> None:
+    head = learn_head(event)
+    assert head is not None
+    length, out, usage = take_text_events(event * 3 + b"data: ", 0, head, keep_usage=False)
+    assert (length, b"".join(out)) == (3 * len(event), 3 * cut_usage(event))
+    assert usage == Usage(7, 4 if b"cached" in event else 0, 3)
 
 
 def test_the_final_usage_chunk_is_kept_when_asked_for() -> None:
