@@ -114,8 +114,9 @@ class WorkerClient:
     def _take(self, address: _Address) -> _Connection | None:
         """The connection that was used last: those that are not needed stay idle, and end."""
         while connections := self._idle.get(address):
-            connection = connections[-1]
-            connection.leave_idle()
+            connection = connections.pop()
+            if not connections:
+                del self._idle[address]
             if connection.is_fresh():
                 return connection
             connection.abort()
@@ -191,14 +192,6 @@ class _Connection(asyncio.Protocol):
     def is_fresh(self) -> bool:
         """Whether an idle connection may be used."""
         return self._open() is not None and self._loop.time() - self._heard_at < KEEP_S
-
-    def leave_idle(self) -> None:
-        """Takes it out of the idle ones, if it is one."""
-        connections = self._idle.get(self._address)
-        if connections and self in connections:
-            connections.remove(self)
-            if not connections:
-                del self._idle[self._address]
 
     def send(self, head: bytes, body: bytes) -> None:
         """Begins an exchange."""
@@ -299,10 +292,15 @@ class _Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(left_s, self._tick)
 
     def _off(self) -> None:
+        """It is no longer of use: not to the timer, and not among the idle ones."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.leave_idle()
+        connections = self._idle.get(self._address)
+        if connections and self in connections:
+            connections.remove(self)
+            if not connections:
+                del self._idle[self._address]
 
     # Of asyncio.
 
