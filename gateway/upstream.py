@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -116,6 +117,24 @@ def room_left(message: str) -> int | None:
     return int(found[1]) - int(found[2]) if found else None
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Never gives out a connection on which something has come since its last answer ended: aiohttp would take that for
+    the answer to the next request, which may be another tenant's."""
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+    ) -> aiohttp.connector.Connection:
+        """aiohttp's."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+
+
 class Upstream:
     """One connection pool to all workers."""
 
@@ -126,7 +145,7 @@ class Upstream:
     async def open(self) -> None:
         """Creates the pool; needs a running event loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
+            connector=_Connector(limit=0, keepalive_timeout=15),
             timeout=aiohttp.ClientTimeout(
                 total=None,
                 sock_connect=self._settings.connect_timeout_s,
@@ -154,7 +173,9 @@ class Upstream:
         if traceparent is not None:
             headers["traceparent"] = traceparent
         try:
-            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            async with asyncio.timeout(self._settings.stall_timeout_s):  # also of a head that comes and does not end
+                response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
+            async with response:
                 if response.status != 200:
                     await _raise_refusal(response, lane)
                 yield response
@@ -166,9 +187,10 @@ class Upstream:
 
     async def read_whole(self, response: aiohttp.ClientResponse) -> bytes:
         """A plain answer's body. Raises `UpstreamFailed` when it is larger than allowed."""
-        body = await _read_at_most(response, self._settings.max_answer_bytes + 1)
-        if len(body) > self._settings.max_answer_bytes:
-            raise UpstreamFailed("the answer is too large")
+        limit = self._settings.max_answer_bytes
+        body = b"" if (response.content_length or 0) > limit else await _read_at_most(response, limit + 1)
+        if len(body) > limit or not body:
+            raise UpstreamFailed("the answer is too large, or empty")
         return body
 
     def _target(self, route: Route, endpoint: Endpoint, lane: str) -> tuple[str, dict[str, str]]:
@@ -204,7 +226,8 @@ async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
         parts += part
         if len(parts) >= limit:
             break
-    return bytes(parts[:limit])
+    del parts[limit:]
+    return bytes(parts)
 
 
 def _error_of(body: bytes) -> object:
