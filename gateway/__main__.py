@@ -8,6 +8,7 @@ import sys
 
 import uvicorn
 
+from gateway.connection import Connection
 from gateway.settings import SettingsError, load_settings
 from registry.logs import configure_logging
 
@@ -33,7 +34,7 @@ def main() -> int:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="on",
         access_log=False,

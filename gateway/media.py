@@ -5,11 +5,13 @@ Both APIs let content be a list of typed parts, some with media by URL. Here med
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gateway.errors import invalid_request
 
 _OPENAI_MEDIA = ("image_url", "video_url", "audio_url", "input_audio", "image")
+_ADDRESS = re.compile(r"\s*(?!data:)([a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 _ANTHROPIC_ROLES = ("user", "assistant")
 # Whatever is not on this list is refused, not passed over: litellm may turn a part that is new to us into an address.
 _ANTHROPIC_PARTS = ("text", "image", "document", "tool_use", "tool_result", "thinking", "redacted_thinking")
@@ -57,12 +59,26 @@ def parts(content: object, param: str) -> list[tuple[dict[str, Any], str]]:
 def _openai_part(part: dict[str, Any], kind: str, param: str) -> bool:
     if kind == "tool_result" and isinstance(part.get("content"), list):  # Anthropic's: it holds parts of its own
         return sum([_openai_part(inner, its, param) for inner, its in parts(part["content"], param)]) > 0
-    if kind not in _OPENAI_MEDIA:
+    if kind in ("text", "refusal"):
         return False
-    source = part.get("source") if kind == "image" else part.get(kind)
-    url = source.get("url") if isinstance(source, dict) else source
-    require_inline(url, param)
+    if kind not in _OPENAI_MEDIA:
+        _refuse_addresses(part, param)
+        return False
+    for source in (part.get(kind), part.get("source")):
+        require_inline(source.get("url") if isinstance(source, dict) else source, param)
     return True
+
+
+def _refuse_addresses(value: object, param: str) -> None:
+    """Raises `ApiError` 400 for an address anywhere in a part that is unknown here: litellm may know it, and have the
+    worker fetch it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _refuse_addresses(item, param)
+    elif isinstance(value, str) and _ADDRESS.match(value) is not None:
+        require_inline(value, param)
 
 
 def require_inline(url: object, param: str) -> None:

@@ -22,6 +22,9 @@ _MSGSPEC_DELTA = b'"delta":{"reasoning_content":'
 # The hosted process writes the engine's running usage in such comments before the events it belongs to, because litellm
 # drops it; clients never see them.
 USAGE_COMMENT = b": hydrant-usage "
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""Of one event, and of the events that are kept before anything is passed on: a worker that has gone mad must not fill
+the gateway's memory. An event with the log probabilities of many tokens has some hundred kilobytes."""
 
 
 def split_last_event(events: bytes) -> tuple[bytes, bytes]:
@@ -57,11 +60,18 @@ class _Stream:
                 self.failed = True
             at = end + 2
         self._pending = data[at:]
+        if len(self._pending) + self._kept_bytes > MAX_EVENT_BYTES:
+            self.failed, self._pending = True, b""
         return b"".join(out)
 
     def _quick(self, data: bytes, at: int, out: list[bytes]) -> int:
         """Reads the events from `at` on that need no parsing, into what the client is due; where they end."""
         return at
+
+    @property
+    def _kept_bytes(self) -> int:
+        """Of whole events that are not passed on yet."""
+        return 0
 
     def _event(self, event: bytes) -> bytes:
         raise NotImplementedError
@@ -193,6 +203,10 @@ class ResponsesStream(_Stream):
         self.finished = False
         self._told = False
         self._opening = b""
+
+    @property
+    def _kept_bytes(self) -> int:
+        return len(self._opening)
 
     def _event(self, event: bytes) -> bytes:
         if event.startswith(USAGE_COMMENT):

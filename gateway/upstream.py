@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -139,24 +140,28 @@ class Upstream:
         if traceparent is not None:
             headers["traceparent"] = traceparent
         try:
-            answer = await self._client.post(url, headers, body)
+            async with asyncio.timeout(self._settings.stall_timeout_s):  # also of a head that comes and does not end
+                answer = await self._client.post(url, headers, body)
             try:
                 if answer.status != 200:
                     await _raise_refusal(answer, lane)
                 yield answer
             finally:
                 answer.close()
-        except (Unreached, Lost) as error:
+        except (Unreached, Lost, TimeoutError) as error:
+            ran = not isinstance(error, Unreached)
             # On the litellm lane this connection is the hosted process'; of the worker's it tells itself.
             hosted = lane != "direct"
-            ran = isinstance(error, Lost)
-            raise UpstreamFailed(str(error), lost=not hosted, ran=ran, hosted=hosted) from error
+            raise UpstreamFailed(
+                str(error) or "its head did not end", lost=not hosted, ran=ran, hosted=hosted
+            ) from error
 
     async def read_whole(self, answer: Answer) -> bytes:
         """A plain answer's body. Raises `UpstreamFailed` when it is larger than allowed."""
-        body = await _read_at_most(answer, self._settings.max_answer_bytes + 1)
-        if len(body) > self._settings.max_answer_bytes:
-            raise UpstreamFailed("the answer is too large")
+        limit, told = self._settings.max_answer_bytes, answer.headers.get("content-length", "0")
+        body = b"" if told.isdecimal() and int(told) > limit else await _read_at_most(answer, limit + 1)
+        if len(body) > limit or not body:
+            raise UpstreamFailed("the answer is too large, or empty")
         return body
 
     def _target(self, route: Route, endpoint: Endpoint, lane: str) -> tuple[str, dict[str, str]]:
@@ -192,7 +197,8 @@ async def _read_at_most(answer: Answer, limit: int) -> bytes:
         parts += part
         if len(parts) >= limit:
             break
-    return bytes(parts[:limit])
+    del parts[limit:]
+    return bytes(parts)
 
 
 def _error_of(body: bytes) -> object:

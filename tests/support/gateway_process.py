@@ -15,6 +15,7 @@ import uvicorn
 from support.redis_server import RedisServer
 
 from gateway.app import Gateway
+from gateway.connection import Connection
 from gateway.settings import Settings
 from gateway.snapshot import hash_key
 from registry.budget_windows import field, window_at
@@ -160,7 +161,7 @@ class RunningGateway:
         )  # fmt: skip
         self.app = Gateway(self.settings)
         config = uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on",
-                                ws="none", timeout_graceful_shutdown=2)  # fmt: skip
+                                http=Connection, ws="none", timeout_graceful_shutdown=2)  # fmt: skip
         self._server = uvicorn.Server(config)
         self._serving: asyncio.Task[None] | None = None
         self.url = ""
@@ -173,6 +174,11 @@ class RunningGateway:
         if ready:
             await until(self._is_ready)
         return self
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._server.server_state.connections)
 
     async def stop(self) -> None:
         self._server.should_exit = True

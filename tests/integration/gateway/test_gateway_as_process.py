@@ -6,50 +6,14 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import aiohttp
 from support.fake_worker import FakeWorker
+from support.gateway_child import CHAT, ROOT, running
 from support.gateway_process import KEY, World, environment, route_entry, until
 from support.redis_server import RedisServer
-
-ROOT = Path(__file__).parents[3]
-CHAT = "/v1/chat/completions"
-
-
-@asynccontextmanager
-async def running(
-    environ: dict[str, str], log: BinaryIO | None = None
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, aiohttp.ClientSession]]:
-    """A gateway process that is ready, and a client of it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway", cwd=ROOT, env=environ,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL if log is None else log,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{environ['HYDRANT_GATEWAY_PORT']}"
-    try:
-        async with aiohttp.ClientSession(url, headers={"authorization": f"Bearer {KEY}"}) as client:
-
-            async def ready() -> bool:
-                try:
-                    async with client.get("/ready") as answer:
-                        return answer.status == 200
-                except aiohttp.ClientConnectionError:
-                    return False
-
-            await until(ready, seconds=60)
-            yield process, client
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), 20)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 async def test_several_processes_share_the_port_and_sum_their_metrics(

@@ -134,6 +134,30 @@ async def test_pages_and_sign_in_are_not_reached(forwarding: RunningGateway, sta
     assert stand_in.requests == []
 
 
+async def test_no_request_is_steered_to_another_host(forwarding: RunningGateway, stand_in: StandIn) -> None:
+    for target in (
+        "http://127.0.0.1:1/admin/v1/tenants",
+        "http://evil.example@127.0.0.1:1/admin/v1/tenants",
+        "/admin/v1/tenants?url=http://127.0.0.1:1/",
+        "/admin/v1/%2F%2F127.0.0.1:1",
+        "/admin/v1/..%2f..%2flogin",
+        "/admin/v1/@127.0.0.1:1/",
+        "//127.0.0.1:1/admin/v1/tenants",
+        "/admin/v1/x%00y",
+    ):
+        request = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:1\r\nX-Forwarded-Host: evil\r\nConnection: close\r\n\r\n"
+        answer = await raw(forwarding, request.encode())
+        # The management API's own answer, or none of it: nobody tried to reach another port.
+        assert answer[9:12] in (b"409", b"404", b"400"), target
+    host = stand_in.url.removeprefix("http://")
+    assert stand_in.requests
+    for request_, _ in stand_in.requests:
+        assert request_.headers["Host"] == host
+        assert request_.raw_path.startswith("/admin/v1/")
+        assert "login" not in request_.raw_path
+    assert not [request_ for request_, _ in stand_in.requests if "X-Forwarded-Host" in request_.headers]
+
+
 async def test_a_large_body_is_refused_before_it_is_passed_on(forwarding: RunningGateway, stand_in: StandIn) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(MAX_BODY_BYTES // 100_000 + 2):
