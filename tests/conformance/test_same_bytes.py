@@ -13,6 +13,8 @@ from support.real_service import CHAT_MODEL, EMBEDDING_MODEL, RealService
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
+# One text each: two may be computed together or apart, which the last digits of vectors and log probabilities show, and
+# a stream shows which of them comes first.
 MESSAGES = [{"role": "user", "content": "Wie heißt die Hauptstadt von Frankreich? 🥖"}]
 SCHEMA = {
     "type": "object",
@@ -24,10 +26,8 @@ FORM = {"name": "x", "schema": SCHEMA, "strict": True}
 TOOL = {"type": "function", "function": {"name": "see", "parameters": SCHEMA, "strict": True}}
 FORCED = {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "see"}}}
 CHAT = {"model": CHAT_MODEL, "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
-TEXT = {"model": CHAT_MODEL, "prompt": ["One, two,", "Once"], "max_tokens": 3, "temperature": 0}
+TEXT = {"model": CHAT_MODEL, "prompt": "Once", "max_tokens": 3, "temperature": 0}
 RESPONSE = {"model": CHAT_MODEL, "input": MESSAGES, "max_output_tokens": 6, "temperature": 0, "store": False}
-# One text: two may be computed together or apart, which the last digits show. So do log probabilities of two answers;
-# and a stream shows which of two comes first.
 VECTORS = {"model": EMBEDDING_MODEL, "input": "été 🥖"}
 STREAM = {"stream": True}
 WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
@@ -45,7 +45,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("chat/completions", CHAT | WITH_USAGE | {"logprobs": True}),
     ("chat/completions", CHAT | STREAM | FORCED),
     ("completions", TEXT | {"echo": True, "logprobs": 1}),
-    ("completions", TEXT | STREAM | {"prompt": "Once"}),
+    ("completions", TEXT | STREAM),
     ("embeddings", VECTORS),
     ("embeddings", VECTORS | {"encoding_format": "base64"}),
     ("responses", RESPONSE | {"instructions": "Be short.", "metadata": {"a": "b"}}),
