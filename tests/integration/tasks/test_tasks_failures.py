@@ -75,7 +75,9 @@ def test_an_engine_that_has_served_or_lived_for_a_minute_is_started_again_at_onc
     assert bench.states() == ["failed", "failed", "starting"]
 
 
-def test_a_pipelines_failed_heirs_hold_up_no_start(bench):
+def test_a_pipelines_failed_heirs_hold_up_no_start(bench, monkeypatch):
+    # Longer than a slow machine takes for the six passes.
+    monkeypatch.setattr("orchestrator.scaling.RETRY_FIRST_MS", 30_000)
     bench.add_model(split=True)
     bench.gateway.activity("m", waiting=1)
     for node in bench.nodes.values():
