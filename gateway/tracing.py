@@ -7,19 +7,17 @@ answer, key or header is ever an attribute.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from registry.spans import span_provider
+
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
     from gateway.reply import Scope
-
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class Trace:
@@ -62,8 +60,8 @@ class Trace:
 class Tracing:
     """Where spans go; `begin` gives None when nobody wants any."""
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self._provider = _provider() if any(environ.get(name) for name in _ENDPOINTS) else None
+    def __init__(self) -> None:
+        self._provider = span_provider("hydrant-gateway")
 
     def begin(self, scope: Scope, request_id: str) -> Trace | None:
         """The span of a request that has just come, a child of its caller's if it says so."""
@@ -89,18 +87,6 @@ class Tracing:
 def step(trace: Trace | None, name: str) -> Any:
     """`trace.step(name)`, or nothing where there is no trace: then it gives None."""
     return nullcontext() if trace is None else trace.step(name)
-
-
-def _provider() -> TracerProvider:
-    # Imported only here: the SDK takes as much time and memory to load as the rest of the gateway.
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    provider = TracerProvider(resource=Resource.create({"service.name": "hydrant-gateway"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=5)))
-    return provider
 
 
 def _traceparent(span: Span) -> str:

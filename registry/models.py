@@ -117,7 +117,7 @@ class Model(Base):
     # fixed: just so long | learned: so long as the model's own pauses make it worth (orchestrator/keep_alive.py)
     keep_alive_mode: Mapped[str] = mapped_column(String(16), default="fixed", server_default="fixed")
     min_replicas: Mapped[int] = mapped_column(default=0)
-    # Whether tenants that wait for a start pay for its device time (registry/ops/cold_start_charges.py).
+    # Whether tenants that wait for a start pay for its device time (registry/ops/group_costs.py).
     charge_cold_starts: Mapped[bool] = mapped_column(default=False, server_default=false())
     rpm: Mapped[int | None]  # requests a minute over all tenants; None: unlimited
     tpm: Mapped[int | None]  # tokens a minute

@@ -4,7 +4,6 @@ It is a child of the span of a request that waited for it, so one trace leads fr
 load. Told afterwards, because no process lives through all of it: a controller that dies in the middle loses none.
 """
 
-import os
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,27 +11,18 @@ from sqlalchemy.orm import Session
 
 from registry.models import ColdStart
 from registry.ops.coldstarts import waterfall
+from registry.spans import span_provider
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NS_PER_MS = 1_000_000
 
 
 @cache
 def provider() -> "TracerProvider | None":
-    """Where spans go, by OpenTelemetry's own environment variables; None where nobody wants any."""
-    if not any(os.environ.get(name) for name in _ENDPOINTS):
-        return None
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    made = TracerProvider(resource=Resource.create({"service.name": "hydrant-controller"}))
-    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=5)))
-    return made
+    """Where this process' spans go; None where nobody wants any."""
+    return span_provider("hydrant-controller")
 
 
 def tell(to: "TracerProvider", session: Session, start: ColdStart) -> None:
