@@ -15,7 +15,7 @@ from gateway.attempts import Usage
 from gateway.errors import TRANSLATION_FAILED, WORKER_FAILED, WORKER_LOST, ApiError, unknown_path
 from gateway.hosted import provider
 from gateway.hosted.relay import relay
-from gateway.hosted.tap import Tap
+from gateway.hosted.tap import Tap, timeouts
 from gateway.hosted.translate import Translation, quiet_litellm
 from gateway.ids import new_id
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
@@ -89,10 +89,10 @@ class Hosted:
                 choices=request.choices, prompts=request.prompts, wants_usage=False, wants_running_usage=False
             )
         tap = Tap(self._transport, reader)
-        client = tap.client(url, key, self._stall_timeout_s)
+        patience = timeouts(self._stall_timeout_s)
         try:
             translation = Translation(request.endpoint, request.body)
-            answer = await translation.call(client)
+            answer = await translation.call(tap.client(f"{url}/v1", key, patience), patience)
             if reader is None:
                 usage = _finished(bytes(tap.plain))
                 await reply.json(200, translation.plain(answer), [(b"x-hydrant-usage", usage_json(usage))])

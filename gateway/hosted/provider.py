@@ -14,14 +14,13 @@ from typing import Any
 
 import httpx
 import litellm
-import openai
 import orjson
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
 from gateway.errors import ApiError, invalid_request, provider_error
 from gateway.hosted.readers import READERS, Reader, prompt_bytes
 from gateway.hosted.relay import relay
-from gateway.hosted.tap import Tap
+from gateway.hosted.tap import Tap, timeouts
 from gateway.hosted.translate import Translation
 from gateway.parsing import Endpoint, InferenceRequest
 from gateway.reply import Reply
@@ -29,7 +28,6 @@ from gateway.stream import usage_document, usage_json
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 10.0
 _OPENAI_BASE = "https://api.openai.com/v1"
 # What becomes an argument of litellm. Anything else is refused: it would reach litellm's own switches, or cost the
 # operator more than tokens (a service tier, a provider's own tools).
@@ -83,10 +81,10 @@ async def answer(
     translation = ProviderTranslation(request.endpoint, request.body, wanted)
     reader = READERS[wanted.name](prompt_bytes(translation.body), request.choices)
     tap = Tap(shared, reader if request.stream else None)
-    timeout = httpx.Timeout(stall_s, connect=CONNECT_SECONDS)
+    patience = timeouts(stall_s)
     failure = partial(_failure, tap, reader, wanted, key)
     try:
-        got = await translation.call(_client(tap, wanted, key, timeout), key, timeout)
+        got = await translation.call(_client(tap, wanted, key, patience), patience, key)
         if request.stream:
             await relay(translation.provider_events(got, reader), tap, reader, reply, failure)
         else:
@@ -121,7 +119,7 @@ class ProviderTranslation(Translation):
         """The request in OpenAI's form."""
         return self._body
 
-    async def call(self, client: Any, key: str = "", patience: httpx.Timeout | None = None) -> Any:
+    async def call(self, client: Any, patience: httpx.Timeout, key: str = "") -> Any:
         """litellm's answer: an object, or an async iterator of chunks. Raises whatever litellm raises."""
         body = self._body
         arguments = {name: body[name] for name in body.keys() & _PARAMETERS if body[name] is not None}
@@ -187,13 +185,11 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"messages": messages}
 
 
-def _client(tap: Tap, wanted: Provider, key: str, timeout: httpx.Timeout) -> Any:
+def _client(tap: Tap, wanted: Provider, key: str, patience: httpx.Timeout) -> Any:
     """What litellm sends through: OpenAI's client for OpenAI, its own for all others. Neither follows redirects."""
     if wanted.name != "openai":
-        return AsyncHTTPHandler(transport=tap, timeout=timeout, follow_redirects=False)
-    http = httpx.AsyncClient(transport=tap, trust_env=False, timeout=timeout)
-    base = wanted.api_base or _OPENAI_BASE
-    return openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, http_client=http)
+        return AsyncHTTPHandler(transport=tap, timeout=patience, follow_redirects=False)
+    return tap.client(wanted.api_base or _OPENAI_BASE, key, patience)
 
 
 def _failure(tap: Tap, reader: Reader, wanted: Provider, key: str, error: Exception | None = None) -> ApiError:
