@@ -89,7 +89,7 @@ def real_service() -> Iterator[RealService]:
         stack.callback(node.close)
         routes = _start_engines(node)
         asyncio.run(_publish(redis.url, routes))
-        gateway = stack.enter_context(_gateway(redis, home, hosted))
+        gateway = stack.enter_context(gateway_process(redis, home, hosted))
         hosted.until_healthy()
         engines = {model: route["url"] for model, route in routes.items()}
         yield RealService(gateway, engines, redis.url)
@@ -148,7 +148,7 @@ async def _publish(redis_url: str, routes: dict[str, dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _gateway(redis: RedisServer, home: Path, hosted: HostedProcess) -> Iterator[str]:
+def gateway_process(redis: RedisServer, home: Path, hosted: HostedProcess) -> Iterator[str]:
     """The URL of a gateway process as the Procfile runs it."""
     environ = environment(redis, home, HYDRANT_HOSTED_PORT=hosted.url.rpartition(":")[2])
     url = f"http://127.0.0.1:{environ['HYDRANT_GATEWAY_PORT']}"
