@@ -61,7 +61,7 @@ class Endpoint(Enum):
     @property
     def has_providers(self) -> bool:
         """Whether a hosted provider can be asked for it."""
-        return self in (Endpoint.CHAT, Endpoint.MESSAGES)
+        return self is not Endpoint.RESPONSES
 
 
 # Which parameters of a key's defaults an endpoint knows (`max_tokens` is not set but bounds: gateway/parameters.py).

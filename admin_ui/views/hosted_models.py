@@ -38,6 +38,7 @@ def create() -> WsgiResponse | str | tuple[str, int]:
             request_nusd=form.request_nusd.data or 0,
             context_length=form.context_length.data,
             default_max_tokens=form.default_max_tokens.data,
+            embedding=form.embedding.data,
             allow_http=allow_http,
         ),
     )

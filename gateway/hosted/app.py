@@ -24,7 +24,7 @@ from gateway.stream import OpenAIStream, usage_json
 
 log = logging.getLogger(__name__)
 
-_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint if endpoint.lane("litellm") == "litellm"}
+_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
 
 
 class Hosted:
@@ -73,7 +73,10 @@ class Hosted:
         raw = await read_body(scope, receive, self._max_body_bytes, self._stall_timeout_s)
         salt = _take_salt(body := orjson.loads(raw))
         request = parse_request(endpoint, orjson.dumps(body))
-        if b"x-hydrant-provider" in headers:
+        asks_provider = b"x-hydrant-provider" in headers
+        if not (endpoint.has_providers if asks_provider else endpoint.lane("litellm") == "litellm"):
+            raise unknown_path(scope["path"])
+        if asks_provider:
             wanted = provider.parse(headers[b"x-hydrant-provider"])
             answering = provider.answer(request, wanted, self._transport, self._stall_timeout_s, reply)
             await until_disconnect(receive, answering)

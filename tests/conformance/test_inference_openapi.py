@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from support.gateway_process import KEY
 from support.inference_site import EMBEDDING, GENERATING, inference_site
+from support.real_service import BRIEF_KEY, CHAT_MODEL, EMBEDDING_MODEL, RealService
 
 from gateway.openapi import openapi_document
 from gateway.parsing import Endpoint
@@ -70,19 +71,36 @@ CHECKS = [
     whole_stream,
 ]
 
+
+def many(examples: int) -> Any:
+    """So many requests of each operation, the same ones each time."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        phases=PHASES,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 schema = schemathesis.openapi.from_dict(document_of(GENERATING, EMBEDDING))
 
 
 @schema.parametrize()
-@settings(
-    max_examples=EXAMPLES or 15,
-    deadline=None,
-    derandomize=True,
-    phases=PHASES,
-    suppress_health_check=list(HealthCheck),
-)
+@many(EXAMPLES or 15)
 def test_every_operation_keeps_to_the_document(case: Any, site: str) -> None:
     case.call_and_validate(base_url=site, headers={"Authorization": f"Bearer {KEY}"}, checks=CHECKS)
+
+
+if EXAMPLES:
+    real_schema = schemathesis.openapi.from_dict(document_of((CHAT_MODEL,), (EMBEDDING_MODEL,))).include(method="POST")
+
+    @real_schema.parametrize()
+    @many(EXAMPLES // 10)
+    def test_every_operation_keeps_to_the_document_on_sglang(case: Any, service: RealService) -> None:
+        case.call_and_validate(
+            base_url=service.url, headers={"Authorization": f"Bearer {BRIEF_KEY}"}, checks=CHECKS, timeout=300
+        )
 
 
 def test_the_gateway_serves_its_document_to_everybody(site: str) -> None:

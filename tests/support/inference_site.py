@@ -17,7 +17,7 @@ from support.hosted_process import HostedProcess
 from support.real_service import gateway_process
 from support.redis_server import RedisServer
 
-GENERATING, EMBEDDING = ("small", "lite", "provided", "tiny"), ("vectors",)
+GENERATING, EMBEDDING = ("small", "lite", "provided", "tiny"), ("vectors", "provided-vectors")
 """The names of models and aliases, by what they do; `tiny` is an alias of `small`."""
 # Answers are short, whatever is asked for.
 _CONTEXT = 40
@@ -69,6 +69,9 @@ async def _publish(redis_url: str, worker_url: str, provider_url: str) -> None:
         "lite": model_entry(context_length=_CONTEXT, model_id="mod_2", lane="litellm"),
         "vectors": model_entry(context_length=_CONTEXT, model_id="mod_3", embedding=True),
         "provided": model_entry(context_length=_CONTEXT, model_id="mod_4", lane="hosted", provider=provider),
+        "provided-vectors": model_entry(
+            context_length=_CONTEXT, model_id="mod_5", lane="hosted", provider=provider, embedding=True
+        ),
     }
     await world.redis.hset("hyd:balance", "ten_1", 10**15)
     await world.publish()
