@@ -27,8 +27,8 @@ from gateway.worker_client import Answer, Lost, Unreached, WorkerClient
 # Of an error answer only this much is read.
 MAX_ERROR_BYTES = 64 * 1024
 REFUSALS = (400, 413, 422)
-"""What a worker says of the request itself. All else is not the client's doing: 401 and 403 are of the gateway's own key
-for the worker, 404 and 429 of the worker's state."""
+"""What a worker says of the request itself. All else is not the client's doing: 401 and 403 are of the gateway's own
+key for the worker, 404 and 429 of the worker's state."""
 _TOO_LONG = re.compile(r"maximum context length of (\d+) tokens.*: (\d+) tokens from the input")
 
 
