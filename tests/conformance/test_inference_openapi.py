@@ -43,8 +43,9 @@ def site() -> Iterator[str]:
 
 
 def document_of(generating: tuple[str, ...], embedding: tuple[str, ...]) -> dict[str, Any]:
-    """The document, with the names of models that there are: others are all alike."""
+    """The document, with the names of models that there are and one way to send the key: others are all alike."""
     document = deepcopy(openapi_document())
+    document["security"].remove({"x-api-key": []})
     for endpoint in Endpoint:
         schema = document["components"]["schemas"][f"{endpoint.name.capitalize()}Request"]
         names = embedding if endpoint is Endpoint.EMBEDDINGS else generating
