@@ -155,6 +155,10 @@ async def test_prompts_that_only_openais_own_api_takes(
     for name in ("openai", "together_ai", "anthropic"):
         async with client.post(TEXT, json={"model": name, "prompt": prompt}) as answer:
             assert (answer.status, (await answer.json())["error"]["param"]) == (400, "prompt")
+    # A chat has no suffix; `best_of` bills more than was reserved.
+    for name, extra in (("anthropic", "suffix"), ("instruct", "best_of")):
+        async with client.post(TEXT, json={"model": name, "prompt": "Count", extra: 2}) as answer:
+            assert (answer.status, (await answer.json())["error"]["param"]) == (400, extra)
     assert provider.requests == []
     # The stand-in answers one prompt: of two, the answer is not whole.
     async with client.post(TEXT, json={"model": "instruct", "prompt": prompt}) as answer:
