@@ -28,7 +28,7 @@ unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev
 	.venv/bin/pytest tests/unit
 
-conformance:    ## SDKs and client libraries on a real SGLang, and many requests made from the OpenAPI document (10 min)
+conformance:    ## SDKs and client libraries on a real SGLang, and many requests made from the OpenAPI documents (20 min)
 	@deploy/setup.sh dev
 	@deploy/setup.sh engine
 	@deploy/setup.sh clients

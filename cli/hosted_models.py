@@ -28,6 +28,7 @@ from cli.params import DOLLARS, NONE, PRICE
 @click.option("--request-price", type=DOLLARS, default="0", help="Dollars for each request, besides its tokens.")
 @click.option("--context-length", type=int, default=128_000, show_default=True, help="Bounds what a prompt may cost.")
 @click.option("--default-max-tokens", type=int, default=4096, show_default=True, help="Where a request names none.")
+@click.option("--embedding", is_flag=True, help="It makes embeddings instead of text.")
 @reporting
 def add_hosted(
     console: Console,
@@ -41,6 +42,7 @@ def add_hosted(
     request_price: int,
     context_length: int,
     default_max_tokens: int,
+    embedding: bool,
 ) -> None:
     """Add a model that a hosted provider serves. Its key belongs into the environment of the hosted process."""
     from cli.workspace import Workspace
@@ -64,6 +66,7 @@ def add_hosted(
                 request_nusd=request_price,
                 context_length=context_length,
                 default_max_tokens=default_max_tokens,
+                embedding=embedding,
                 allow_http=here.settings.provider_http,
             )
         )

@@ -37,6 +37,7 @@ from gateway.idempotency import Idempotency
 from gateway.ids import new_id, request_id
 from gateway.inference import Inference, bearer
 from gateway.metering import Metering
+from gateway.openapi import openapi_json
 from gateway.parsing import Endpoint
 from gateway.places import Places
 from gateway.proxy import Proxy
@@ -236,8 +237,8 @@ class Gateway:
         """The endpoints that only read."""
         if path.startswith("/v1/responses/"):
             raise response_not_stored(path)
-        known = path in ("/v1/models", "/health", "/ready", "/metrics") or path.startswith("/v1/models/")
-        if not known:
+        known = path in ("/v1/models", "/health", "/ready", "/metrics", "/openapi.json")
+        if not known and not path.startswith("/v1/models/"):
             raise unknown_path(path)
         if scope["method"] not in ("GET", "HEAD"):
             raise wrong_method(scope["method"], path, "GET")
@@ -252,6 +253,8 @@ class Gateway:
             await reply.json(200, b'{"status":"ready"}')
         elif path == "/metrics":
             await reply.whole(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+        elif path == "/openapi.json":
+            await reply.json(200, openapi_json())
         else:
             await self._models(scope, reply, path)
 

@@ -243,7 +243,7 @@ def translation_failed() -> ApiError:
     )
 
 
-def unavailable(message: str, code: str = "service_unavailable", retry_after_s: int = 2) -> ApiError:
+def unavailable(message: str, code: str, retry_after_s: int = 2) -> ApiError:
     """503: not now; try again after `retry_after_s` seconds."""
     return ApiError(503, message, type_="server_error", code=code, retry_after_s=retry_after_s)
 

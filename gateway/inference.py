@@ -86,8 +86,7 @@ class Inference:
             raise invalid_request(f"The model `{request.model}` {does}.", "model")
         if model.provider is not None and not endpoint.has_providers:
             raise invalid_request(
-                f"The model `{request.model}` is a provider's: it speaks /v1/chat/completions and /v1/messages only.",
-                "model",
+                f"The model `{request.model}` is a provider's: it does not speak {endpoint.value}.", "model"
             )
         run = partial(self._run, api_key, snapshot, key, tenant, model, request, arrived_at_ms, trace)
         if (sent := sent_key(scope)) is None:
@@ -164,8 +163,10 @@ class Inference:
         if policy.mode != "fallback":
             return policy, None
         fallback = snapshot.models.get(policy.fallback or "")
-        usable = fallback is not None and fallback.enabled and fallback.provider is not None and endpoint.has_providers
-        return (policy, fallback) if usable else (WAIT, None)
+        # Never for vectors: those of two models have nothing in common.
+        if fallback is None or not fallback.enabled or model.embedding or fallback.embedding:
+            return WAIT, None
+        return (policy, fallback) if fallback.provider is not None and endpoint.has_providers else (WAIT, None)
 
     def _permit(self, api_key: str, name: str) -> None:
         """Raises `ApiError` when this key may not use this model (any more)."""

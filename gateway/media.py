@@ -10,12 +10,12 @@ from typing import Any
 
 from gateway.errors import invalid_request
 
-_OPENAI_MEDIA = ("image_url", "video_url", "audio_url", "input_audio", "image")
+OPENAI_MEDIA = ("image_url", "video_url", "audio_url", "input_audio", "image")
 _ADDRESS = re.compile(r"\s*(?!data:)([a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
-_ANTHROPIC_ROLES = ("user", "assistant")
+ANTHROPIC_ROLES = ("user", "assistant")
 # Whatever is not on this list is refused, not passed over: litellm may turn a part that is new to us into an address.
-_ANTHROPIC_PARTS = ("text", "image", "document", "tool_use", "tool_result", "thinking", "redacted_thinking")
-_ANTHROPIC_SOURCES = ("base64", "text")
+ANTHROPIC_PARTS = ("text", "image", "document", "tool_use", "tool_result", "thinking", "redacted_thinking")
+ANTHROPIC_SOURCES = ("base64", "text")
 
 
 def openai_message(message: object, param: str) -> bool:
@@ -30,9 +30,9 @@ def openai_message(message: object, param: str) -> bool:
 def anthropic_message(message: object, param: str) -> bool:
     """Whether a Messages message carries media. Raises `ApiError` 400 for a wrong shape or for media by address."""
     checked = _with_role(message, param)
-    if checked["role"] not in _ANTHROPIC_ROLES:
+    if checked["role"] not in ANTHROPIC_ROLES:
         raise invalid_request(f"`{param}.role` must be `user` or `assistant`.", f"{param}.role")
-    return _anthropic_content(checked.get("content"), f"{param}.content", _ANTHROPIC_PARTS)
+    return _anthropic_content(checked.get("content"), f"{param}.content", ANTHROPIC_PARTS)
 
 
 def check_system(system: object) -> None:
@@ -61,7 +61,7 @@ def _openai_part(part: dict[str, Any], kind: str, param: str) -> bool:
         return sum([_openai_part(inner, its, param) for inner, its in parts(part["content"], param)]) > 0
     if kind in ("text", "refusal"):
         return False
-    if kind not in _OPENAI_MEDIA:
+    if kind not in OPENAI_MEDIA:
         _refuse_addresses(part, param)
         return False
     for source in (part.get(kind), part.get("source")):
@@ -105,7 +105,7 @@ def _anthropic_part(part: dict[str, Any], kind: str, param: str, allowed: tuple[
     if kind not in ("image", "document"):
         return False
     source = part.get("source")
-    if not isinstance(source, dict) or source.get("type") not in _ANTHROPIC_SOURCES or "url" in source:
+    if not isinstance(source, dict) or source.get("type") not in ANTHROPIC_SOURCES or "url" in source:
         raise invalid_request(
             "Media must be sent inline, with a `source` of type `base64`; addresses are not fetched.", param
         )

@@ -26,7 +26,7 @@ MAX_ANSWERS = 256
 MAX_EMBEDDINGS = 2048
 
 # Fields of SGLang's own API through which a caller could reach other requests, adapters or code in the worker.
-_ENGINE_FIELDS = (
+ENGINE_FIELDS = (
     "rid", "extra_key", "cache_salt", "custom_logit_processor", "custom_params", "session_id", "session_params",
     "lora_path", "priority", "data_parallel_rank", "routed_dp_rank", "disagg_prefill_dp_rank",
     "bootstrap_host", "bootstrap_port", "bootstrap_room", "custom_labels",
@@ -61,7 +61,7 @@ class Endpoint(Enum):
     @property
     def has_providers(self) -> bool:
         """Whether a hosted provider can be asked for it."""
-        return self in (Endpoint.CHAT, Endpoint.MESSAGES)
+        return self is not Endpoint.RESPONSES
 
 
 # Which parameters of a key's defaults an endpoint knows (`max_tokens` is not set but bounds: gateway/parameters.py).
@@ -148,7 +148,7 @@ def parse_request(
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise invalid_request("`model` must be a non-empty string.", "model")
-    for name in _ENGINE_FIELDS:
+    for name in ENGINE_FIELDS:
         if body.get(name) is not None:
             raise invalid_request(f"`{name}` is reserved for the operator and cannot be set by a request.", name)
     for name in _DEFAULTS[endpoint] & defaults.keys():

@@ -15,7 +15,7 @@ from gateway.metering import Metering
 from gateway.parsing import Endpoint
 from gateway.routes import Route
 from gateway.stream import AnthropicStream, OpenAIStream, ResponsesStream, read_usage, split_last_event
-from gateway.upstream import Upstream, UpstreamFailed, hosted_failure, provider_refusal, upstream_body
+from gateway.upstream import REFUSALS, Upstream, UpstreamFailed, hosted_failure, provider_refusal, upstream_body
 
 USAGE_HEADER = "x-hydrant-usage"
 
@@ -117,7 +117,7 @@ def _stream_failure(call: Call, error: object, *, reported: bool) -> Exception:
     if isinstance(error, dict) and not call.delivered:
         code, message = error.get("code"), error.get("message")
         # The worker says, before it generated anything, that the request itself is wrong.
-        if isinstance(code, int) and 400 <= code < 500 and isinstance(message, str):
+        if code in REFUSALS and isinstance(message, str):
             return ApiError(code, message)
     # SGLang ends a stream without any mark when a stage dies.
     lost = not reported and call.lane == "direct"

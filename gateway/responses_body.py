@@ -10,8 +10,8 @@ from typing import Any
 from gateway import fields, media
 from gateway.errors import invalid_request
 
-_STATEFUL = ("previous_response_id", "conversation", "prompt")
-_TOOLS = ("function", "custom")
+STATEFUL = ("previous_response_id", "conversation", "prompt")
+TOOLS = ("function", "custom")
 # Whatever is not on these lists is refused, not passed over: SGLang hands parts that it does not know on as they are.
 _TEXT_PARTS = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
 _IMAGE_PARTS = ("input_image", "image_url")
@@ -19,7 +19,7 @@ _IMAGE_PARTS = ("input_image", "image_url")
 
 def check(body: dict[str, Any]) -> bool:
     """Whether the input carries media. Raises `ApiError` 400 for what is not served here, or has a wrong shape."""
-    for name in _STATEFUL:
+    for name in STATEFUL:
         if body.get(name) is not None:
             raise invalid_request(
                 f"`{name}` is not served: nothing is stored. Send the whole conversation as `input`.", name
@@ -30,7 +30,7 @@ def check(body: dict[str, Any]) -> bool:
     if body.get("request_id") is not None:
         raise invalid_request("`request_id` cannot be set by a request; send the header `X-Request-Id`.", "request_id")
     for position, tool in enumerate(fields.array(body, "tools")):
-        if not isinstance(tool, dict) or tool.get("type") not in _TOOLS:
+        if not isinstance(tool, dict) or tool.get("type") not in TOOLS:
             raise invalid_request(
                 "Only tools of type `function` and `custom` are served, which the caller runs.", f"tools[{position}]"
             )

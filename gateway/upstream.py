@@ -26,6 +26,9 @@ from gateway.worker_client import Answer, Lost, Unreached, WorkerClient
 
 # Of an error answer only this much is read.
 MAX_ERROR_BYTES = 64 * 1024
+REFUSALS = (400, 413, 422)
+"""What a worker says of the request itself. All else is not the client's doing: 401 and 403 are of the gateway's own
+key for the worker, 404 and 429 of the worker's state."""
 _TOO_LONG = re.compile(r"maximum context length of (\d+) tokens.*: (\d+) tokens from the input")
 
 
@@ -183,8 +186,7 @@ async def _raise_refusal(answer: Answer, lane: str) -> None:
     body = await _read_at_most(answer, MAX_ERROR_BYTES)
     if lane == "hosted":
         raise provider_refusal(answer.status, answer.headers.get("retry-after"), _error_of(body))
-    # 401 and 403 concern the gateway's own key for the worker, 404 and 429 the worker's state: not the client's doing.
-    if answer.status >= 500 or answer.status < 400 or answer.status in (401, 403, 404, 429):
+    if answer.status not in REFUSALS:
         told = hosted_failure(_error_of(body)) if lane == "litellm" else None
         raise told or UpstreamFailed(f"status {answer.status}")
     message, param = _message_of(body)

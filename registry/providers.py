@@ -14,6 +14,8 @@ from registry.errors import InvalidError
 
 PROVIDERS = ("openai", "anthropic", "gemini", "mistral", "groq", "together_ai", "openrouter")
 """Those whose own figures are read, and billed (gateway/hosted/readers.py); a test holds the two together."""
+EMBEDDING_PROVIDERS = ("openai", "mistral", "together_ai", "openrouter")
+"""Those of them that make embeddings and tell what they have used."""
 
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 # Only keys of providers: whoever may add a model must not be able to send the process' other secrets anywhere.
@@ -28,7 +30,9 @@ class ProviderDoc(TypedDict):
     key_env: str
 
 
-def check_provider(model: object, key_env: object, api_base: object = None, *, allow_http: bool = False) -> ProviderDoc:
+def check_provider(
+    model: object, key_env: object, api_base: object = None, *, embedding: bool = False, allow_http: bool = False
+) -> ProviderDoc:
     """The checked entry. `allow_http`: plain HTTP to this machine is fine. Raises InvalidError naming the field."""
     if not isinstance(model, str) or not _MODEL.fullmatch(model) or "/" not in model:
         raise InvalidError(
@@ -39,6 +43,11 @@ def check_provider(model: object, key_env: object, api_base: object = None, *, a
         raise InvalidError(
             f"{provider} is not a known provider; known: {', '.join(PROVIDERS)}. Whatever speaks OpenAI's protocol "
             "can be added as openai/MODEL with its own api_base",
+            "provider_model",
+        )
+    if embedding and provider not in EMBEDDING_PROVIDERS:
+        raise InvalidError(
+            f"{provider} makes no embeddings whose usage it tells; known: {', '.join(EMBEDDING_PROVIDERS)}",
             "provider_model",
         )
     if not isinstance(key_env, str) or not _KEY_ENV.fullmatch(key_env):

@@ -1,7 +1,8 @@
 """`python -m registry.with_secrets NAME... -- COMMAND...`: run a command with just these of Hydrant's secrets.
 
-A process gets what it needs and nothing else: the hosted process never sees the key pepper, and none that is started
-this way sees DATABASE_URL. Nodes are not started this way: this makes the secrets file, which no node should have.
+A process gets what it needs and nothing else: the hosted process never sees the key pepper or where Redis is (its URL
+may hold a password), and none that is started this way sees DATABASE_URL. Nodes are not started this way: this makes
+the secrets file, which no node should have.
 """
 
 import os
@@ -14,6 +15,7 @@ VARIABLES = {
     "key_pepper": "HYDRANT_KEY_PEPPER",
     "hosted_secret": "HYDRANT_HOSTED_SECRET",
     "flask_secret": "HYDRANT_FLASK_SECRET",
+    "redis_url": "REDIS_URL",
 }
 
 

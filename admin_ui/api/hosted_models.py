@@ -29,6 +29,7 @@ class NewHostedModel(Body):
     request_nusd: Amount = 0
     context_length: Limit = 128_000
     default_max_tokens: Limit = 4096
+    embedding: bool = Field(default=False, description="It makes embeddings instead of text")
 
 
 class HostedChanges(Changes):

@@ -150,8 +150,13 @@ def _is_hosted(model: str) -> bool:
 
 def _new_hosted(body: NewLiteLLMModel, costs: dict[str, int | None]) -> ModelInfo:
     params = body.litellm_params
-    most = (body.model_info or {}).get("max_input_tokens")
-    values = {**costs, **({} if most is None else {"context_length": most})}
+    info = body.model_info or {}
+    most = info.get("max_input_tokens")
+    values = {
+        **costs,
+        **({} if most is None else {"context_length": most}),
+        "embedding": info.get("mode") == "embedding",
+    }
     key_env = _key_env(params)
     with _named():
         row = change(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from wtforms import SelectField, StringField
+from wtforms import BooleanField, SelectField, StringField
 from wtforms.validators import InputRequired
 
 from admin_ui.forms.base import Form, Required, WholeNumberField
@@ -52,6 +52,8 @@ class HostedFields(Form):
 
 class HostedForm(PriceForm, HostedFields):
     """A new one, with its price."""
+
+    embedding = BooleanField("Embedding model (no text generation)")
 
 
 class EditHostedForm(HostedFields):

@@ -38,6 +38,7 @@ def create() -> WsgiResponse | str | tuple[str, int]:
             request_nusd=form.request_nusd.data or 0,
             context_length=form.context_length.data,
             default_max_tokens=form.default_max_tokens.data,
+            embedding=form.embedding.data,
             allow_http=allow_http,
         ),
     )
@@ -77,7 +78,11 @@ def policies(model_id: str) -> WsgiResponse | str | tuple[str, int]:
     """What becomes of requests while the model is cold."""
     model = found(models.get_model, db(), model_id)
     named = {tenant.id: tenant.name for tenant in tenants.list_tenants(db())}
-    hosted = {row.id: row.name for row in models_without_manifests(db()) if row.lane == "hosted"}
+    hosted = {
+        row.id: row.name
+        for row in models_without_manifests(db())
+        if row.lane == "hosted" and not row.settings.get("embedding")
+    }
     form = PolicyForm().offer(named.items(), hosted.items())
     status = 200
     if form.is_submitted():

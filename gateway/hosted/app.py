@@ -15,7 +15,7 @@ from gateway.attempts import Usage
 from gateway.errors import TRANSLATION_FAILED, WORKER_FAILED, WORKER_LOST, ApiError, unknown_path
 from gateway.hosted import provider
 from gateway.hosted.relay import relay
-from gateway.hosted.tap import Tap
+from gateway.hosted.tap import Tap, timeouts
 from gateway.hosted.translate import Translation, quiet_litellm
 from gateway.ids import new_id
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
@@ -24,7 +24,7 @@ from gateway.stream import OpenAIStream, usage_json
 
 log = logging.getLogger(__name__)
 
-_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint if endpoint.lane("litellm") == "litellm"}
+_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
 
 
 class Hosted:
@@ -73,7 +73,10 @@ class Hosted:
         raw = await read_body(scope, receive, self._max_body_bytes, self._stall_timeout_s)
         salt = _take_salt(body := orjson.loads(raw))
         request = parse_request(endpoint, orjson.dumps(body))
-        if b"x-hydrant-provider" in headers:
+        asks_provider = b"x-hydrant-provider" in headers
+        if not (endpoint.has_providers if asks_provider else endpoint.lane("litellm") == "litellm"):
+            raise unknown_path(scope["path"])
+        if asks_provider:
             wanted = provider.parse(headers[b"x-hydrant-provider"])
             answering = provider.answer(request, wanted, self._transport, self._stall_timeout_s, reply)
             await until_disconnect(receive, answering)
@@ -89,10 +92,10 @@ class Hosted:
                 choices=request.choices, prompts=request.prompts, wants_usage=False, wants_running_usage=False
             )
         tap = Tap(self._transport, reader)
-        client = tap.client(url, key, self._stall_timeout_s)
+        patience = timeouts(self._stall_timeout_s)
         try:
             translation = Translation(request.endpoint, request.body)
-            answer = await translation.call(client)
+            answer = await translation.call(tap.client(f"{url}/v1", key, patience), patience)
             if reader is None:
                 usage = _finished(bytes(tap.plain))
                 await reply.json(200, translation.plain(answer), [(b"x-hydrant-usage", usage_json(usage))])

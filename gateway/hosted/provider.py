@@ -7,56 +7,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import httpx
 import litellm
-import openai
 import orjson
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
 from gateway.errors import ApiError, invalid_request, provider_error
-from gateway.hosted.readers import READERS, Reader, prompt_bytes
+from gateway.hosted.provider_translation import Provider, ProviderTranslation
+from gateway.hosted.readers import EMBEDDERS, READERS, Reader, prompt_bytes
 from gateway.hosted.relay import relay
-from gateway.hosted.tap import Tap
-from gateway.hosted.translate import Translation
+from gateway.hosted.tap import Tap, timeouts
 from gateway.parsing import Endpoint, InferenceRequest
 from gateway.reply import Reply
-from gateway.stream import usage_document, usage_json
+from gateway.stream import usage_json
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 10.0
 _OPENAI_BASE = "https://api.openai.com/v1"
-# What becomes an argument of litellm. Anything else is refused: it would reach litellm's own switches, or cost the
-# operator more than tokens (a service tier, a provider's own tools).
-_PARAMETERS = frozenset({
-    "temperature", "top_p", "n", "stop", "max_tokens", "presence_penalty", "frequency_penalty", "logit_bias",
-    "logprobs", "top_logprobs", "seed", "response_format", "tools", "tool_choice", "parallel_tool_calls",
-    "reasoning_effort",
-})  # fmt: skip
-# Handled here, or of no meaning to a provider (`user` would tell it who our clients are).
-_LEFT_OUT = frozenset({"model", "messages", "stream", "stream_options", "user", "max_completion_tokens"})
-_MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
-# litellm would fetch what other parts name by id or address.
-_PARTS = ("text", "image_url", "input_audio")
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """`model` is litellm's name, `api_base` None for the provider's own address."""
-
-    model: str
-    api_base: str | None
-    key_env: str
-
-    @property
-    def name(self) -> str:
-        """openai, anthropic, ..."""
-        return self.model.split("/", 1)[0]
 
 
 def parse(header: bytes) -> Provider:
@@ -80,20 +50,22 @@ async def answer(
     if not key:
         log.error("%s is not set: models of %s cannot be asked", wanted.key_env, wanted.name)
         raise provider_error(502, "misconfigured", "The key of this model's provider is not set. Tell the operator.")
-    translation = ProviderTranslation(request.endpoint, request.body, wanted)
-    reader = READERS[wanted.name](prompt_bytes(translation.body), request.choices)
+    readers = EMBEDDERS if request.endpoint is Endpoint.EMBEDDINGS else READERS
+    if wanted.name not in readers:
+        raise provider_error(502, "misconfigured", "This model's provider makes no embeddings here. Tell the operator.")
+    translation = ProviderTranslation(request, wanted)
+    reader = readers[wanted.name](prompt_bytes(translation.body), request.choices)
     tap = Tap(shared, reader if request.stream else None)
-    timeout = httpx.Timeout(stall_s, connect=CONNECT_SECONDS)
+    patience = timeouts(stall_s)
     failure = partial(_failure, tap, reader, wanted, key)
     try:
-        got = await translation.call(_client(tap, wanted, key, timeout), key, timeout)
+        client = _client(tap, wanted, key, patience, openai=translation.by_openai_client)
+        got = await translation.call(client, patience, key)
         if request.stream:
             await relay(translation.provider_events(got, reader), tap, reader, reply, failure)
         else:
             usage = reader.whole(bytes(tap.plain))
-            await reply.json(
-                200, translation.whole(got, usage_document(usage)), [(b"x-hydrant-usage", usage_json(usage))]
-            )
+            await reply.json(200, translation.whole(got, usage), [(b"x-hydrant-usage", usage_json(usage))])
     except ApiError:
         raise
     except Exception as error:
@@ -103,97 +75,12 @@ async def answer(
         await tap.hang_up()
 
 
-class ProviderTranslation(Translation):
-    """One request on its way to a provider. Raises `ApiError` 400 for what is not passed on."""
-
-    def __init__(self, endpoint: Endpoint, body: dict[str, Any], provider: Provider) -> None:
-        if endpoint is Endpoint.CHAT:
-            body = _checked(body)
-        self._refuse_tools(body)
-        try:
-            super().__init__(endpoint, body)
-        except Exception as error:
-            raise invalid_request(f"The request has no OpenAI form: {str(error)[:500]}") from error
-        self._provider = provider
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The request in OpenAI's form."""
-        return self._body
-
-    async def call(self, client: Any, key: str = "", patience: httpx.Timeout | None = None) -> Any:
-        """litellm's answer: an object, or an async iterator of chunks. Raises whatever litellm raises."""
-        body = self._body
-        arguments = {name: body[name] for name in body.keys() & _PARAMETERS if body[name] is not None}
-        if self._stream:
-            arguments |= {"stream": True, "stream_options": {"include_usage": True}}
-        quiet = {"max_retries": 0, "num_retries": 0, "no-log": True, "_skip_mcp_handler": True}
-        return await litellm.acompletion(
-            model=self._provider.model, messages=body["messages"], api_key=key, api_base=self._provider.api_base,
-            client=client, timeout=patience, **arguments, **quiet,
-        )  # fmt: skip
-
-    def whole(self, answer: Any, usage: dict[str, Any]) -> bytes:
-        """A whole answer's body, with the provider's own usage."""
-        if self._endpoint is Endpoint.MESSAGES:
-            return self.plain(answer)
-        return orjson.dumps(orjson.loads(self.plain(answer)) | {"usage": usage})
-
-    async def provider_events(self, answer: Any, reader: Reader) -> AsyncIterator[bytes]:
-        """A stream's events up to its end mark; the last but one has the provider's own usage."""
-        if self._endpoint is Endpoint.MESSAGES:
-            async for event in self.anthropic_events(answer):
-                yield event
-            return
-        head: dict[str, Any] = {"id": "", "created": 0}
-        async for chunk in answer:
-            document = chunk.model_dump(exclude_none=True, exclude_unset=True) | {"model": self._model}
-            document.pop("usage", None)
-            head = {name: document.get(name, value) for name, value in head.items()}
-            if document.get("choices"):
-                yield b"data: " + orjson.dumps(document) + b"\n\n"
-        last = {"object": "chat.completion.chunk", "model": self._model, "choices": []}
-        yield b"data: " + orjson.dumps(head | last | {"usage": usage_document(reader.usage)}) + b"\n\n"
-        yield b"data: [DONE]\n\n"
-
-    @staticmethod
-    def _refuse_tools(body: dict[str, Any]) -> None:
-        """A provider's own tools (search, code, ...) cost the operator more than tokens."""
-        for tool in body.get("tools") or ():
-            if not isinstance(tool, dict) or tool.get("type") not in (None, "function", "custom"):
-                raise invalid_request(
-                    "`tools` may hold functions only: providers' own tools are not passed on.", "tools"
-                )
-
-
-def _checked(body: dict[str, Any]) -> dict[str, Any]:
-    """A chat body of what may be passed on."""
-    for name in sorted(body.keys() - _PARAMETERS - _LEFT_OUT):
-        if body[name] is not None:
-            raise invalid_request(f"`{name}` is not passed on to this model's provider; leave it out.", name)
-    for tool in body.get("tools") or ():
-        if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict):
-            raise invalid_request("`tools` must hold objects with a `function`.", "tools")
-    messages = []
-    for position, message in enumerate(body["messages"]):
-        content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            if part.get("type") not in _PARTS:
-                kind = str(part.get("type"))[:40]
-                raise invalid_request(f"Parts of type `{kind}` are not passed on to this model's provider.", "messages")
-        messages.append({name: message[name] for name in _MESSAGE_FIELDS if message.get(name) is not None})
-        if "content" in message and content is None:
-            messages[position]["content"] = None
-    return body | {"messages": messages}
-
-
-def _client(tap: Tap, wanted: Provider, key: str, timeout: httpx.Timeout) -> Any:
-    """What litellm sends through: OpenAI's client for OpenAI, its own for all others. Neither follows redirects."""
-    if wanted.name != "openai":
-        return AsyncHTTPHandler(transport=tap, timeout=timeout, follow_redirects=False)
-    http = httpx.AsyncClient(transport=tap, trust_env=False, timeout=timeout)
-    base = wanted.api_base or _OPENAI_BASE
-    return openai.AsyncOpenAI(base_url=base, api_key=key, max_retries=0, http_client=http)
+def _client(tap: Tap, wanted: Provider, key: str, patience: httpx.Timeout, *, openai: bool) -> Any:
+    """What litellm sends through: OpenAI's client or its own. Neither follows redirects."""
+    if not openai:
+        return AsyncHTTPHandler(transport=tap, timeout=patience, follow_redirects=False)
+    _, _, _, base = litellm.get_llm_provider(model=wanted.model, api_base=wanted.api_base)
+    return tap.client(wanted.api_base or base or _OPENAI_BASE, key, patience)
 
 
 def _failure(tap: Tap, reader: Reader, wanted: Provider, key: str, error: Exception | None = None) -> ApiError:
@@ -206,7 +93,9 @@ def _failure(tap: Tap, reader: Reader, wanted: Provider, key: str, error: Except
     if tap.status is not None and tap.status != 200:
         return _refusal(tap, wanted, key)
     if not tap.called and error is not None:
-        return invalid_request(f"The model's provider cannot be asked this: {str(error).replace(key, '...')[:500]}")
+        # litellm goes on with advice on its own settings.
+        reason = str(error).replace(key, "...").partition(" To drop ")[0][:500]
+        return invalid_request(f"The model's provider cannot be asked this: {reason}")
     if reader.error is not None:
         kind = reader.error.get("type") if isinstance(reader.error, dict) else None
         log.warning("%s reported an error in its stream: %s", wanted.model, str(kind)[:80])

@@ -105,10 +105,27 @@ class OpenAIReader(Reader):
         for choice in document.get("choices") or ():
             if choice.get("finish_reason") is not None:
                 self._reasons.add(choice.get("index", 0))
-            if any(value for name, value in (choice.get("delta") or {}).items() if name != "role"):
+            said = (choice.get("delta") or {}) | {"text": choice.get("text")}
+            if any(value for name, value in said.items() if name != "role"):
                 self._parts += 1
         if document.get("usage") is not None:
             self._told, self._told_all = read_usage(document["usage"]), True
+
+
+class EmbeddingsReader(Reader):
+    """OpenAI's embeddings: whole answers with a vector for each text."""
+
+    def __init__(self, prompt_bytes: int, choices: int = 1) -> None:
+        super().__init__(prompt_bytes, choices)
+        self._vectors = 0
+
+    @property
+    def finished(self) -> bool:
+        return self._vectors == self._choices and not self.failed
+
+    def _document(self, document: dict[str, Any]) -> None:
+        self._vectors = sum(1 for vector in document["data"] if isinstance(vector["embedding"], list))
+        self._told, self._told_all = Usage(_count(document["usage"], "prompt_tokens")), True
 
 
 class AnthropicReader(Reader):
@@ -191,9 +208,15 @@ READERS: dict[str, type[Reader]] = {
 }
 """The protocol of each provider that is known here (and to registry.providers)."""
 
+EMBEDDERS: dict[str, type[Reader]] = dict.fromkeys(("openai", "mistral", "together_ai", "openrouter"), EmbeddingsReader)
+"""Of those that tell what embeddings have used. Gemini does not."""
+
 
 def prompt_bytes(body: dict[str, Any]) -> int:
-    """UTF-8 bytes of the text in a chat body's messages: media, roles and tools are left out."""
+    """UTF-8 bytes of the text in a body's messages or prompt: media, roles and tools are left out. A token id counts as
+    so many bytes as a token has."""
+    if "messages" not in body:
+        return _text_bytes(body.get("prompt", ""))
     total = 0
     for message in body["messages"]:
         content = message.get("content")
@@ -201,6 +224,12 @@ def prompt_bytes(body: dict[str, Any]) -> int:
         texts = (part.get("text") for part in parts if isinstance(part, dict))
         total += sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
     return total
+
+
+def _text_bytes(prompt: object) -> int:
+    if isinstance(prompt, list):
+        return sum(_text_bytes(part) for part in prompt)
+    return len(prompt.encode(errors="replace")) if isinstance(prompt, str) else BYTES_PER_TOKEN
 
 
 def _count(usage: dict[str, Any], name: str) -> int:

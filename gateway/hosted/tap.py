@@ -16,6 +16,13 @@ from gateway.errors import WORKER_LOST, WORKER_UNREACHED
 
 # A plain answer is kept whole for its usage; the gateway refuses larger ones anyway.
 MAX_PLAIN_BYTES = 64 * 1024 * 1024
+CONNECT_SECONDS = 10.0
+
+
+def timeouts(stall_s: float) -> httpx.Timeout:
+    """How long to wait for a worker or provider: `stall_s` for its next bytes. litellm must be told with each call, or
+    it sets ten minutes of its own."""
+    return httpx.Timeout(stall_s, connect=CONNECT_SECONDS)
 
 
 class Listener(Protocol):
@@ -43,10 +50,10 @@ class Tap(httpx.AsyncBaseTransport):
         self._shared = shared
         self._stream: _Listening | None = None
 
-    def client(self, url: str, api_key: str, timeout_s: float) -> openai.AsyncOpenAI:
-        """An OpenAI client that sends through this tap."""
-        http = httpx.AsyncClient(transport=self, trust_env=False, timeout=timeout_s)
-        return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, http_client=http)
+    def client(self, base_url: str, api_key: str, timeout: httpx.Timeout) -> openai.AsyncOpenAI:
+        """An OpenAI client that sends through this tap; it does not follow redirects."""
+        http = httpx.AsyncClient(transport=self, trust_env=False, timeout=timeout)
+        return openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, http_client=http)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """httpx's entry: sends the request and wraps the answer's body."""

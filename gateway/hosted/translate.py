@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import litellm
 import orjson
 from litellm.llms.anthropic.pass_through.adapters.transformation import AnthropicAdapter
@@ -41,7 +42,7 @@ class Translation:
         self._tool_names: dict[str, str] = {}
         self._body = self._from_anthropic(body) if endpoint is Endpoint.MESSAGES else dict(body)
 
-    async def call(self, client: Any) -> Any:
+    async def call(self, client: Any, patience: httpx.Timeout) -> Any:
         """litellm's answer: an object, or an async iterator of chunks. Raises whatever litellm raises."""
         body = self._body
         arguments = {name: body[name] for name in body.keys() & _OPENAI_PARAMETERS if body[name] is not None}
@@ -49,7 +50,7 @@ class Translation:
         arguments["extra_body"] = {name: value for name, value in body.items() if name not in known}
         if self._stream:
             arguments["stream_options"] = _STREAM_OPTIONS
-        common = {"client": client, "max_retries": 0, "num_retries": 0, "no-log": True}
+        common = {"client": client, "timeout": patience, "max_retries": 0, "num_retries": 0, "no-log": True}
         if self._endpoint is Endpoint.COMPLETIONS:
             model = f"{_TEXT_PROVIDER}/{self._model}"
             return await litellm.atext_completion(model=model, prompt=body["prompt"], **arguments, **common)

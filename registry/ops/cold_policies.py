@@ -27,7 +27,7 @@ def set_policy(
     """Set or replace the policy of a model, for one tenant or (None) for all that have none of their own.
 
     `fallback` asks the model of a provider after `after_s` seconds in line; keys need no permission for that one: who
-    sets the policy has given it.
+    sets the policy has given it. Models that make vectors have none: those of two models have nothing in common.
     """
     model = models.get_model(session, model_id)
     models.refuse_hosted(model)
@@ -40,8 +40,12 @@ def set_policy(
         raise InvalidError("a fallback names the provider's model to ask, and no other mode does", "fallback_model_id")
     if mode != "fallback" and after_s:
         raise InvalidError("after_s is of a fallback only", "after_s")
-    if fallback_model_id is not None and models.get_model(session, fallback_model_id).provider is None:
-        raise InvalidError("only a model that a provider serves can be a fallback", "fallback_model_id")
+    if fallback_model_id is not None:
+        fallback = models.get_model(session, fallback_model_id)
+        if fallback.provider is None:
+            raise InvalidError("only a model that a provider serves can be a fallback", "fallback_model_id")
+        if fallback.settings.get("embedding") or model.settings.get("embedding"):
+            raise InvalidError("vectors of two models cannot be compared: no fallback for these", "fallback_model_id")
     row = _find(session, model_id, tenant_id) or ColdPolicy(model_id=model_id, tenant_id=tenant_id)
     try:
         with session.begin_nested():

@@ -28,14 +28,16 @@ def register_hosted(
     request_nusd: int = 0,
     context_length: int = 128_000,
     default_max_tokens: int = 4096,
+    embedding: bool = False,
     allow_http: bool = False,
 ) -> Model:
     """Add a model of a provider, enabled and priced from now (nano-dollars a token, and a request).
 
     `provider_model`, `key_env` and `api_base`: see registry.providers. `context_length` bounds what a request's prompt
-    may cost; `default_max_tokens` is asked for where a client names none. `allow_http`: HYDRANT_PROVIDER_HTTP.
+    may cost; `default_max_tokens` is asked for where a client names none. `embedding`: it makes vectors and no text.
+    `allow_http`: HYDRANT_PROVIDER_HTTP.
     """
-    provider = check_provider(provider_model, key_env, api_base, allow_http=allow_http)
+    provider = check_provider(provider_model, key_env, api_base, embedding=embedding, allow_http=allow_http)
     checks.model_name("name", name)
     models.refuse_taken(session, name)
     at_ms = now_ms()
@@ -52,7 +54,7 @@ def register_hosted(
         weight_bytes=0,
         max_stages=0,
         manifest={},
-        settings={},
+        settings={"embedding": True} if embedding else {},
         context_length=checks.integer("context_length", context_length, low=1, high=LARGEST_CONTEXT),
         default_max_tokens=checked("default_max_tokens", default_max_tokens),
         kv_reserve_bytes=0,
@@ -72,7 +74,11 @@ def register_hosted(
         from_ms=at_ms,
         created_at_ms=at_ms,
     )
-    described = {"context_length": model.context_length, "default_max_tokens": model.default_max_tokens}
+    described = {
+        "context_length": model.context_length,
+        "default_max_tokens": model.default_max_tokens,
+        "embedding": embedding,
+    }
     audit.record(session, actor, "model.register", model.id, name=name, lane="hosted", provider=provider, **described)
     return model
 
@@ -88,13 +94,19 @@ def update_hosted(
 ) -> Model:
     """Change any of provider_model, key_env, api_base ("" is the provider's own address) and `context_length`.
 
-    Name, price and default_max_tokens are changed as those of any other model.
+    Name, price and default_max_tokens are changed as those of any other model; whether it embeds is for ever.
     """
     model = models.get_model(session, model_id)
     if model.provider is None:
         raise ConflictError(f"{model.name} runs on these servers; no provider serves it", "lane")
     present = {"provider_model": model.provider["model"], **model.provider} | changes
-    provider = check_provider(present["provider_model"], present["key_env"], present["api_base"], allow_http=allow_http)
+    provider = check_provider(
+        present["provider_model"],
+        present["key_env"],
+        present["api_base"],
+        embedding=bool(model.settings.get("embedding")),
+        allow_http=allow_http,
+    )
     fresh: dict[str, Any] = {"provider": dict(provider), "updated_at_ms": now_ms()}
     if context_length is not None:
         fresh["context_length"] = checks.integer("context_length", context_length, low=1, high=LARGEST_CONTEXT)

@@ -1,6 +1,7 @@
 """A stand-in of hosted providers' APIs: OpenAI's, Anthropic's and Gemini's, over real HTTP. Not part of the product.
 
-It answers "one two three ..." with as many words as the request allows tokens, and tells usage as that API does.
+It answers "one two three ..." with as many words as the request allows tokens, or with the same vector for each text,
+and tells usage as that API does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from aiohttp import web
 
 PROVIDER_KEY = "sk-provider-planted-secret"
 PROMPT, CACHED = 11, 4
+VECTOR = [0.5, -0.25]
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -57,7 +59,11 @@ class FakeProvider:
             return web.json_response(document, status=status, headers=headers)
         if self.garbage:
             return web.Response(body=b"\x00<html>not it", content_type="text/html")
+        if path.endswith("/embeddings"):
+            return web.json_response(_embeddings(body))
         api = _anthropic if path.endswith("/v1/messages") else _gemini if ":" in path else _openai
+        if path.endswith("/completions") and not path.endswith("/chat/completions"):
+            api = _openai_text
         allowed = body.get("max_tokens") or body.get("max_completion_tokens")
         allowed = allowed or body.get("generationConfig", {}).get("max_output_tokens", 3)
         words = WORDS[:allowed]
@@ -107,6 +113,31 @@ def _openai(words: list[str], model: str | None) -> Any:
 
     texts = [chunk({"role": "assistant", "content": word if not at else " " + word}) for at, word in enumerate(words)]
     return [*texts, chunk({}, "length"), _data(head | {"choices": [], "usage": usage}), b"data: [DONE]\n\n"]
+
+
+def _openai_text(words: list[str], model: str | None) -> Any:
+    usage = {"prompt_tokens": PROMPT, "completion_tokens": len(words), "total_tokens": PROMPT + len(words),
+             "prompt_tokens_details": {"cached_tokens": CACHED}}  # fmt: skip
+    head = {"id": "cmpl-1", "object": "text_completion", "created": 1700000000, "model": "provider-name"}
+
+    def choice(text: str, reason: str | None) -> dict[str, Any]:
+        return head | {"choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": reason}]}
+
+    if model is None:
+        return choice(" ".join(words), "length") | {"usage": usage}
+    texts = [_data(choice(word if not at else " " + word, None)) for at, word in enumerate(words)]
+    return [
+        *(*texts, _data(choice("", "length"))),
+        *(_data(head | {"choices": [], "usage": usage}), b"data: [DONE]\n\n"),
+    ]
+
+
+def _embeddings(body: dict[str, Any]) -> Any:
+    given = body["input"]
+    count = len(given) if isinstance(given, list) and not isinstance(given[0], int) else 1
+    data = [{"object": "embedding", "index": at, "embedding": VECTOR} for at in reversed(range(count))]
+    usage = {"prompt_tokens": PROMPT, "total_tokens": PROMPT}
+    return {"object": "list", "data": data, "model": "provider-name", "usage": usage}
 
 
 def _anthropic(words: list[str], model: str | None) -> Any:

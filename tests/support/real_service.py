@@ -36,6 +36,8 @@ LIMITED_KEY = "hyd-limited0-" + "l" * 43
 """Allows one request a minute."""
 NARROW_KEY = "hyd-narrow00-" + "n" * 43
 """May use the embedding model only."""
+BRIEF_KEY = "hyd-brief000-" + "b" * 43
+"""Gets short answers, whatever it asks for, one at a time; of a rich tenant."""
 POOR_KEY = OTHER_KEY
 """Of a tenant without money."""
 _MODELS = Path("~/.cache/hydrant/models").expanduser()
@@ -89,7 +91,7 @@ def real_service() -> Iterator[RealService]:
         stack.callback(node.close)
         routes = _start_engines(node)
         asyncio.run(_publish(redis.url, routes))
-        gateway = stack.enter_context(_gateway(redis, home, hosted))
+        gateway = stack.enter_context(gateway_process(redis, home, hosted))
         hosted.until_healthy()
         engines = {model: route["url"] for model, route in routes.items()}
         yield RealService(gateway, engines, redis.url)
@@ -137,10 +139,12 @@ async def _publish(redis_url: str, routes: dict[str, dict[str, Any]]) -> None:
     world.aliases = {"my-alias": {CHAT_MODEL: 1}}
     world.keys |= {
         hash_key(LIMITED_KEY, PEPPER): key_entry("key_limited", rpm=1),
+        hash_key(BRIEF_KEY, PEPPER): key_entry("key_brief", "ten_3", ceilings={"max_tokens": 3, "n": 2}),
         hash_key(NARROW_KEY, PEPPER): key_entry("key_narrow", models=[EMBEDDING_MODEL]),
     }
     world.tenants["ten_2"] = tenant_entry(salt="salt-2")
-    await world.redis.hset("hyd:balance", "ten_2", 0)
+    world.tenants["ten_3"] = tenant_entry(salt="salt-3")
+    await world.redis.hset("hyd:balance", mapping={"ten_2": 0, "ten_3": 10**15})
     await world.publish()
     for model, route in routes.items():
         await world.route(model, route)
@@ -148,7 +152,7 @@ async def _publish(redis_url: str, routes: dict[str, dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _gateway(redis: RedisServer, home: Path, hosted: HostedProcess) -> Iterator[str]:
+def gateway_process(redis: RedisServer, home: Path, hosted: HostedProcess) -> Iterator[str]:
     """The URL of a gateway process as the Procfile runs it."""
     environ = environment(redis, home, HYDRANT_HOSTED_PORT=hosted.url.rpartition(":")[2])
     url = f"http://127.0.0.1:{environ['HYDRANT_GATEWAY_PORT']}"

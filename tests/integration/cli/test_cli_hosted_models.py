@@ -15,6 +15,9 @@ def test_a_hosted_model_is_added_shown_and_never_started(hydrant) -> None:
         "hosted", "openai/gpt-4.1-mini", 1600,
     )  # fmt: skip
     assert hydrant.snapshot()["models"]["gpt"]["provider"]["key_env"] == "OPENAI_API_KEY"
+    assert hydrant.snapshot()["models"]["gpt"]["embedding"] is False
+    hydrant.run(*ADD[:2], "vectors", *ADD[3:], "--embedding")
+    assert hydrant.snapshot()["models"]["vectors"]["embedding"] is True
     assert hydrant.woken() == []
     for words in (("model", "list"), ("model", "show", "gpt"), ("status",)):
         assert "hosted" in hydrant.run(*words).stdout

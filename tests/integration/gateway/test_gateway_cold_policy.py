@@ -112,6 +112,24 @@ async def test_the_demand_ends_when_the_model_serves(
     assert (second["model"], second["price_id"]) == ("small", "prc_1")
 
 
+async def test_a_text_prompt_is_answered_by_the_fallback_and_vectors_never_are(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider
+) -> None:
+    world.models["vectors"] = model_entry(model_id="mod_3", embedding=True)
+    world.keys[hash_key(KEY, PEPPER)] = key_entry(models=["small", "vectors"])
+    world.hold["deadline_s"] = 0.2
+    await policy(world, "fallback")
+    async with client.post("/v1/completions", json={"model": "small", "prompt": "Count", "max_tokens": 3}) as answer:
+        document = await answer.json()
+        assert (answer.status, answer.headers["x-hydrant-served-by"], document["model"]) == (200, "gpt", "gpt")
+        assert document["choices"][0]["text"] == "one two three"
+    world.policies["vectors"] = world.policies["small"]
+    await world.applied()
+    async with client.post("/v1/embeddings", json={"model": "vectors", "input": "x"}) as answer:
+        assert answer.status == 504
+    assert len(provider.requests) == 1
+
+
 async def test_a_fallback_after_a_second_streams_after_pings(
     client: aiohttp.ClientSession, world: World, question: dict[str, Any]
 ) -> None:

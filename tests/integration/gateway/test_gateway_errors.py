@@ -186,6 +186,16 @@ async def test_a_workers_refusal_reaches_the_client_and_costs_nothing(
     assert await world.events() == []
 
 
+async def test_a_worker_that_does_not_take_what_the_gateway_sends_has_failed(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, question: dict[str, Any]
+) -> None:
+    worker.refuse = (415, {"message": "no JSON please"})
+    error = await refusal(client, question, 502)
+    assert error["code"] == "worker_failed"
+    await world.released()
+    assert await world.reserved() == 0
+
+
 async def test_nothing_is_served_before_the_snapshot_is_there(
     redis_server: Any, tmp_path: Any, question: dict[str, Any]
 ) -> None:

@@ -156,6 +156,21 @@ async def test_a_messages_stream_that_breaks_off_ends_with_anthropics_error(
     assert (event["outcome"], event["completion_tokens"]) == ("upstream_error", 2)
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", MESSAGES])
+async def test_a_worker_that_falls_silent_is_given_up_after_the_hosted_process_own_stall_timeout(
+    client: aiohttp.ClientSession, lite_world: World, worker: FakeWorker, path: str
+) -> None:
+    worker.token_delay = 60
+    body = BODY | {"stream": True, "prompt": "x"}
+    # Its stall timeout is 2 s, the gateway's 600.
+    async with asyncio.timeout(20), client.post(path, json=body) as answer:
+        events = await answer.text()
+    assert '"error"' in events.strip().split("\n\n")[-1]
+    (event,) = await lite_world.until_events(1)
+    assert (event["outcome"], event["completion_tokens"]) == ("upstream_error", 1)
+    await until(lambda: worker.active == 0)
+
+
 async def test_a_request_outlives_the_death_of_the_hosted_process(
     lite_world: World, redis_server: RedisServer, own_hosted: HostedProcess, tmp_path: Path, worker: FakeWorker
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,19 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from support.fake_provider import CACHED, PROMPT, PROVIDER_KEY, FakeProvider
+from support.fake_provider import CACHED, PROMPT, PROVIDER_KEY, VECTOR, FakeProvider
 from support.gateway_process import KEY, RunningGateway, World, model_entry
 from support.hosted_process import HostedProcess, hosted_url, own_hosted
 from support.redis_server import RedisServer
 
-from gateway.hosted.readers import READERS
-from registry.providers import PROVIDERS
+from gateway.hosted.readers import EMBEDDERS, READERS
+from registry.providers import EMBEDDING_PROVIDERS, PROVIDERS
 
 __all__ = ["hosted_url", "own_hosted"]
 
-CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+CHAT, MESSAGES, TEXT, VECTORS = "/v1/chat/completions", "/v1/messages", "/v1/completions", "/v1/embeddings"
+# Who has an API of its own for text completions; others are asked a prompt as a user's message.
+COMPLETES = {"instruct": "/completions", "together_ai": "/completions", "openai": "/chat/completions"}
 PRICE = {"price_id": "prc_h", "input_nusd": 100, "cached_input_nusd": 50, "output_nusd": 400, "request_nusd": 7}
 MODEL = {"openai": "gpt-4.1-mini", "anthropic": "claude-sonnet-4-5", "gemini": "gemini-2.5-flash"}
 
@@ -49,6 +53,10 @@ async def gateway(
 ) -> AsyncIterator[RunningGateway]:
     for name in READERS:
         world.models[name] = hosted_entry(name, provider.url)
+    for name in EMBEDDERS:
+        world.models[f"{name}-vectors"] = hosted_entry(name, provider.url) | {"embedding": True}
+    world.models["instruct"] = hosted_entry("openai", provider.url)
+    world.models["instruct"]["provider"]["model"] = "openai/gpt-3.5-turbo-instruct"
     world.models["keyless"] = hosted_entry("openai", provider.url, "MISSING_API_KEY")
     await world.publish()
     gateway = await RunningGateway(redis_server.url, tmp_path, hosted_url=hosted_url).start()
@@ -68,11 +76,13 @@ def ask(model: str, **more: Any) -> dict[str, Any]:
 
 def text_of(events: bytes) -> str:
     chunks = [json.loads(e[6:]) for e in events.decode().split("\n\n") if e.startswith("data: {")]
-    return "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"])
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    return "".join(choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices)
 
 
 def test_the_registry_knows_the_same_providers() -> None:
     assert set(PROVIDERS) == set(READERS)
+    assert set(EMBEDDING_PROVIDERS) == set(EMBEDDERS)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -106,6 +116,120 @@ async def test_a_stream_and_its_bill(
     assert (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"], last["choices"]) == (PROMPT, 3, [])
     [event] = await world.until_events(1)
     assert (event["outcome"], event["reserved_nusd"], event["estimated"]) == ("ok", cost(3), False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", [*READERS, "instruct"])
+async def test_text_completions_and_their_bill(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, stream: bool
+) -> None:
+    body = {"model": name, "prompt": "Count", "max_tokens": 3, "temperature": 0.5, "stream": stream}
+    async with client.post(TEXT, json=body | {"stream_options": {"include_usage": True}}) as answer:
+        raw = await answer.read()
+        assert answer.status == 200, raw
+        assert answer.headers["x-hydrant-served-by"] == name
+    events = raw.decode().split("\n\n")
+    if stream:
+        assert text_of(raw) == "one two three"
+        assert events[-2] == "data: [DONE]"
+    last = json.loads(events[-3].removeprefix("data: ")) if stream else json.loads(raw)
+    assert (last["object"], last["model"]) == ("text_completion", name)
+    assert (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]) == (PROMPT, 3)
+    if not stream:
+        [choice] = last["choices"]
+        assert (choice["index"], choice["text"], choice["finish_reason"]) == (0, "one two three", "length")
+    [event] = await world.until_events(1)
+    assert (event["lane"], event["endpoint"], event["price_id"]) == ("hosted", TEXT, "prc_h")
+    assert (event["outcome"], event["reserved_nusd"], event["estimated"]) == ("ok", cost(3), False)
+    [asked] = provider.requests
+    if name in COMPLETES:
+        assert asked["path"] == COMPLETES[name]
+    if asked["path"] == "/completions":
+        assert asked["prompt"] == "Count"
+
+
+@pytest.mark.parametrize("prompt", [["Count", "more"], [1, 2], [[1], [2]]])
+async def test_prompts_that_only_openais_own_api_takes(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, prompt: Any
+) -> None:
+    for name in ("openai", "together_ai", "anthropic"):
+        async with client.post(TEXT, json={"model": name, "prompt": prompt}) as answer:
+            assert (answer.status, (await answer.json())["error"]["param"]) == (400, "prompt")
+    # A chat has no suffix; `best_of` bills more than was reserved.
+    for name, extra in (("anthropic", "suffix"), ("instruct", "best_of")):
+        async with client.post(TEXT, json={"model": name, "prompt": "Count", extra: 2}) as answer:
+            assert (answer.status, (await answer.json())["error"]["param"]) == (400, extra)
+    assert provider.requests == []
+    # The stand-in answers one prompt: of two, the answer is not whole.
+    async with client.post(TEXT, json={"model": "instruct", "prompt": prompt}) as answer:
+        assert answer.status == (200 if prompt == [1, 2] else 502), await answer.text()
+    assert provider.requests[0]["prompt"] == prompt
+    await world.released()
+
+
+@pytest.mark.parametrize("fault", ["die_after", "end_after"])
+@pytest.mark.parametrize("name", ["instruct", "anthropic"])
+async def test_a_text_stream_that_breaks_is_an_error_and_billed_for_what_came(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, fault: str
+) -> None:
+    setattr(provider, fault, 4)
+    async with client.post(TEXT, json={"model": name, "prompt": "Count", "stream": True, "max_tokens": 8}) as answer:
+        events = await answer.read()
+    assert b'"error"' in events
+    assert b"[DONE]" not in events
+    [event] = await world.until_events(1)
+    assert event["outcome"] == "upstream_error"
+    assert 1 <= event["completion_tokens"] <= 4
+    assert event["estimated"]
+
+
+@pytest.mark.parametrize("given", ["one", ["one", "two"]])
+@pytest.mark.parametrize("name", EMBEDDERS)
+async def test_vectors_and_their_bill(
+    client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, given: Any
+) -> None:
+    more = {} if name == "mistral" else {"dimensions": 2}  # of which Mistral's API knows nothing
+    body = {"model": f"{name}-vectors", "input": given, "user": "somebody"} | more
+    documents = []
+    for form in ("float", "base64"):
+        async with client.post(VECTORS, json=body | {"encoding_format": form}) as answer:
+            assert answer.status == 200, await answer.text()
+            assert answer.headers["x-hydrant-served-by"] == body["model"]
+            documents.append(await answer.json())
+    numbers, packed = documents
+    count = len(given) if isinstance(given, list) else 1
+    assert [(one["index"], one["embedding"]) for one in numbers["data"]] == [(at, VECTOR) for at in range(count)]
+    unpacked = [list(struct.unpack("<2f", base64.b64decode(one["embedding"]))) for one in packed["data"]]
+    assert unpacked == [VECTOR] * count
+    assert (numbers["model"], numbers["usage"]) == (body["model"], {"prompt_tokens": PROMPT, "total_tokens": PROMPT})
+    event, _ = await world.until_events(2)
+    assert (event["lane"], event["endpoint"], event["outcome"]) == ("hosted", VECTORS, "ok")
+    assert (event["prompt_tokens"], event["completion_tokens"]) == (PROMPT, 0)
+    assert event["reserved_nusd"] == PROMPT * 100 + 7
+    assert provider.keys == [PROVIDER_KEY] * 2
+    [asked, _] = provider.requests
+    assert asked["input"] in (given, [given])
+    assert asked.get("dimensions") == more.get("dimensions")
+    assert "somebody" not in json.dumps(provider.requests)
+
+
+async def test_vectors_that_are_refused(client: aiohttp.ClientSession, world: World, provider: FakeProvider) -> None:
+    async def refused(**body: Any) -> tuple[int, str | None]:
+        async with client.post(VECTORS, json=body) as answer:
+            error = (await answer.json())["error"]
+            return answer.status, error["param"] or error["code"]
+
+    assert await refused(model="mistral-vectors", input=[1, 2]) == (400, "input")
+    assert (await refused(model="mistral-vectors", input="x", dimensions=2))[0] == 400
+    assert await refused(model="openai-vectors", input="x", service_tier="priority") == (400, "service_tier")
+    assert await refused(model="openai", input="x") == (400, "model")
+    assert provider.requests == []
+    provider.refuse = (200, {"object": "list", "data": [{"index": 0, "embedding": VECTOR}]}, {})
+    assert await refused(model="openai-vectors", input="x") == (502, "provider_failed"), "it does not tell its usage"
+    provider.refuse = (429, {"error": {"message": "slow down"}}, {"retry-after": "17"})
+    assert await refused(model="openrouter-vectors", input="x") == (503, "provider_overloaded")
+    await world.released()
+    assert all(event["reserved_nusd"] == 0 for event in await world.events())
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -227,9 +351,9 @@ async def test_what_would_reach_litellm_or_cost_more_is_refused(
 
 
 async def test_other_endpoints_and_a_missing_key_are_said(client: aiohttp.ClientSession) -> None:
-    async with client.post("/v1/completions", json={"model": "openai", "prompt": "x"}) as answer:
+    async with client.post("/v1/responses", json={"model": "openai", "input": "x"}) as answer:
         assert answer.status == 400
-        assert "/v1/messages" in (await answer.json())["error"]["message"]
+        assert "does not speak /v1/responses" in (await answer.json())["error"]["message"]
     async with client.post(CHAT, json=ask("keyless")) as answer:
         assert (answer.status, (await answer.json())["error"]["code"]) == (502, "provider_misconfigured")
 

@@ -56,9 +56,23 @@ def test_a_hosted_model_is_published_and_left_alone_by_the_controller(session_fa
         ]  # fmt: skip
 
 
+def test_a_model_that_makes_vectors_does_so_for_ever_and_is_nobodys_fallback(
+    session_factory: sessionmaker[Session],
+) -> None:
+    with session_scope(session_factory) as session:
+        small = add_model(session, "smol")
+        model = add_hosted(session, provider_model="openai/text-embedding-3-small", embedding=True)
+        assert build_snapshot(session, now_ms())["models"]["gpt"]["embedding"] is True
+        with pytest.raises(InvalidError, match="no embeddings"):
+            update_hosted(session, "t", model.id, provider_model="anthropic/claude-sonnet-4-5")
+        with pytest.raises(InvalidError, match="vectors"):
+            cold_policies.set_policy(session, "t", small.id, mode="fallback", fallback_model_id=model.id)
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"provider_model": "gemini/gemini-embedding-001", "embedding": True}, "provider_model"),
         ({"provider_model": "gpt-4.1"}, "provider_model"),
         ({"provider_model": "bedrock/claude"}, "provider_model"),
         ({"provider_model": "openai/x y"}, "provider_model"),

@@ -215,6 +215,8 @@ def test_a_providers_model_is_made(script: Program) -> None:
     model = script.ok("GET", "/admin/v1/models/gpt")["model"]
     assert model["provider"] == {"model": "openai/gpt-4.1-mini", "api_base": None, "key_env": "OPENAI_API_KEY"}
     assert (model["context_length"], model["price"]["cached_input_nusd"]) == (64_000, 100)
+    vectors = {"model_name": "vectors", "litellm_params": HOSTED, "model_info": {"mode": "embedding"}}
+    assert script.ok("POST", "/model/new", vectors)["model_info"]["mode"] == "embedding"
     # LiteLLM would balance over two of one name.
     for params in (HOSTED, {**HOSTED, "model": "/models/x", "api_key": None}):
         error = script.refused(409, "POST", "/model/new", {"model_name": "gpt", "litellm_params": params})

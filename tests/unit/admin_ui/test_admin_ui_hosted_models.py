@@ -24,6 +24,9 @@ def test_a_providers_model_is_added_and_never_looks_cold(admin: AdminApp) -> Non
     assert "at its provider" in page
     for absent in ("scaled to zero", "Warm now", "Never started yet", "Largest pipeline", "While it is cold"):
         assert absent not in page
+    assert "embeddings, no text" not in page
+    vectors = {**HOSTED, "name": "vectors", "embedding": "y"}
+    assert "embeddings, no text" in client.get(send(client, "/models/hosted/new", vectors).location).text
     listed = client.get("/models").text
     assert "at its provider" in listed
     assert "scaled to zero" not in listed

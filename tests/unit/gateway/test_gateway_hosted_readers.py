@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.fake_provider import CACHED, PROMPT, WORDS, _anthropic, _gemini, _openai
+from support.fake_provider import CACHED, PROMPT, WORDS, _anthropic, _embeddings, _gemini, _openai, _openai_text
 
 from gateway.attempts import Usage
 from gateway.cold_policy import WAIT, ColdPolicy, Step, next_step
-from gateway.hosted.readers import AnthropicReader, GeminiReader, OpenAIReader, Reader, prompt_bytes
+from gateway.hosted.readers import (
+    AnthropicReader,
+    EmbeddingsReader,
+    GeminiReader,
+    OpenAIReader,
+    Reader,
+    prompt_bytes,
+)
 
-APIS = [(OpenAIReader, _openai), (AnthropicReader, _anthropic), (GeminiReader, _gemini)]
+APIS = [
+    (OpenAIReader, _openai),
+    (OpenAIReader, _openai_text),
+    (AnthropicReader, _anthropic),
+    (GeminiReader, _gemini),
+]
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])
@@ -35,6 +47,7 @@ def test_a_whole_answer(kind: type[Reader], api: object) -> None:
     [
         (OpenAIReader, _openai, 0, Usage()),
         (OpenAIReader, _openai, 3, Usage(10, 0, 3, True)),
+        (OpenAIReader, _openai_text, 3, Usage(10, 0, 3, True)),
         (AnthropicReader, _anthropic, 1, Usage(PROMPT, CACHED, 1, True)),
         (AnthropicReader, _anthropic, 4, Usage(PROMPT, CACHED, 3, True)),
         (GeminiReader, _gemini, 3, Usage(PROMPT, CACHED, 3)),
@@ -62,6 +75,21 @@ def test_garbage_and_errors_are_failures(kind: type[Reader], event: bytes) -> No
 def test_what_is_no_finished_answer_is_refused(kind: type[Reader], body: bytes) -> None:
     with pytest.raises(ValueError, match="the answer"):
         kind(40).whole(body)
+
+
+@pytest.mark.parametrize("given", ["one", ["one", "two"]])
+def test_vectors_and_what_they_have_used(given: object) -> None:
+    asked = len(given) if isinstance(given, list) else 1
+    body = _embeddings({"input": given})
+    assert EmbeddingsReader(0, asked).whole(json.dumps(body).encode()) == Usage(PROMPT)
+    for spoilt in (body | {"usage": None}, body | {"usage": {"prompt_tokens": -1}}, body | {"data": []}):
+        with pytest.raises(ValueError, match="the answer"):
+            EmbeddingsReader(0, asked).whole(json.dumps(spoilt).encode())
+
+
+@pytest.mark.parametrize(("prompt", "size"), [("é", 2), (["ab", "c"], 3), ([7, 8], 8), ([[7], [8, 9]], 12), (None, 0)])
+def test_a_text_prompt_counts_whole_and_a_token_id_as_a_token(prompt: object, size: int) -> None:
+    assert prompt_bytes({} if prompt is None else {"prompt": prompt}) == size
 
 
 def test_only_text_counts_as_prompt() -> None:
