@@ -1,5 +1,6 @@
 """Models of hosted providers, and what becomes of requests while a model is cold."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,14 @@ from admin_ui.forms.models import PriceForm
 from registry.models import Model
 
 WHEN_COLD = {"wait": "Wait for it", "fallback": "Be answered by a provider's model", "reject": "Be sent away"}
+
+
+class VariableField(StringField):  # type: ignore[misc]
+    """A variable's name. What cannot be one may be the secret itself, in the wrong place: it is not shown again."""
+
+    def _value(self) -> str:
+        typed = self.data or ""
+        return typed if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", typed) else ""
 
 
 class HostedFields(Form):
@@ -27,7 +36,7 @@ class HostedFields(Form):
         description="Provider, slash, its name of the model, for example openai/gpt-4.1-mini.",
         render_kw={"autocomplete": "off", "maxlength": 200},
     )
-    key_env = StringField(
+    key_env = VariableField(
         "Key variable",
         [InputRequired("Name the variable that holds the key.")],
         description="The variable of the hosted process that holds the key: OPENAI_API_KEY. Not the key itself.",
