@@ -265,6 +265,8 @@ def spent_of(starts: Starts, scope_id: str) -> int:
 
 
 def test_a_charge_counts_in_its_tenants_budget_and_in_no_keys(starts):
+    from tasks import ledger as ledger_tasks
+
     tenant = starts.tenants[0]
     with session_scope(starts.here.sessions) as session:
         key, _ = keys.create_key(session, "t", "pepper", tenant_id=tenant.id, name="k")
@@ -280,16 +282,17 @@ def test_a_charge_counts_in_its_tenants_budget_and_in_no_keys(starts):
         assert (alert.scope_id, alert.spent_nusd) == (tenant.id, START_NUSD + USAGE_EVENT_COST_NUSD)
         assert -invoices.invoice(session, tenant.id, month_of(now_ms()))["closing_nusd"] == spent_of(starts, tenant.id)
     starts.redis.flushdb()
-    from tasks.ledger import sweep
-
-    sweep()
+    ledger_tasks.sweep()
     assert spent_of(starts, tenant.id) == START_NUSD + USAGE_EVENT_COST_NUSD
 
 
 def test_a_share_that_is_not_charged_is_in_no_budget(starts):
+    from tasks import ledger as ledger_tasks
+
     with session_scope(starts.here.sessions) as session:
         session.get_one(GroupCost, starts.group.id).chargeable = False
         budgets.set_budget(session, "t", starts.tenants[0].id, "month", amount_nusd=1)
     starts.settle(starts.waited(0, admitted_at_ms=now_ms()))
     starts.complete()
+    ledger_tasks.sweep()
     assert spent_of(starts, starts.tenants[0].id) == USAGE_EVENT_COST_NUSD
