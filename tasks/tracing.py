@@ -1,7 +1,7 @@
 """A cold start as OpenTelemetry spans, told once it is over, from SQL alone. Off unless an exporter is named.
 
-It is a child of the span of a request that waited for it, so one trace leads from the gateway to each stage on its node,
-and within that to its fetch, fork, load and readiness. Why nodes send none themselves: docs/adr/0015-spans-from-sql.md.
+It is a child of the span of a request that waited for it, so one trace leads from the gateway to each stage on its
+node, and within that to its fetch, fork, load and readiness. Why nodes send none: docs/adr/0015-spans-from-sql.md.
 """
 
 from collections.abc import Iterable

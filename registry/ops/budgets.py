@@ -108,21 +108,26 @@ def spending(session: Session, budgets: Sequence[Budget], at_ms: int) -> list[Sp
     for budget in budgets:
         window = window_at(budget.period, at_ms)
         spendings.append(
-            Spending(budget, window, spent_nusd(session, budget, window), bounds_ms(budget.period, window)[1])
+            Spending(
+                budget,
+                window,
+                spent_nusd(session, budget.tenant_id, budget.scope_id, budget.period, window),
+                bounds_ms(budget.period, window)[1],
+            )
         )
     return spendings
 
 
-def spent_nusd(session: Session, budget: Budget, window: int) -> int:
-    """The settled costs of the requests that were admitted in a window of a budget; of a tenant's, also what it was
-    charged in that window for cold starts, which is nobody's key's."""
-    of_tenant = budget.scope_id == budget.tenant_id
+def spent_nusd(session: Session, tenant_id: str, scope_id: str, period: str, window: int) -> int:
+    """What a tenant, or a key of it, has spent in a window: the settled costs of the requests that were admitted in it,
+    and of a tenant (`scope_id` is its own id) what it was charged in it for cold starts, which are no key's."""
+    of_tenant = scope_id == tenant_id
     owner = Usage.tenant_id if of_tenant else Usage.key_id
-    total = _sum(session, Usage.cost_nusd, owner == budget.scope_id, Usage.admitted_at_ms, budget.period, window)
+    total = _sum(session, Usage.cost_nusd, owner == scope_id, Usage.admitted_at_ms, period, window)
     if of_tenant:
         share = ColdStartShare
-        paid = and_(share.tenant_id == budget.tenant_id, share.charged)
-        total += _sum(session, share.cost_nusd, paid, share.at_ms, budget.period, window)
+        paid = and_(share.tenant_id == tenant_id, share.charged)
+        total += _sum(session, share.cost_nusd, paid, share.at_ms, period, window)
     return total
 
 

@@ -100,8 +100,7 @@ def a_start(
         place = {"node_name": "n0", "device_idx": 0, "first_layer": 0, "layer_count": 1, "reserved_bytes": 1, "port": 1}
         fetched = {"bytes_to_fetch": fetched_bytes, "bytes_fetched": fetched_bytes}
         group.stages = [
-            Stage(id=new_id("stg"), rank=rank, state="gone", full=True, **fetched, **place)
-            for rank in range(stages)
+            Stage(id=new_id("stg"), rank=rank, state="gone", full=True, **fetched, **place) for rank in range(stages)
         ]
         session.add(group)
         session.flush()
