@@ -1,25 +1,16 @@
 """Models of hosted providers, and what becomes of requests while a model is cold."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from wtforms import SelectField, StringField
 from wtforms.validators import InputRequired
 
-from admin_ui.forms.base import Form, Required, WholeNumberField
+from admin_ui.forms.base import AddressField, Form, Required, VariableField, WholeNumberField
 from admin_ui.forms.models import PriceForm
 from registry.models import Model
 
 WHEN_COLD = {"wait": "Wait for it", "fallback": "Be answered by a provider's model", "reject": "Be sent away"}
-
-
-class VariableField(StringField):  # type: ignore[misc]
-    """A variable's name. What cannot be one may be the secret itself, in the wrong place: it is not shown again."""
-
-    def _value(self) -> str:
-        typed = self.data or ""
-        return typed if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", typed) else ""
 
 
 class HostedFields(Form):
@@ -42,7 +33,7 @@ class HostedFields(Form):
         description="The variable of the hosted process that holds the key: OPENAI_API_KEY. Not the key itself.",
         render_kw={"autocomplete": "off", "maxlength": 120},
     )
-    api_base = StringField(
+    api_base = AddressField(
         "Address", description="Empty: the provider's own. Otherwise https://…", render_kw={"maxlength": 300}
     )
     context_length = WholeNumberField(

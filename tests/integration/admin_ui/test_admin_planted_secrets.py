@@ -78,6 +78,9 @@ async def by_programs(client: Asking) -> list[str]:
     await client.ask("GET", f"/key/info?key={UNKNOWN_KEY}", 404)
     await client.ask("GET", f"/key/info?key={keys[0]}", 200, keep=False)  # tells what it was asked about, as LiteLLM
     await client.ask("POST", "/admin/v1/keys", 400, data=f'{{"name": "{UNKNOWN_KEY}"')
+    model = {"name": "m", "source": f"https://me:{TYPED}@models.example/x", "input_nusd": 1, "output_nusd": 1}
+    await client.ask("POST", "/admin/v1/models", 400, json=model)
+    await client.ask("POST", "/user/new", 400, json={"user_id": "ada", "password": TYPED})
     await client.ask("GET", "/admin/v1/keys", 401, headers={"authorization": f"Bearer {UNKNOWN_TOKEN}"})
     await client.ask("GET", "/admin/v1/keys", 401, headers={"authorization": f"Bearer {keys[0]}"})
     hosted = {"model": "openai/gpt-4.1-mini", "api_key": TYPED, "input_cost_per_token": 0, "output_cost_per_token": 0}
@@ -100,6 +103,10 @@ async def by_a_person(client: Asking, key: str) -> list[str]:
     await client.form("/tokens/new", 422, name="", role="viewer", expires="90")
     hosted = {"name": "gpt", "provider_model": "openai/gpt-4.1-mini", "key_env": TYPED, "input": "1", "output": "1"}
     await client.form("/models/hosted/new", 422, **hosted)
+    away = f"https://me:{TYPED}@models.example/x"
+    await client.form("/models/hosted/new", 422, **hosted | {"key_env": "OPENAI_API_KEY", "api_base": away})
+    for source in (away, f"https://models.example/x?token={TYPED}"):
+        await client.form("/models/new", 422, name="m", source=source, input="1", output="1")
     await client.ask("GET", f"/keys/{key}", 404)
     for path in ("/", "/keys", "/tokens", "/users", "/audit", "/account/password", "/models/hosted/new"):
         await client.ask("GET", path, 200)
