@@ -111,7 +111,7 @@ def show_error(error: HTTPException) -> tuple[str, int] | HTTPException | Respon
     else:
         message = ERROR_MESSAGES.get(code, error.description or "")
     page = "error_signed_in.html" if current_user.is_authenticated else "error.html"
-    return render_template(page, code=code, title=error.name, message=message, path=request.path), code
+    return render_template(page, code=code, title=error.name, message=message), code
 
 
 ERROR_MESSAGES = {

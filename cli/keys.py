@@ -73,7 +73,7 @@ def create(
 
     if expires_at is not None and expires_in is not None:
         raise click.UsageError("give --expires-at or --expires-in, not both")
-    given = {field: or_none(value) for field, value in limits.items() if value is not None}
+    given: dict[str, Any] = {field: or_none(value) for field, value in limits.items() if value is not None}
     ends = now_ms() + expires_in if expires_in is not None else expires_at
     with Workspace(console) as here:
         pepper = here.settings.key_pepper.get_secret_value()

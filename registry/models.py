@@ -78,6 +78,7 @@ class ApiKey(Base):
     # By parameter (registry.key_parameters): what a request that does not say gets, and the most that one may ask for.
     defaults: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     ceilings: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    user_id: Mapped[str | None] = mapped_column(String(200), index=True)  # whose it is, by a name of the client's own
     created_at_ms: Mapped[int]
     expires_at_ms: Mapped[int | None]
     revoked_at_ms: Mapped[int | None]

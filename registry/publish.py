@@ -316,7 +316,10 @@ def _windows(budgets: Sequence[Budget], at_ms: int) -> dict[str, tuple[Budget, i
 
 def _sum_budgets(session: Session, tenant_ids: Sequence[str], at_ms: int) -> dict[str, int]:
     windows = _windows(list_budgets(session, tenant_ids), at_ms)
-    return {name: spent_nusd(session, budget, window) for name, (budget, window) in windows.items()}
+    return {
+        name: spent_nusd(session, budget.tenant_id, budget.scope_id, budget.period, window)
+        for name, (budget, window) in windows.items()
+    }
 
 
 def _redis_ms(redis: Redis) -> int:

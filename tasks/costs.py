@@ -9,6 +9,7 @@ from registry.ids import now_ms
 from registry.ops import group_costs
 from registry.publish import publish_balances
 from tasks.app import app
+from tasks.budget_alerts import alert
 from tasks.failpoints import reach
 from tasks.runtime import Runtime, runtime
 from tasks.watch import LEDGER, look
@@ -42,9 +43,10 @@ def complete_costs(here: Runtime) -> int:
     reach("ledger.costs_committed")
     if done.split:
         log.info("split what cold starts have cost", starts=done.split, charged_tenants=len(done.tenant_ids))
-    # Should this die before, the sweep publishes the balances of all recent entries.
+    # Should this die before, the sweep publishes the balances of all recent entries, with what is spent of budgets.
     with read_scope(here.sessions) as session:
         publish_balances(session, here.redis, done.tenant_ids)
+    alert(here, done.tenant_ids)
     return done.split
 
 

@@ -1,6 +1,6 @@
-"""A key's budget as LiteLLM tells it: max_budget, soft_budget (dollars) and budget_duration.
+"""A key's or a team's budget as LiteLLM tells it: max_budget, soft_budget (dollars) and budget_duration.
 
-There, a key has one budget, whose spend begins anew at midnight (1d, 24h) or on the first of the month (1mo, 30d), in
+There, each has one budget, whose spend begins anew at midnight (1d, 24h) or on the first of the month (1mo, 30d), in
 UTC; those are the windows of Hydrant's own. Durations that begin anew at other times have no counterpart here.
 """
 
@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
+from typing_extensions import TypedDict
 
 from admin_ui.api.answers import bad_request
+from admin_ui.api.litellm import iso, usd
 from admin_ui.api.litellm_fields import nusd
 from registry.errors import ConflictError
-from registry.models import ApiKey, Budget
+from registry.models import Budget
 from registry.ops import budgets
 from registry.ops.budgets import Spending
+from registry.ops.money import NUSD_PER_USD
 
 PERIODS = {"1d": "day", "24h": "day", "daily": "day", "1mo": "month", "30d": "month", "monthly": "month"}
 DURATIONS = {"day": "1d", "month": "1mo", "total": None}
@@ -22,7 +25,7 @@ DURATIONS = {"day": "1d", "month": "1mo", "total": None}
 
 @dataclass(frozen=True)
 class Wanted:
-    """The one budget that a key shall have."""
+    """The one budget that a key or tenant shall have."""
 
     period: str
     amount_nusd: int
@@ -55,24 +58,32 @@ def wanted(sent: Mapping[str, object], current: Budget | None) -> Wanted | None:
     return Wanted(period, most, (percent,), hard=True)
 
 
-def set_by(session: Session, actor: str, key: ApiKey, sent: Mapping[str, object]) -> None:
-    """Give a key the budget that the fields ask for. Raises ApiError 400, and ConflictError for a key that has several:
-    LiteLLM has no words for them."""
-    rows = of_key(session, key)
+class BudgetInfo(TypedDict):
+    """A budget in dollars, and when it begins anew."""
+
+    max_budget: float | None
+    soft_budget: float | None
+    budget_duration: str | None
+    budget_reset_at: str | None
+
+
+def set_by(session: Session, actor: str, tenant_id: str, scope_id: str, sent: Mapping[str, object]) -> None:
+    """Give a key, or the tenant itself, the budget that the fields ask for. Raises ApiError 400, and ConflictError
+    where there are several: LiteLLM has no words for them."""
+    rows = budgets_of(session, tenant_id, scope_id)
     if len(rows) > 1:
         raise ConflictError(
-            "this key has several budgets; change them by PUT and DELETE /admin/v1/budgets/{key}/{period}",
-            next(iter(sent)),
+            "it has several budgets; change them by PUT and DELETE /admin/v1/budgets/{owner}/{period}", next(iter(sent))
         )
     current = rows[0] if rows else None
     new = wanted(sent, current)
     if current is not None and (new is None or new.period != current.period):
-        budgets.remove_budget(session, actor, key.id, current.period)
+        budgets.remove_budget(session, actor, scope_id, current.period)
     if new is not None:
         budgets.set_budget(
             session,
             actor,
-            key.id,
+            scope_id,
             new.period,
             amount_nusd=new.amount_nusd,
             alert_percent=new.alert_percent,
@@ -80,9 +91,24 @@ def set_by(session: Session, actor: str, key: ApiKey, sent: Mapping[str, object]
         )
 
 
-def of_key(session: Session, key: ApiKey) -> list[Budget]:
-    """The key's own budgets."""
-    return [row for row in budgets.list_budgets(session, [key.tenant_id]) if row.scope_id == key.id]
+def budgets_of(session: Session, tenant_id: str, scope_id: str) -> list[Budget]:
+    """The budgets of a key, or those of the tenant itself."""
+    return [row for row in budgets.list_budgets(session, [tenant_id]) if row.scope_id == scope_id]
+
+
+def info(spending: Spending | None) -> BudgetInfo:
+    """A budget in LiteLLM's words."""
+    if spending is None:
+        return {"max_budget": None, "soft_budget": None, "budget_duration": None, "budget_reset_at": None}
+    budget = spending.budget
+    first = min(budget.alert_percent, default=None)
+    soft = budget.amount_nusd if not budget.hard else None if first is None else budget.amount_nusd * first / 100
+    return {
+        "max_budget": usd(budget.amount_nusd) if budget.hard else None,
+        "soft_budget": None if soft is None else soft / NUSD_PER_USD,
+        "budget_duration": DURATIONS[budget.period],
+        "budget_reset_at": None if spending.ends_at_ms is None else iso(spending.ends_at_ms),
+    }
 
 
 def told(spendings: Sequence[Spending]) -> Spending | None:

@@ -14,13 +14,20 @@ from admin_ui.api.answers import ApiError, bad_request
 from admin_ui.api.management import Limit, Text
 from registry.ids import now_ms
 
-IGNORED = frozenset({"user_id", "metadata", "tags", "send_invite_email", "rpm_limit_type", "tpm_limit_type"})
+IGNORED = frozenset({"metadata", "tags", "send_invite_email", "rpm_limit_type", "tpm_limit_type"})
 """Taken and not kept: they change neither what a key may do nor what it costs."""
+OF_PEOPLE = IGNORED | {
+    *("admins", "members", "members_with_roles", "team_member_permissions", "user_alias", "user_email", "sso_user_id"),
+}
+"""Besides those, who people are and what they may do in LiteLLM's own pages."""
+MEMBER_ROLES = (None, "internal_user", "internal_user_viewer")
 HELP = {
     "budget_id": "budgets have no ids here; use max_budget and budget_duration",
     "budget_limits": "use PUT /admin/v1/budgets/{key}/{period} for several budgets of one key",
     "key": "a key's text is made here and cannot be chosen; leave the field out and use the one in the answer",
     "blocked": "use POST /key/delete to end a key, or disable its tenant",
+    "organization_id": "a tenant belongs to no organization",
+    "team_member_budget": "use max_budget of a key",
     "model_rpm_limit": "limits are of a key or a tenant; use rpm_limit",
     "model_tpm_limit": "limits are of a key or a tenant; use tpm_limit",
     "aliases": "aliases are of models: POST /admin/v1/models/{model}/aliases",
@@ -43,12 +50,9 @@ class LiteLLMBody(BaseModel):
                 raise bad_request(f"{name} is not supported: {HELP.get(name, 'leave it out')}", name)
 
 
-class KeyFields(LiteLLMBody):
-    """What a key may do. `models`: none named means all."""
+class LimitFields(LiteLLMBody):
+    """Limits and a budget, of a key or of a team."""
 
-    key_alias: Text | None = None
-    duration: str | None = Field(default=None, description="30s, 30m, 30h, 30d, 2w, 1mo (30 days); -1: never ends")
-    models: list[Text] | None = None
     rpm_limit: Limit | None = None
     tpm_limit: Limit | None = None
     max_parallel_requests: Limit | None = None
@@ -64,6 +68,15 @@ class KeyFields(LiteLLMBody):
         """The fields of its budget that were sent."""
         return {name: getattr(self, name) for name in BUDGET_FIELDS if name in self.model_fields_set}
 
+
+class KeyFields(LimitFields):
+    """What a key may do. `models`: none named means all."""
+
+    key_alias: Text | None = None
+    duration: str | None = Field(default=None, description="30s, 30m, 30h, 30d, 2w, 1mo (30 days); -1: never ends")
+    models: list[Text] | None = None
+    user_id: str | None = Field(default=None, max_length=200, description="Whose it is, by any name of yours")
+
     def changes(self) -> dict[str, Any]:
         """The fields that were sent, as the registry calls them."""
         found: dict[str, Any] = {}
@@ -72,6 +85,8 @@ class KeyFields(LiteLLMBody):
                 found[ours] = getattr(self, theirs)
         if "models" in self.model_fields_set:
             found["models"] = ["*"] if not self.models or set(self.models) & set(ALL_MODELS) else self.models
+        if "user_id" in self.model_fields_set:
+            found["user_id"] = self.user_id or None
         if self.duration:
             found["expires_at_ms"] = end_of(self.duration)
         if found.get("name", "") is None:
@@ -84,6 +99,42 @@ class GenerateKey(KeyFields):
 
     team_id: Text | None = None
     key_type: str | None = None
+
+
+class NewUser(GenerateKey):
+    """A user: a name on keys. With it comes a key, unless `auto_create_key` is false: limits and budget are that key's.
+    `teams`: at most one, the tenant that pays."""
+
+    auto_create_key: bool = True
+    teams: list[Any] | None = None
+    user_role: str | None = None
+
+    def team(self) -> str | None:
+        """The tenant's id or name. Raises ApiError 400 for several."""
+        named: list[Any] = [] if self.team_id is None else [self.team_id]
+        named += [team.get("team_id") if isinstance(team, dict) else team for team in self.teams or []]
+        if len(set(map(repr, named))) > 1:
+            raise bad_request("a key has one team, which pays: name one", "teams")
+        if named and not (isinstance(named[0], str) and 0 < len(named[0]) <= 500 and "\0" not in named[0]):
+            raise bad_request("teams must hold the id or name of a tenant", "teams")
+        return str(named[0]) if named else None
+
+
+class NewTeam(LimitFields):
+    """A tenant. Its name is `team_alias`, or `team_id`: by either it is found afterwards, and an id is made for it."""
+
+    team_alias: Text | None = None
+    team_id: Text | None = None
+    models: list[Text] | None = None
+
+    def name(self) -> str:
+        """The tenant's name. Raises ApiError 400 where two are given."""
+        named = {name for name in (self.team_alias, self.team_id) if name is not None}
+        if len(named) != 1:
+            raise bad_request(
+                "send a team_alias, or a team_id, or both alike: it becomes the tenant's name", "team_alias"
+            )
+        return named.pop()
 
 
 class UpdateKey(KeyFields):

@@ -11,6 +11,7 @@ from admin_ui.api.answers import ApiError, bad_request
 from admin_ui.api.authentication import current_token
 from admin_ui.api.keys import pepper
 from admin_ui.api.litellm import TAG, api, iso, usd
+from admin_ui.api.litellm_budgets import BudgetInfo
 from admin_ui.api.litellm_fields import DeleteKeys, GenerateKey, UpdateKey, needs_tenant
 from admin_ui.api.management import Text
 from admin_ui.api.operation import Query, change
@@ -20,18 +21,7 @@ from registry.errors import ConflictError, NotFoundError
 from registry.ids import now_ms
 from registry.models import ApiKey
 from registry.ops import budgets, keys, tenants
-from registry.ops.budgets import Spending
-from registry.ops.money import NUSD_PER_USD
 from registry.ops.usage import UsageFilter, usage_totals
-
-
-class BudgetInfo(TypedDict):
-    """A key's budget in dollars, and when it begins anew."""
-
-    max_budget: float | None
-    soft_budget: float | None
-    budget_duration: str | None
-    budget_reset_at: str | None
 
 
 class KeyInfo(BudgetInfo):
@@ -42,7 +32,7 @@ class KeyInfo(BudgetInfo):
     key_name: str
     key_alias: str
     team_id: str
-    user_id: None
+    user_id: str | None
     models: list[str]
     expires: str | None
     rpm_limit: int | None
@@ -87,21 +77,26 @@ class KeyQuery(Query):
 )  # fmt: skip
 def litellm_generate_key(body: GenerateKey) -> GeneratedKey:
     body.refuse_unknown()
+    return make_key(body, body.team_id)
+
+
+def make_key(body: GenerateKey, team_id: str | None, **more: str) -> GeneratedKey:
+    """Make the key that the fields ask for, of a tenant by id or name, with what else the registry shall know of it."""
     if body.key_type not in (None, "default", "llm_api"):
         raise bad_request(
             "key_type: keys here call models only; hydrant token create makes management tokens", "key_type"
         )
 
     def do(session: Session, actor: str) -> tuple[ApiKey, str]:
-        values = {"name": "unnamed", **body.changes()}
-        tenant_id = _tenant_id(session, body.team_id)
+        values = {"name": "unnamed", **body.changes(), **more}
+        tenant_id = _tenant_id(session, team_id)
         made = keys.create_key(session, actor, pepper(), tenant_id=tenant_id, **values)
         if body.budget():
-            litellm_budgets.set_by(session, actor, made[0], body.budget())
+            litellm_budgets.set_by(session, actor, tenant_id, made[0].id, body.budget())
         return made
 
     row, plaintext = change(do, balance_of=lambda made: made[0].tenant_id)
-    return {**_key_info(row), "key": plaintext, "token_id": row.id}
+    return {**key_info(row), "key": plaintext, "token_id": row.id}
 
 
 @api.operation(
@@ -109,7 +104,7 @@ def litellm_generate_key(body: GenerateKey) -> GeneratedKey:
     query=KeyQuery, answer=KeyInfoAnswer, errors=(404, 409),
 )  # fmt: skip
 def litellm_key_info(query: KeyQuery) -> KeyInfoAnswer:
-    return {"key": query.key, "info": _key_info(keys.find_key(db(), query.key, pepper()))}
+    return {"key": query.key, "info": key_info(keys.find_key(db(), query.key, pepper()))}
 
 
 @api.operation(
@@ -134,11 +129,11 @@ def litellm_update_key(body: UpdateKey) -> KeyInfo:
         if changes or not budget:
             keys.update_key(session, actor, key.id, **changes)
         if budget:
-            litellm_budgets.set_by(session, actor, key, budget)
+            litellm_budgets.set_by(session, actor, key.tenant_id, key.id, budget)
         return key
 
     row = change(do, balance_of=lambda key: key.tenant_id)
-    return _key_info(row)
+    return key_info(row)
 
 
 @api.operation(
@@ -178,38 +173,26 @@ def _key_named(session: Session, alias: str) -> ApiKey:
     return live[0]
 
 
-def _key_info(row: ApiKey) -> KeyInfo:
-    spending = litellm_budgets.told(budgets.spending(db(), litellm_budgets.of_key(db(), row), now_ms()))
+def key_info(row: ApiKey) -> KeyInfo:
+    """A key in LiteLLM's words."""
+    rows = litellm_budgets.budgets_of(db(), row.tenant_id, row.id)
+    spending = litellm_budgets.told(budgets.spending(db(), rows, now_ms()))
     spent = usage_totals(db(), UsageFilter(key_id=row.id)).cost_nusd if spending is None else spending.spent_nusd
     return {
         "token": row.id,
         "key_name": f"hyd-{row.prefix}-...",
         "key_alias": row.name,
         "team_id": row.tenant_id,
-        "user_id": None,
+        "user_id": row.user_id,
         "models": [] if row.models == ["*"] else list(row.models),
         "expires": None if row.expires_at_ms is None else iso(row.expires_at_ms),
         "rpm_limit": row.rpm,
         "tpm_limit": row.tpm,
         "max_parallel_requests": row.parallel,
-        **_budget_info(spending),
+        **litellm_budgets.info(spending),
         "metadata": {},
         "blocked": row.revoked_at_ms is not None,
         "spend": usd(spent),
         "spend_nusd": spent,
         "created_at": iso(row.created_at_ms),
-    }
-
-
-def _budget_info(spending: Spending | None) -> BudgetInfo:
-    if spending is None:
-        return {"max_budget": None, "soft_budget": None, "budget_duration": None, "budget_reset_at": None}
-    budget = spending.budget
-    first = min(budget.alert_percent, default=None)
-    soft = budget.amount_nusd if not budget.hard else None if first is None else budget.amount_nusd * first / 100
-    return {
-        "max_budget": usd(budget.amount_nusd) if budget.hard else None,
-        "soft_budget": None if soft is None else soft / NUSD_PER_USD,
-        "budget_duration": litellm_budgets.DURATIONS[budget.period],
-        "budget_reset_at": None if spending.ends_at_ms is None else iso(spending.ends_at_ms),
     }

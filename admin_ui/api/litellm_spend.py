@@ -58,6 +58,7 @@ class SpendQuery(Query):
     start_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     end_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     api_key: Text | None = None
+    user_id: Text | None = None
     summarize: bool = True
 
 
@@ -70,12 +71,14 @@ def litellm_spend_logs(query: SpendQuery) -> list[SpendRow] | list[SpendDay]:
     last = _day("end_date", query.end_date)
     wanted = UsageFilter(
         key_id=keys.find_key(db(), query.api_key, pepper()).id if query.api_key is not None else None,
+        user_id=query.user_id,
         from_ms=first,
         until_ms=None if last is None else last + DAY_MS,
     )
+    with_charges = wanted.key_id is None and wanted.user_id is None
     if first is None or last is None or not query.summarize:
         rows = [_spend_row(row) for row in list_usage(db(), wanted, limit=MAX_PAGE)]
-        if wanted.key_id is None:
+        if with_charges:
             rows += [_charge_row(share, model) for share, model in list_charges(db(), wanted, limit=MAX_PAGE)]
             rows.sort(key=lambda row: row["endTime"], reverse=True)
         return rows[:MAX_PAGE]
@@ -89,7 +92,7 @@ def litellm_spend_logs(query: SpendQuery) -> list[SpendRow] | list[SpendDay]:
         day["spend"] += usd(nusd)
         day["models"][model] = day["models"].get(model, 0.0) + usd(nusd)
         day["keys"][key_id] = day["keys"].get(key_id, 0.0) + usd(nusd)
-    if wanted.key_id is None:
+    if with_charges:
         for day_ms, model, nusd in charges_by_day(db(), wanted):
             days[day_ms]["spend"] += usd(nusd)
             days[day_ms]["models"][model] = days[day_ms]["models"].get(model, 0.0) + usd(nusd)

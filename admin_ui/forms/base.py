@@ -4,6 +4,7 @@ Each custom field's `.data` is what the registry takes (integers in base units);
 showing it again beside the error.
 """
 
+import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -28,6 +29,22 @@ class Form(FlaskForm):  # type: ignore[misc]
             self._fields[error.field].errors = [*self._fields[error.field].errors, error.message]
         else:
             self.form_errors.append(error.message)
+
+
+class AddressField(StringField):  # type: ignore[misc]
+    """A directory or URL. One with a password or a query is refused, and what it carries is not shown again."""
+
+    def _value(self) -> str:
+        typed = self.data or ""
+        return "" if re.search(r"://[^/]*@|\?", typed) else typed
+
+
+class VariableField(StringField):  # type: ignore[misc]
+    """A variable's name. What cannot be one may be the secret itself, in the wrong place: it is not shown again."""
+
+    def _value(self) -> str:
+        typed = self.data or ""
+        return typed if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", typed) else ""
 
 
 class TypedNumberField(StringField):  # type: ignore[misc]

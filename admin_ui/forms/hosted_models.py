@@ -6,7 +6,7 @@ from typing import Any
 from wtforms import BooleanField, SelectField, StringField
 from wtforms.validators import InputRequired
 
-from admin_ui.forms.base import Form, Required, WholeNumberField
+from admin_ui.forms.base import AddressField, Form, Required, VariableField, WholeNumberField
 from admin_ui.forms.models import PriceForm
 from registry.models import Model
 
@@ -27,13 +27,13 @@ class HostedFields(Form):
         description="Provider, slash, its name of the model, for example openai/gpt-4.1-mini.",
         render_kw={"autocomplete": "off", "maxlength": 200},
     )
-    key_env = StringField(
+    key_env = VariableField(
         "Key variable",
         [InputRequired("Name the variable that holds the key.")],
         description="The variable of the hosted process that holds the key: OPENAI_API_KEY. Not the key itself.",
         render_kw={"autocomplete": "off", "maxlength": 120},
     )
-    api_base = StringField(
+    api_base = AddressField(
         "Address", description="Empty: the provider's own. Otherwise https://…", render_kw={"maxlength": 300}
     )
     context_length = WholeNumberField(

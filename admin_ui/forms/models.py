@@ -6,6 +6,7 @@ from wtforms import BooleanField, SelectField, StringField
 from wtforms.validators import InputRequired
 
 from admin_ui.forms.base import (
+    AddressField,
     AssignmentsField,
     AtLeast,
     DollarsField,
@@ -114,7 +115,7 @@ class RegisterForm(ServingForm, PriceForm):
         description="What clients send as “model”, for example smollm2-135m-instruct.",
         render_kw={"autocomplete": "off", "maxlength": 120},
     )
-    source = StringField(
+    source = AddressField(
         "Source",
         [InputRequired("Say where the weights are.")],
         description="A directory with safetensors on every node (/models/x), or a URL: https://…, s3://, gs:// or az://.",

@@ -48,6 +48,7 @@ def register() -> None:
     register_hook("sglang.srt.entrypoints.engine._server_args_for_logging", without_secrets, after)
     manager = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
     register_hook(f"{manager}._validate_one_request", inputs.only_known_tokens, around)
+    register_hook(f"{manager}._validate_one_request", inputs.only_what_it_does, around)
     register_hook(f"{manager}._validate_for_matryoshka_dim", inputs.without_path, around)
     openai = "sglang.srt.entrypoints.openai"
     embedding = f"{openai}.serving_embedding.OpenAIServingEmbedding"

@@ -17,6 +17,16 @@ def only_known_tokens(original: Callable[..., Any], manager: Any, request: Any, 
     return original(manager, request, input_ids)
 
 
+def only_what_it_does(original: Callable[..., Any], manager: Any, request: Any, input_ids: Any) -> Any:
+    """Refuses to generate with an embedding model, as SGLang refuses the reverse.
+
+    SGLang 0.5.23 tries: the scheduler dies of it. The gateway sends no such request, but an engine's port is its own.
+    """
+    if type(request).__name__ == "GenerateReqInput" and not manager.is_generation:
+        raise ValueError("This model makes embeddings only; ask it at /v1/embeddings.")
+    return original(manager, request, input_ids)
+
+
 def without_path(original: Callable[..., Any], manager: Any, *args: Any) -> Any:
     """A refusal of `dimensions` that names the model as clients know it, not where its files lie."""
     try:

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.budget_windows import PERIODS, bounds_ms, window_at
 from registry.errors import InvalidError, NotFoundError
 from registry.ids import now_ms
-from registry.models import ApiKey, Budget, BudgetAlert, Tenant, Usage
+from registry.models import ApiKey, Budget, BudgetAlert, ColdStartShare, Tenant, Usage
 from registry.ops import audit, checks
 
 MAX_ALERTS = 10
@@ -17,7 +17,9 @@ MAX_ALERTS = 10
 
 @dataclass(frozen=True)
 class Spending:
-    """What was spent (settled, nano-dollars) in one window of a budget; `ends_at_ms` is None for a total."""
+    """What was spent (nano-dollars) in one window of a budget: settled requests, a tenant's charges for cold starts.
+
+    `ends_at_ms` is None for a total."""
 
     budget: Budget
     window: int
@@ -101,23 +103,46 @@ def list_budgets(session: Session, tenant_ids: Collection[str] | None = None) ->
 
 
 def spending(session: Session, budgets: Sequence[Budget], at_ms: int) -> list[Spending]:
-    """What was spent of each in its window at `at_ms`: the costs of the requests admitted in it."""
+    """What was spent of each in its window at `at_ms`."""
     spendings = []
     for budget in budgets:
         window = window_at(budget.period, at_ms)
         spendings.append(
-            Spending(budget, window, spent_nusd(session, budget, window), bounds_ms(budget.period, window)[1])
+            Spending(
+                budget,
+                window,
+                spent_nusd(session, budget.tenant_id, budget.scope_id, budget.period, window),
+                bounds_ms(budget.period, window)[1],
+            )
         )
     return spendings
 
 
-def spent_nusd(session: Session, budget: Budget, window: int) -> int:
-    """The settled costs of the requests that were admitted in a window of a budget."""
-    from_ms, until_ms = bounds_ms(budget.period, window)
-    owner = Usage.tenant_id if budget.scope_id == budget.tenant_id else Usage.key_id
-    query = select(func.sum(Usage.cost_nusd)).where(owner == budget.scope_id, Usage.admitted_at_ms >= from_ms)
+def spent_nusd(session: Session, tenant_id: str, scope_id: str, period: str, window: int) -> int:
+    """What a tenant, or a key of it, has spent in a window: the settled costs of the requests that were admitted in it,
+    and of a tenant (`scope_id` is its own id) what it was charged in it for cold starts, which are no key's."""
+    of_tenant = scope_id == tenant_id
+    owner = Usage.tenant_id if of_tenant else Usage.key_id
+    total = _sum(session, Usage.cost_nusd, owner == scope_id, Usage.admitted_at_ms, period, window)
+    if of_tenant:
+        share = ColdStartShare
+        paid = and_(share.tenant_id == tenant_id, share.charged)
+        total += _sum(session, share.cost_nusd, paid, share.at_ms, period, window)
+    return total
+
+
+def _sum(
+    session: Session,
+    amount: InstrumentedAttribute[int],
+    which: ColumnElement[bool],
+    at_ms: InstrumentedAttribute[int] | InstrumentedAttribute[int | None],
+    period: str,
+    window: int,
+) -> int:
+    from_ms, until_ms = bounds_ms(period, window)
+    query = select(func.sum(amount)).where(which, at_ms >= from_ms)
     if until_ms is not None:
-        query = query.where(Usage.admitted_at_ms < until_ms)
+        query = query.where(at_ms < until_ms)
     return int(session.scalar(query) or 0)
 
 

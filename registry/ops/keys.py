@@ -33,11 +33,13 @@ def create_key(
     sse_ping: bool = True,
     defaults: Mapping[str, object] = MappingProxyType({}),
     ceilings: Mapping[str, object] = MappingProxyType({}),
+    user_id: str | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key of a tenant, and its plaintext, which can never be had again.
 
     `models` are names or aliases of models (kept as model names), or "*" for all, present and future. `defaults` and
-    `ceilings` are of requests' parameters (registry.key_parameters).
+    `ceilings` are of requests' parameters (registry.key_parameters). `user_id`, a name of the client's own, says whose
+    it is.
     """
     tenant = tenants.get_tenant(session, tenant_id)
     plaintext, prefix = generate_key()
@@ -54,6 +56,7 @@ def create_key(
         sse_ping=sse_ping,
         defaults=checked_defaults(defaults),
         ceilings=checked_ceilings(ceilings),
+        user_id=_user(user_id),
         created_at_ms=now_ms(),
         expires_at_ms=checks.end("expires_at_ms", expires_at_ms),
     )
@@ -70,6 +73,7 @@ def create_key(
         models=key.models,
         defaults=key.defaults,
         ceilings=key.ceilings,
+        user_id=key.user_id,
     )
     return key, plaintext
 
@@ -102,21 +106,28 @@ def find_key(session: Session, text: str, pepper: str | None = None) -> ApiKey:
 
 
 def list_keys(
-    session: Session, tenant_id: str | None = None, *, before_id: str | None = None, limit: int | None = None
+    session: Session,
+    tenant_id: str | None = None,
+    *,
+    user_id: str | None = None,
+    before_id: str | None = None,
+    limit: int | None = None,
 ) -> Sequence[ApiKey]:
-    """Keys, newest first, of one tenant or of all; revoked and expired ones too. `before_id` (the last id of a page of
-    `limit`) gives the next page."""
+    """Keys, newest first, of one tenant, of one user or of all; revoked and expired ones too. `before_id` (the last id
+    of a page of `limit`) gives the next page."""
     query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit)
     if tenant_id is not None:
         query = query.where(ApiKey.tenant_id == tenant_id)
+    if user_id is not None:
+        query = query.where(ApiKey.user_id == user_id)
     if before_id is not None:
         query = query.where(ApiKey.id < before_id)
     return session.scalars(query).all()
 
 
 def update_key(session: Session, actor: str, key_id: str, **changes: Any) -> ApiKey:
-    """Change any of: name, models, expires_at_ms, rpm, tpm, parallel, sse_ping, defaults, ceilings. What is not given
-    stays; None lifts a limit, or the end. Raises ConflictError for a key that has ended: that is for ever."""
+    """Change any of: name, models, expires_at_ms, rpm, tpm, parallel, sse_ping, defaults, ceilings, user_id. What is
+    not given stays; None lifts a limit, or the end. Raises ConflictError for a key that has ended: that is for ever."""
     key = get_key(session, key_id)
     _refuse_ended(key)
     for field, value in changes.items():
@@ -156,6 +167,7 @@ def rotate_key(session: Session, actor: str, pepper: str, key_id: str, *, overla
         sse_ping=old.sse_ping,
         defaults=dict(old.defaults),
         ceilings=dict(old.ceilings),
+        user_id=old.user_id,
         created_at_ms=at_ms,
         expires_at_ms=old.expires_at_ms,
     )
@@ -192,7 +204,13 @@ def _changed(session: Session, field: str, value: Any) -> Any:
             return checked_defaults(value)
         case "ceilings":
             return checked_ceilings(value)
+        case "user_id":
+            return _user(value)
     raise InvalidError(f"{field} is not a field of a key that can be changed", field)
+
+
+def _user(value: object) -> str | None:
+    return None if value is None else checks.text("user_id", value, limit=200)
 
 
 def _permitted(session: Session, models: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from registry.errors import InvalidError
-from registry.models import LedgerEntry, Usage
+from registry.models import ApiKey, LedgerEntry, Usage
 from registry.ops.csv_text import csv_lines
 from registry.ops.money import format_dollars
 
@@ -40,11 +40,12 @@ LEDGER_COLUMNS = ("id", "at_ms", "tenant_id", "kind", "amount_nusd", "attempt_id
 
 @dataclass(frozen=True)
 class UsageFilter:
-    """Which usage: `[from_ms, until_ms)` by the end of the attempt; None does not restrict."""
+    """Which usage: `[from_ms, until_ms)` by the end of the attempt; a user's is its keys'. None does not restrict."""
 
     tenant_id: str | None = None
     model_id: str | None = None
     key_id: str | None = None
+    user_id: str | None = None
     from_ms: int | None = None
     until_ms: int | None = None
 
@@ -137,6 +138,8 @@ def _restrict(query: Select[*tuple[Any, ...]], wanted: UsageFilter) -> Select[*t
         query = query.where(Usage.model_id == wanted.model_id)
     if wanted.key_id is not None:
         query = query.where(Usage.key_id == wanted.key_id)
+    if wanted.user_id is not None:
+        query = query.where(Usage.key_id.in_(select(ApiKey.id).where(ApiKey.user_id == wanted.user_id)))
     if wanted.from_ms is not None:
         query = query.where(Usage.ended_at_ms >= wanted.from_ms)
     if wanted.until_ms is not None:

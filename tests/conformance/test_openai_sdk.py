@@ -11,6 +11,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
+from support.manifest import API_KEY
 from support.real_service import (
     ASLEEP_MODEL,
     CHAT_MODEL,
@@ -153,6 +154,17 @@ def test_embeddings_of_token_ids(client: OpenAI) -> None:
         client.embeddings.create(model=EMBEDDING_MODEL, input=[[5, 99_999_999]])
     with pytest.raises(openai.BadRequestError, match="vocabulary"):
         client.completions.create(model=CHAT_MODEL, prompt=[99_999_999], max_tokens=1)
+    assert client.embeddings.create(model=EMBEDDING_MODEL, input="still alive").data
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/generate"])
+def test_an_embedding_engine_outlives_being_asked_to_generate(service: RealService, client: OpenAI, path: str) -> None:
+    """The gateway sends it no such request; whoever reaches its port might."""
+    body = {"model": EMBEDDING_MODEL, "messages": QUESTION, "prompt": "a", "text": "a", "max_tokens": 2}
+    key = {"authorization": f"Bearer {API_KEY}"}
+    answer = httpx.post(service.engines[EMBEDDING_MODEL] + path, json=body, headers=key, timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert "embeddings only" in answer.text
     assert client.embeddings.create(model=EMBEDDING_MODEL, input="still alive").data
 
 

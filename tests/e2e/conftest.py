@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.leaks import assert_none_in_logs
 from support.postgres import PostgresServer, postgres_server
 from support.stack import Stack, wait_for
 
@@ -44,14 +45,14 @@ def _running(**variables: str) -> Iterator[Stack]:
     # Short, because unix sockets lie below it.
     home = Path(tempfile.mkdtemp(prefix="hyt-"))
     running = Stack(home, LINK_GBPS, **variables)
-    told: list[str] = []
+    secrets: dict[str, str] = {}
     try:
         running.start()
         yield running
-        told = running.secrets_in_logs()
+        secrets = running.secrets()
     finally:
         left = running.stop()
-        assert not told, "\n".join(told)
+        assert_none_in_logs(home, secrets)
         assert not left, "left behind:\n" + "\n".join(left)
     shutil.rmtree(home)
 

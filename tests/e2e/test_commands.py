@@ -16,6 +16,7 @@ from urllib.request import HTTPCookieProcessor, build_opener
 import openai
 import psutil
 import pytest
+from support.leaks import assert_none_in_logs, plant
 from support.stack import free_ports, wait_for
 
 from cli.leftovers import shared_memory_files
@@ -53,6 +54,7 @@ def temporary() -> Iterator[Path]:
     before = shared_memory_files()
     with TemporaryDirectory(prefix="hyc-", dir="/tmp") as name:
         yield Path(name)
+        assert_none_in_logs(Path(name))
         assert processes_of(Path(name)) == []
         assert [path.name for path in Path(name).iterdir() if path.name != "home"] == []
     appeared = shared_memory_files() - before
@@ -135,6 +137,7 @@ def _use(text: str, variables: dict[str, str]) -> None:
     password = re.search(r"one-time password\s+(\S+)", text)
     assert key is not None, text
     assert password is not None, text
+    plant("the one-time password", password[1])
     admin = f"http://127.0.0.1:{variables['HYDRANT_ADMIN_PORT']}"
     browser = build_opener(HTTPCookieProcessor(CookieJar()))
     token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', browser.open(f"{admin}/login").read().decode())

@@ -6,6 +6,7 @@ import openai
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.browser import open_page, running_browser
+from support.leaks import plant
 from support.stack import Stack, accepted, wait_for
 
 from registry.db import session_scope
@@ -13,7 +14,7 @@ from registry.ops.admins import create_admin
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(300)]
 
-OWN_PASSWORD = "nine quiet lighthouses at sea"
+OWN_PASSWORD = plant("the password of a person", "nine quiet lighthouses at sea")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def test_from_the_first_sign_in_to_the_bill(stack: Stack, tiny: Callable[..., st
     with session_scope(stack.sessions) as session:
         _, one_time = create_admin(session, "test", email="first@example.org", role="owner")
     assert one_time is not None
+    plant("a one-time password", one_time)
     with open_page(browser) as page:
         sign_in_for_the_first_time(page, stack, "first@example.org", one_time)
 

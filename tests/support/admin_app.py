@@ -19,6 +19,7 @@ from typing import Any
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
+from support.leaks import assert_none_in_logs, plant
 from werkzeug.test import TestResponse
 
 from admin_ui.app import create_app
@@ -29,8 +30,9 @@ from registry.models import Base
 from registry.ops import admins
 from registry.publish import DEFAULT_HOLD
 
-PASSWORD = "correct horse battery"
-PEPPER = "pepper-for-tests"
+PASSWORD = plant("the password of every account", "correct horse battery")
+PEPPER = plant("the admin tests' pepper", "pepper-for-tests")
+FLASK_SECRET = plant("the key of sessions", "secret-for-tests")
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
@@ -76,7 +78,7 @@ def running_app(database: Path | str, redis_url: str, **config: Any) -> Iterator
         database_url=url,
         redis_url=redis_url,
         key_pepper=PEPPER,
-        flask_secret="secret-for-tests",
+        flask_secret=FLASK_SECRET,
         hold=DEFAULT_HOLD,
         **config,
     )
@@ -148,6 +150,7 @@ def admin_process(home: Path, redis_url: str) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert_none_in_logs(home)
 
 
 def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

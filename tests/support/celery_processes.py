@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.leaks import assert_none_in_logs
+
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,6 +130,7 @@ def processes(redis_url: str, database_url: str) -> Iterator[Processes]:
         yield started
     finally:
         started.end()
+        assert_none_in_logs(home)
         shutil.rmtree(home)
 
 

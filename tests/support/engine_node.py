@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.leaks import assert_none_in_logs
+
 from bench.lab.watched_node import WatchedNode
 from engine.node_config import NodeConfig, load_config
 
@@ -117,6 +119,7 @@ def short_directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="hyt-"))
     try:
         yield path
+        assert_none_in_logs(path)
     finally:
         shutil.rmtree(path, ignore_errors=True)
 

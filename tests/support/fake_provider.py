@@ -11,8 +11,9 @@ import json
 from typing import Any
 
 from aiohttp import web
+from support.leaks import plant
 
-PROVIDER_KEY = "sk-provider-planted-secret"
+PROVIDER_KEY = plant("a provider's key", "sk-provider-planted-secret")
 PROMPT, CACHED = 11, 4
 VECTOR = [0.5, -0.25]
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

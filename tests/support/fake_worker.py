@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+from support.leaks import plant
 
+WORKER_KEY = plant("a worker's key", "worker-key-of-tests")
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 PROMPT_TOKENS = 7
 
@@ -20,7 +22,7 @@ PROMPT_TOKENS = 7
 class FakeWorker:
     """One HTTP server on a free port. Behaviour is set by attributes; what happened is in `requests` and `aborted`."""
 
-    def __init__(self, api_key: str = "worker-key") -> None:
+    def __init__(self, api_key: str = WORKER_KEY) -> None:
         self.api_key = api_key
         self.requests: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []

@@ -20,10 +20,10 @@ CHAT = "/v1/chat/completions"
 async def running(
     environ: dict[str, str], log: BinaryIO | None = None
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, aiohttp.ClientSession]]:
-    """A gateway process that is ready, and a client of it."""
+    """A gateway process that is ready, and a client of it. Without a `log` it writes where the test does."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", cwd=ROOT, env=environ,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL if log is None else log,
+        stdout=asyncio.subprocess.DEVNULL, stderr=log,
     )  # fmt: skip
     url = f"http://127.0.0.1:{environ['HYDRANT_GATEWAY_PORT']}"
     try:

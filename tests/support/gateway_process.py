@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import redis.asyncio
 import uvicorn
+from support.fake_worker import WORKER_KEY
+from support.leaks import plant
 from support.redis_server import RedisServer
 
 from gateway.app import Gateway
@@ -20,10 +22,10 @@ from gateway.settings import Settings
 from gateway.snapshot import hash_key
 from registry.budget_windows import field, window_at
 
-PEPPER = b"test-pepper"
+PEPPER = plant("the gateway tests' pepper", "test-pepper").encode()
 KEY = "hyd-abcdefgh-" + "k" * 43
 OTHER_KEY = "hyd-bcdefghi-" + "o" * 43
-HOSTED_SECRET = "hosted-secret"
+HOSTED_SECRET = plant("the hosted process' secret", "hosted-secret-of-tests")
 PRICE = {"price_id": "prc_1", "input_nusd": 10, "cached_input_nusd": 5, "output_nusd": 40, "request_nusd": 100}
 
 
@@ -147,7 +149,7 @@ class World:
 
 def route_entry(url: str, group_id: str = "grp_1", **changes: Any) -> dict[str, Any]:
     """A route of `hyd:routes`."""
-    entry = {"group_id": group_id, "url": url, "api_key": "worker-key", "state": "standalone", "cold_start_id": "cst_1"}
+    entry = {"group_id": group_id, "url": url, "api_key": WORKER_KEY, "state": "standalone", "cold_start_id": "cst_1"}
     return entry | {"started_at_ms": 0, "prefer": 1, "capacity": 8} | changes
 
 

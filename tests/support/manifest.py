@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from support.leaks import plant
+
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
 
@@ -134,5 +136,5 @@ def stop_effect(group: str, version: int = 2, stage: str | None = None, grace_s:
     return effect if stage is None else {**effect, "stage_id": stage}
 
 
-API_KEY = "key-of-the-group-for-tests"
+API_KEY = plant("a group's key", "key-of-the-group-for-tests")
 MODEL_NAME = "tests/model"

@@ -20,11 +20,14 @@ from typing import LiteralString
 
 import psycopg
 import pytest
+from support.leaks import plant
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 # Postgres refuses to run as root; any other user will do for a throw-away server.
 UNPRIVILEGED_USER = "nobody"
+# The server trusts whoever reaches its socket; the password is there to be looked for where it does not belong.
+PASSWORD = plant("the database's password", "password-of-the-database")
 
 
 class PostgresServer:
@@ -104,7 +107,7 @@ class PostgresServer:
         name = f"test_{self._schemas}"
         self._execute(f"CREATE SCHEMA {name}")
         try:
-            yield f"postgresql://hydrant@/postgres?host={self.directory}&options=-csearch_path%3D{name}"
+            yield f"postgresql://hydrant:{PASSWORD}@/postgres?host={self.directory}&options=-csearch_path%3D{name}"
         finally:
             self._execute(f"DROP SCHEMA {name} CASCADE")
 

@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from support.fake_worker import FakeWorker
+from support.leaks import assert_none_in_logs
 from support.postgres import PostgresServer
 from support.redis_server import RedisServer
 from support.served_and_billed import ServedAndBilled
@@ -68,6 +69,7 @@ def served(
         served = ServedAndBilled(place / "home", durable_redis_server, postgres, worker, url).start()
         yield served
         served.stop()
+        assert_none_in_logs(place)
 
 
 async def under_kills(served: ServedAndBilled, victims: list[str], pause_s: tuple[float, float], seed: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.fake_worker import FakeWorker
+from support.fake_worker import WORKER_KEY, FakeWorker
 from support.gateway_process import RunningGateway
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}
@@ -69,7 +69,7 @@ async def test_a_whole_answer_keeps_what_the_gateway_does_not_know(
         document |= {"big": 2**70, "small": 1e-320, "nested": [[[]]]}
 
     worker.alter = alter
-    key = {"authorization": "Bearer worker-key"}
+    key = {"authorization": f"Bearer {WORKER_KEY}"}
     async with client.post(worker.url + "/v1/chat/completions", json=body, headers=key) as answer:
         wanted = await answer.read()
     async with client.post("/v1/chat/completions", json=body) as answer:

@@ -12,7 +12,7 @@ import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.redis_server import RedisServer
-from support.repeats import EXAMPLES
+from support.repeats import EXAMPLES, PATIENCE
 
 from gateway.admission import Admission
 from gateway.attempts import Account, Attempt, FinalEvent, Usage
@@ -23,6 +23,7 @@ from gateway.snapshot import Limits, Price
 from registry.budget_windows import field as budget_field
 from registry.budget_windows import window_at
 
+pytestmark = PATIENCE
 PRICE = Price("prc_1", 10, 5, 40, 100)
 OWNERS = (("tenant", ("ten_1", "ten_2")), ("key", ("key_1", "key_2")), ("model", ("mod_1", "mod_2")))
 PERIODS = ("day", "month", "total")

@@ -16,10 +16,12 @@ from support.priced_starts import READY_AFTER_MS, STARTUP_GPU_US, add_start, wai
 from support.registry_rows import USAGE_EVENT_COST_NUSD, add_model, add_tenant, current_price
 from support.watching import watched
 
+from registry.budget_windows import field, window_at
 from registry.db import session_scope
 from registry.ids import now_ms
 from registry.models import ColdStartShare, GroupCost, LedgerEntry, Model
-from registry.ops import ledger, models, prices
+from registry.months import month_of
+from registry.ops import budgets, invoices, keys, ledger, models, prices
 from registry.ops.cost_queries import model_time, start_cost, tenant_waits
 from registry.ops.money import balance_nusd
 from registry.ops.usage import UsageFilter
@@ -256,3 +258,41 @@ def test_the_controller_opens_the_cost_of_each_group_that_it_starts(bench):
         cost = session.scalars(select(GroupCost)).one()
         assert (cost.model_id, cost.chargeable, cost.startup_gpu_us) == (model_id, True, None)
         assert cost.price_id == current_price(session, session.get_one(Model, model_id)).id
+
+
+def spent_of(starts: Starts, scope_id: str) -> int:
+    return int(starts.redis.hget("hyd:budget:spent", field(scope_id, "month", window_at("month", now_ms()))))
+
+
+def test_a_charge_counts_in_its_tenants_budget_and_in_no_keys(starts):
+    from tasks import ledger as ledger_tasks
+
+    tenant = starts.tenants[0]
+    with session_scope(starts.here.sessions) as session:
+        key, _ = keys.create_key(session, "t", "pepper", tenant_id=tenant.id, name="k")
+        for scope_id in (tenant.id, key.id):
+            amount = START_NUSD + USAGE_EVENT_COST_NUSD
+            budgets.set_budget(session, "t", scope_id, "month", amount_nusd=amount, alert_percent=[100])
+    starts.settle(starts.waited(0, key_id=key.id, admitted_at_ms=now_ms()))
+    starts.complete()
+    assert spent_of(starts, tenant.id) == START_NUSD + USAGE_EVENT_COST_NUSD
+    assert spent_of(starts, key.id) == USAGE_EVENT_COST_NUSD
+    with starts.here.sessions() as session:
+        (alert,) = budgets.list_alerts(session)
+        assert (alert.scope_id, alert.spent_nusd) == (tenant.id, START_NUSD + USAGE_EVENT_COST_NUSD)
+        assert -invoices.invoice(session, tenant.id, month_of(now_ms()))["closing_nusd"] == spent_of(starts, tenant.id)
+    starts.redis.flushdb()
+    ledger_tasks.sweep()
+    assert spent_of(starts, tenant.id) == START_NUSD + USAGE_EVENT_COST_NUSD
+
+
+def test_a_share_that_is_not_charged_is_in_no_budget(starts):
+    from tasks import ledger as ledger_tasks
+
+    with session_scope(starts.here.sessions) as session:
+        session.get_one(GroupCost, starts.group.id).chargeable = False
+        budgets.set_budget(session, "t", starts.tenants[0].id, "month", amount_nusd=1)
+    starts.settle(starts.waited(0, admitted_at_ms=now_ms()))
+    starts.complete()
+    ledger_tasks.sweep()
+    assert spent_of(starts, starts.tenants[0].id) == USAGE_EVENT_COST_NUSD

@@ -38,11 +38,20 @@ def test_a_start_that_is_over_is_told_as_spans_of_the_request_that_waited(bench)
     assert (f"{mine.context.trace_id:032x}", f"{mine.parent.span_id:016x}") == (trace_id, span_id)
     assert mine.start_time == start.requested_at_ms * 1_000_000
     assert mine.end_time >= start.first_token_at_ms * 1_000_000
-    steps = [span for span in kept.get_finished_spans() if span.parent and span.parent.span_id == mine.context.span_id]
-    assert {"prefetch", "runtime"} <= {step.name for step in steps}
-    assert all(step.attributes["hydrant.where"].endswith("on n0") for step in steps)
+    (stage,) = [span for span in within(kept, mine) if span.name == "stage"]
+    about = {name.removeprefix("hydrant."): value for name, value in stage.attributes.items()}
+    assert (about["node"], about["device"], about["rank"]) == ("n0", 0, 0)
+    assert (about["bytes_to_fetch"], about["bytes_fetched"]) == (1000, 1000)
+    steps = {step.name: step for step in within(kept, stage)}
+    assert steps.keys() == {"queued", "prefetch", "runtime", "start"}
+    assert steps["prefetch"].end_time - steps["prefetch"].start_time == 50 * 1_000_000
+    assert all(stage.start_time <= step.start_time <= step.end_time <= stage.end_time for step in steps.values())
     (failed,) = told.values()
     assert (failed.parent, failed.status.is_ok, failed.status.description) == (None, False, "a stage broke")
+
+
+def within(kept: InMemorySpanExporter, parent) -> list:
+    return [span for span in kept.get_finished_spans() if span.parent and span.parent.span_id == parent.context.span_id]
 
 
 def a_start(
@@ -89,9 +98,9 @@ def a_start(
         )
         marks = {"queued": 0, "prefetch_start": 0, "prefetch_end": fetch_ms, "fork": 2, "runtime": 12, "up": floor_ms}
         place = {"node_name": "n0", "device_idx": 0, "first_layer": 0, "layer_count": 1, "reserved_bytes": 1, "port": 1}
+        fetched = {"bytes_to_fetch": fetched_bytes, "bytes_fetched": fetched_bytes}
         group.stages = [
-            Stage(id=new_id("stg"), rank=rank, state="gone", full=True, bytes_to_fetch=fetched_bytes, **place)
-            for rank in range(stages)
+            Stage(id=new_id("stg"), rank=rank, state="gone", full=True, **fetched, **place) for rank in range(stages)
         ]
         session.add(group)
         session.flush()

@@ -17,7 +17,7 @@ from support.fake_worker import PROMPT_TOKENS, FakeWorker
 from support.gateway_process import PEPPER, environment, route_entry, until
 from support.redis_server import RedisServer
 from support.registry_rows import add_model, add_tenant
-from support.repeats import RACES
+from support.repeats import PATIENCE, RACES
 
 from gateway.parsing import TEMPLATE_TOKENS
 from registry.db import session_scope
@@ -26,6 +26,7 @@ from registry.models import Usage
 from registry.ops import budgets, keys, money
 from registry.publish import publish_balances, publish_snapshot
 
+pytestmark = PATIENCE
 ROOT = Path(__file__).parents[3]
 CLIENTS, GATEWAYS = 64, 3
 QUESTION = {"model": "smol", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 3}
@@ -123,7 +124,6 @@ async def arena(here: Any, redis_server: RedisServer, tmp_path: Path) -> AsyncIt
                 cwd=ROOT,
                 env=environ,
                 stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
             )
         )
     try:

@@ -293,5 +293,7 @@ def test_spend_is_told_by_attempt_and_by_day(script: Program, admin: AdminApp, s
     single = script.ok("GET", f"/spend/logs?start_date={first}&end_date={first}&summarize=false")
     assert len(single) == 2
     assert script.refused(400, "GET", "/spend/logs?start_date=2026-02-30")["param"] == "start_date"
-    assert script.refused(400, "GET", "/spend/logs?user_id=ada")["param"] == "user_id"
+    script.ok("POST", "/key/update", {"key": samples.key_id, "user_id": "ada"})
+    assert script.ok("GET", "/spend/logs?user_id=ada") == rows
+    assert script.ok("GET", "/spend/logs?user_id=bo") == []
     assert script.refused(400, "GET", "/spend/logs?start_date=2000-01-01&end_date=2026-01-01")["param"] == "start_date"

@@ -295,6 +295,8 @@ def test_every_change_is_audited_in_the_tokens_name(
         ("revoke_key", "POST", f"{key}/revoke", None),
         ("litellm_generate_key", "POST", "/key/generate", {"team_id": "new", "key_alias": "theirs"}),
         ("litellm_delete_keys", "POST", "/key/delete", {"key_aliases": ["theirs"]}),
+        ("litellm_new_team", "POST", "/team/new", {"team_alias": "team"}),
+        ("litellm_new_user", "POST", "/user/new", {"user_id": "ada", "teams": ["team"]}),
         ("update_model", "PATCH", f"/admin/v1/models/{model}", {"keep_alive_s": 9}),
         ("set_price", "POST", f"/admin/v1/models/{model}/prices", price),
         ("add_alias", "POST", f"/admin/v1/models/{model}/aliases", {"alias": "nick"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,6 +89,22 @@ def test_a_token_outside_the_vocabulary_never_reaches_the_scheduler(ids: list[in
     with pytest.raises(ValueError, match="ids from 0 to 99"):
         inputs.only_known_tokens(lambda *args: args, manager, request, ids)
     assert inputs.only_known_tokens(lambda *args: args, manager, request, [0, 99])[2] == [0, 99]
+
+
+@dataclass
+class GenerateReqInput:
+    """SGLang's own name for a request to generate."""
+
+    input_ids: list[int]
+
+
+def test_an_embedding_model_does_not_generate() -> None:
+    asked = GenerateReqInput([1])
+    with pytest.raises(ValueError, match="/v1/embeddings"):
+        inputs.only_what_it_does(lambda *args: args, SimpleNamespace(is_generation=False), asked, [1])
+    assert inputs.only_what_it_does(lambda *args: args, SimpleNamespace(is_generation=True), asked, [1])
+    embedding = SimpleNamespace(input_ids=[1])
+    assert inputs.only_what_it_does(lambda *args: args, SimpleNamespace(is_generation=False), embedding, [1])
 
 
 def test_no_answer_tells_where_the_model_lies() -> None:
