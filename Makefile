@@ -7,8 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What may run two at a time: nothing here measures, or looks at what others have on the machine. The kills wait most of
 # their time, and come first because they take longest.
-TOGETHER := tests/e2e/test_stack_kills.py tests/unit \
-  $(addprefix tests/integration/,admin_ui cli engine engine_weights gateway registry tasks)
+TOGETHER := tests/e2e/test_stack_kills.py tests/unit tests/conformance/test_management_openapi.py \
+  $(addprefix tests/integration/,admin_ui books cli engine engine_weights gateway registry tasks)
 
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
