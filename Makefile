@@ -2,6 +2,14 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo up test unit conformance races soak check setup bench-coldstart bench-gateway simulate
 
+# Without bytecode every process that a test starts compiles what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
+# What may run two at a time: nothing here measures, or looks at what others have on the machine. The kills wait most of
+# their time, and come first because they take longest.
+TOGETHER := tests/e2e/test_stack_kills.py tests/unit tests/conformance/test_management_openapi.py \
+  $(addprefix tests/integration/,admin_ui books cli engine engine_weights gateway registry tasks)
+
 help:           ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -22,7 +30,8 @@ test:           ## all tests: unit, integration, end to end on real SGLang, brow
 	@deploy/install-browser.sh
 	@deploy/install-iproute2.sh
 	@deploy/install-wrk.sh
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(TOGETHER)
+	.venv/bin/pytest $(addprefix --ignore=,$(TOGETHER))
 
 unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev

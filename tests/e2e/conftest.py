@@ -17,8 +17,6 @@ from cli.services import ROOT
 __all__ = ["postgres_server"]
 
 MODELS = Path.home() / ".cache/hydrant/models"
-LINK_GBPS = 0.12
-"""Slow enough that two stages beat one worker for SmolLM2 (269 MB), as in the demo."""
 
 
 def _prepare(name: str, *options: str) -> Path:
@@ -44,7 +42,7 @@ def tiny_llama() -> Path:
 def _running(**variables: str) -> Iterator[Stack]:
     # Short, because unix sockets lie below it.
     home = Path(tempfile.mkdtemp(prefix="hyt-"))
-    running = Stack(home, LINK_GBPS, **variables)
+    running = Stack(home, **variables)
     secrets: dict[str, str] = {}
     try:
         running.start()
@@ -81,9 +79,6 @@ def tiny(stack: Stack, tiny_llama: Path) -> Iterator[Callable[..., str]]:
         return made[-1]
 
     yield register
-    for model_id in made:
-        stack.set_model(model_id, enabled=False)
-    for model_id in made:
-        wait_for("the end of the model's groups", lambda model_id=model_id: stack.all_over(model_id), 90)
+    stack.end(*made)
     wait_for("no engine process", lambda: not stack.engine_processes(), 30)
     stack.balance_books()

@@ -12,7 +12,7 @@ from pathlib import Path
 import openai
 import pytest
 from support.asking import PROMPT, Ask
-from support.stack import SERVING, Stack, wait_for
+from support.stack import SERVING, URGENT_MS, Stack, wait_for
 
 from engine.client import NodedUnavailable
 
@@ -136,7 +136,7 @@ def test_a_stage_that_dies_while_starting_costs_no_request(stack: Stack, tiny: C
 
 def test_a_pipeline_dies_as_one(stack: Stack, tiny: Callable[..., str], smollm2: Path) -> None:
     stack.evict_all()
-    model_id = tiny("pair", smollm2, slo_ttft_ms=17_000)
+    model_id = tiny("pair", smollm2, slo_ttft_ms=URGENT_MS)
     ask = Ask(stack, "pair", max_tokens=1500)
     ask.begun()
     (pipeline, *_) = stack.groups(model_id)
@@ -157,7 +157,7 @@ def test_a_rank_that_dies_while_its_pipeline_starts_costs_no_request(
     stack: Stack, tiny: Callable[..., str], smollm2: Path
 ) -> None:
     stack.evict_all()
-    model_id = tiny("half", smollm2, slo_ttft_ms=17_000)
+    model_id = tiny("half", smollm2, slo_ttft_ms=URGENT_MS)
     ask = Ask(stack, "half")
 
     def second_rank() -> list[int] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.asking import Ask
-from support.stack import SERVING, Stack, wait_for
+from support.stack import SERVING, URGENT_MS, Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -149,11 +149,11 @@ def test_any_process_killed_at_a_random_moment(
     """Even seeds: one small worker. Odd seeds: a pipeline of two, consolidated while a stream runs on it."""
     chance = random.Random(seed)
     victim, pipeline = VICTIMS[seed % len(VICTIMS)], bool(seed % 2)
-    moment_s = chance.uniform(0.5, 24 if pipeline else 8)
+    moment_s = chance.uniform(0.5, 16 if pipeline else 8)
     model = f"random-{seed}"
     if pipeline:
         stack.evict_all()
-        model_id = tiny(model, smollm2, slo_ttft_ms=17_000)
+        model_id = tiny(model, smollm2, slo_ttft_ms=URGENT_MS)
     else:
         model_id = tiny(model)
     ask = Ask(stack, model, max_tokens=80 if pipeline else 200)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from support.stack import SERVING, Stack, wait_for
+from support.stack import SERVING, URGENT_MS, Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -22,10 +22,9 @@ LONG = 250
 def model_id(stack: Stack, smollm2: Path) -> Iterator[str]:
     """SmolLM2, with a service level that one link cannot meet, and none of it in any host's memory."""
     stack.evict_all()
-    model = stack.register(NAME, smollm2, slo_ttft_ms=17_000, keep_alive_s=600)
+    model = stack.register(NAME, smollm2, slo_ttft_ms=URGENT_MS, keep_alive_s=600)
     yield model
-    stack.set_model(model, enabled=False)
-    wait_for("no group of the model", lambda: stack.all_over(model), 60)
+    stack.end(model)
 
 
 class Streamed(threading.Thread):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 from support.asking import Ask
-from support.stack import Stack, wait_for
+from support.stack import URGENT_MS, Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -18,7 +18,7 @@ def test_main_path_on_postgres(stack_on_postgres: Stack, smollm2: Path) -> None:
     stack = stack_on_postgres
     assert make_url(stack.settings.database_url.get_secret_value()).get_backend_name() == "postgresql"
     assert not list(stack.home.glob("*.db")), "something writes to SQLite beside it"
-    model = stack.register(NAME, smollm2, slo_ttft_ms=17_000, keep_alive_s=600)
+    model = stack.register(NAME, smollm2, slo_ttft_ms=URGENT_MS, keep_alive_s=600)
     long = Ask(stack, NAME, LONG)
     long.begun()
     heir = wait_for("the standalone worker", lambda: stack.group_in(model, "standalone"), 120)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.asking import Ask
 from support.range_server import RangeServer
-from support.stack import SERVING, Stack, wait_for
+from support.stack import SERVING, URGENT_MS, Stack, wait_for
 
 from engine.noded import processes
 
@@ -35,7 +35,7 @@ def test_connections_reset_at_random_while_a_model_starts_on_two_nodes(
 ) -> None:
     stack.evict_all()
     server = serve(smollm2)
-    model_id = tiny("resets", server.url, slo_ttft_ms=17_000)
+    model_id = tiny("resets", server.url, slo_ttft_ms=URGENT_MS)
     server.sent.clear()
     server.resets = random.Random(1)
     ask = Ask(stack, "resets")

@@ -38,8 +38,13 @@ from registry.ops.money import top_up
 from registry.ops.tenants import create_tenant
 from registry.publish import publish_balances, publish_snapshot
 from registry.settings import Settings, load_settings
+from registry.wake import make_sender, wake_controller
 
 T = TypeVar("T")
+LINK_GBPS = 0.24
+"""Each node's link: the whole of SmolLM2 (269 MB) takes 9 s, and each of its two stages 5.4 s."""
+URGENT_MS = 8_000
+"""A service level (ms to the first token) that a pipeline of two stages of SmolLM2 meets, and one worker does not."""
 SERVING = ("pipeline", "consolidating", "standalone")
 REDIS_PASSWORD = plant("Redis' password", "password-of-redis")
 PROVIDER_KEY = plant("the provider's key", "sk-key-of-the-provider")
@@ -54,14 +59,14 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def wait_for(what: str, found: Callable[[], T | None], within_s: float = 60.0) -> T:
+def wait_for(what: str, found: Callable[[], T | None], within_s: float = 60.0, *, every_s: float = 0.05) -> T:
     """The first result that is not None or False; AssertionError after `within_s` seconds."""
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         result = found()
         if result is not None and result is not False:
             return result
-        time.sleep(0.05)
+        time.sleep(every_s)
     raise AssertionError(f"{what}: not within {within_s:.0f} s")
 
 
@@ -70,7 +75,7 @@ class Stack:
 
     _made = itertools.count()
 
-    def __init__(self, home: Path, link_gbps: float, **variables: str) -> None:
+    def __init__(self, home: Path, **variables: str) -> None:
         """`variables`: environment of all processes, such as DATABASE_URL."""
         self.home = home
         redis_url = f"unix://:{REDIS_PASSWORD}@{home}/redis.sock"
@@ -80,8 +85,8 @@ class Stack:
         # Below the ports that outgoing connections take, and apart for two suites on one machine, of two stacks each.
         base = 10_000 + (os.getpid() % 50 * 2 + next(self._made) % 2) * 200
         nodes = [
-            DevNode("node-a", core=0, ports=(base, base + 99), link_gbps=link_gbps),
-            DevNode("node-b", core=1, ports=(base + 100, base + 199), link_gbps=link_gbps),
+            DevNode("node-a", core=0, ports=(base, base + 99), link_gbps=LINK_GBPS),
+            DevNode("node-b", core=1, ports=(base + 100, base + 199), link_gbps=LINK_GBPS),
         ]
         self.services = Services(home, Ports(gateway, admin, hosted), nodes)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -305,6 +310,21 @@ class Stack:
         """Whether gateways are told to send new requests of the model `name` to this group and no other."""
         routes = json.loads(self.redis.hget("hyd:routes", name) or "[]")
         return [route["group_id"] for route in routes] == [group.id]
+
+    def end(self, *model_ids: str, within_s: float = 90) -> None:
+        """Disable models and wait until nothing of them runs.
+
+        The controller is asked to look more often than its clock would make it: tests wait for that elsewhere.
+        """
+        for model_id in model_ids:
+            self.set_model(model_id, enabled=False)
+        with make_sender(self.settings.redis_url.get_secret_value(), timeout_s=5) as sender:
+
+            def ended() -> bool:
+                wake_controller(sender)
+                return all(self.all_over(model_id) for model_id in model_ids)
+
+            wait_for("the end of the models' groups", ended, within_s, every_s=0.25)
 
     def all_over(self, model_id: str) -> bool:
         """Whether no process of the model is left, by the controller's and the nodes' word."""

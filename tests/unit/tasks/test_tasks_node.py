@@ -1,4 +1,4 @@
-"""A node worker's task: one answer for each effect, none when noded is away."""
+"""A node worker's task: one answer for each effect, none when noded stays away."""
 
 import pytest
 
@@ -10,8 +10,12 @@ class Noded:
 
     def __init__(self) -> None:
         self.raises: Exception | None = None
+        self.away = 0
 
     def apply(self, effect) -> None:
+        if self.away:
+            self.away -= 1
+            raise NodedUnavailable("restarts")
         if self.raises is not None:
             raise self.raises
 
@@ -41,7 +45,15 @@ def test_an_effect_is_answered_once(node, raises, error, refused):
     assert node.sent == [("control.applied", 7, error, refused)]
 
 
-def test_nothing_is_answered_while_noded_is_away(node):
+def test_a_noded_that_is_back_soon_is_given_the_effect(node, monkeypatch):
+    monkeypatch.setattr(node, "AGAIN_S", 0)
+    node.fake.away = 3
+    node.apply(7, {"kind": "launch"})
+    assert node.sent == [("control.applied", 7, None, False)]
+
+
+def test_nothing_is_answered_while_noded_is_away(node, monkeypatch):
+    monkeypatch.setattr(node, "AWAY_S", 0)
     node.fake.raises = NodedUnavailable("gone")
     node.apply(7, {"kind": "launch"})
     assert node.sent == []
