@@ -63,7 +63,10 @@ def install() -> None:
         gpus = visible_gpus(os.environ, torch.cuda.device_count())
         if torch.cuda.is_initialized() or not 0 <= ordinal < len(gpus):
             return properties(device)
-        return Facts(gpus[ordinal], lambda: properties(device))
+        try:
+            return Facts(gpus[ordinal], lambda: properties(device))
+        except Exception:  # noqa: BLE001 - whatever keeps NVML from answering, torch answers, as without us
+            return properties(device)
 
     get_device_properties.asks_nvml = True  # type: ignore[attr-defined]
     torch.cuda.current_device = current_device

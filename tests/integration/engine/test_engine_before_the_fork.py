@@ -70,6 +70,11 @@ def named_by_uuid():
     return [torch.cuda.get_device_name(0), bool(initialized)]
 
 
+def without_nvml():
+    sys.modules["pynvml"] = None
+    return [torch.cuda.get_device_name(0), bool(initialized)]
+
+
 def as_published():
     as_imports_ask()
     return bool(initialized)
@@ -81,7 +86,7 @@ out = {"as published": forked(as_published)}
 gpu_facts.install()
 gpu_facts.install()
 out["before"] = [as_imports_ask(), bool(initialized)]
-for work in (stage, scheduler, wants_more, named_by_uuid):
+for work in (stage, scheduler, wants_more, named_by_uuid, without_nvml):
     out[work.__name__] = forked(work)
 print(json.dumps(out))
 """
@@ -101,4 +106,4 @@ def test_questions_before_the_fork_do_not_initialize_cuda() -> None:
     assert told["scheduler"] == [9, 9, [[9, 9], [9, 9]], "torch's 0", 9], "who uses the GPU is answered by torch"
     # Nothing is made up: torch answers what NVML does not know, and check_forkable sees that it was initialized.
     assert told["wants_more"] == [132, True]
-    assert told["named_by_uuid"] == ["torch's 0", True]
+    assert told["named_by_uuid"] == told["without_nvml"] == ["torch's 0", True]

@@ -29,6 +29,7 @@ class FakeNvml:
     def __init__(self, count: int = 2, error: int | None = None) -> None:
         self.count, self.error, self.open = count, error, 0
         self.capabilities = [(9, 0), (9, 0)]
+        self.divided: set[int] = set()
 
     def nvmlInit(self) -> None:
         if self.error is not None:
@@ -48,6 +49,11 @@ class FakeNvml:
 
     def nvmlDeviceGetName(self, handle: int) -> str:
         return f"H{handle}"
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> list[int]:
+        if handle == 0:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return [int(handle in self.divided), 0]
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
         return self.capabilities[handle]
@@ -93,6 +99,13 @@ def test_a_gpu_is_capped_and_chosen_as_configured(nvml: FakeNvml) -> None:
     assert [(d.gpu, d.memory_bytes) for d in inventory.find_devices(config(*devices))] == [(1, 30 * GB), (0, 80 * GB)]
     with pytest.raises(ConfigError, match="is the GPU there"):
         inventory.find_devices(config({"kind": "cuda", "gpu": 2}))
+
+
+def test_a_divided_gpu_is_refused_by_name(nvml: FakeNvml) -> None:
+    nvml.divided = {1}
+    with pytest.raises(ConfigError, match=r"GPU 1 is divided \(MIG\).* -i 1 -mig 0"):
+        inventory.find_devices(config())
+    assert [d.gpu for d in inventory.find_devices(config({"kind": "cuda", "gpu": 0}))] == [0]
 
 
 def test_kinds_are_not_mixed(nvml: FakeNvml) -> None:
