@@ -8,12 +8,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench import gpu
+from bench.gpu import stage
 from bench.gpu.rows import Row, ratio, table
 from bench.targets import Target, at_least, at_most
 
@@ -80,7 +81,9 @@ def measure(ops: Any, rounds: int) -> tuple[dict[str, Any], list[str]]:
     not_run = {} if copy.refused is None else {copies.REGISTERED: copy.refused}
     why_not = no_stage() if real else "not run: a check of the harness starts no server"
     if why_not is None:
-        groups["a stage of SGLang"] = stage_rows(failed)
+        starts = stage.empty_rows()
+        groups["a stage of SGLang"] = list(starts.values())
+        attempt("a stage of SGLang", lambda: start_stages(starts), failed)
     else:
         not_run["a stage of SGLang"] = why_not
     document = {
@@ -118,10 +121,8 @@ def no_stage() -> str | None:
     return None
 
 
-def stage_rows(failed: dict[str, str]) -> list[Row]:
-    """Starts of SGLang, with the benchmark's Llama of 1.43 GB, made if it is not there."""
-    from bench.gpu.stage import Stages
-
+def start_stages(rows: Mapping[str, Row]) -> None:
+    """Starts of SGLang, with the benchmark's Llama of 1.43 GB, made if it is not there. Raises StageFailed, OSError."""
     model = Path("~/.cache/hydrant/models/random-llama-1.4gb").expanduser()
     command = [
         sys.executable,
@@ -134,14 +135,13 @@ def stage_rows(failed: dict[str, str]) -> list[Row]:
         "400",
     ]
     subprocess.run(command, cwd=ROOT, check=True, timeout=600, stdout=sys.stderr)
-    stages = Stages("cuda", model)
+    stages = stage.Stages("cuda", model, rows)
     try:
-        attempt("stages", stages.warm_up, failed)
+        stages.warm_up()
         for _ in range(STAGE_ROUNDS):
-            attempt("stages", stages.round, failed)
+            stages.round()
     finally:
         stages.close()
-    return list(stages.rows.values())
 
 
 def judged(targets: list[dict[str, Any]]) -> list[str]:

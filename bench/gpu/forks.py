@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,10 +54,19 @@ class Forks:
 
     def _run(self, way: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "bench.gpu.forks", way, self._device, str(time.monotonic())]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        if done.returncode:
-            raise ForkFailed(f"{way}: {(done.stderr or done.stdout)[-2000:]}")
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                # Its child too, which would hold the pipes open.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise ForkFailed(f"{way}: nothing after {TIMEOUT_S} s") from None
+        if process.returncode:
+            raise ForkFailed(f"{way}: {(errors or output)[-2000:]}")
+        found: dict[str, Any] = json.loads(output.splitlines()[-1])
         return found
 
 

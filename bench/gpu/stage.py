@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,23 @@ LOOK_S = 0.02
 FORKED, STOCK = "fork of the warm runtime, until the first token", "launch_server, until the first token"
 
 
+def empty_rows() -> dict[str, Row]:
+    """What Stages fills."""
+    return {name: Row(name, "s") for name in (FORKED, STOCK)}
+
+
 class StageFailed(Exception):
     """A server did not answer; the message has the end of its log."""
 
 
 class Stages:
-    """Starts in turn, of the model in `source` (made by engine.prepare_model), on a "cuda" or "cpu" device."""
+    """Starts in turn, of the model in `source` (made by engine.prepare_model), on a "cuda" or "cpu" device.
 
-    def __init__(self, kind: DeviceKind, source: Path) -> None:
-        self._kind = kind
-        self.rows = {name: Row(name, "s") for name in (FORKED, STOCK)}
+    Seconds go to `rows`.
+    """
+
+    def __init__(self, kind: DeviceKind, source: Path, rows: Mapping[str, Row]) -> None:
+        self._kind, self._rows = kind, rows
         # Short, because unix sockets are made in it.
         self._home = Path(tempfile.mkdtemp(prefix="hyb-"))
         self._model = Path(tempfile.mkdtemp(prefix="hydrant-bench-gpu-", dir=SHARED))
@@ -92,7 +100,7 @@ class Stages:
         leader = start(port, log)
         try:
             _first_token(port, leader, log)
-            self.rows[name].samples.append(time.monotonic() - begun)
+            self._rows[name].samples.append(time.monotonic() - begun)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(leader, signal.SIGKILL)

@@ -26,9 +26,9 @@ sys.exit(main())
 """
 
 
-def run(python: str | Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def run(python: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The program, to its end."""
-    environ = os.environ | {"PYTHONPATH": str(ROOT)} | environ
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [python, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=280, check=False
     )
