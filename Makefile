@@ -1,6 +1,6 @@
 # Each target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo up test unit conformance races soak check setup bench-coldstart bench-gateway simulate
+.PHONY: help demo up test unit conformance races soak check setup bench-coldstart bench-gateway bench-gpu simulate
 
 # Without bytecode every process that a test starts compiles what it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -58,6 +58,10 @@ bench-gateway:  ## the gateway beside LiteLLM's proxy and sglang-router, in fron
 	@deploy/install-wrk.sh
 	@bench/gateway/install.sh
 	.venv/bin/python -m bench.gateway
+
+bench-gpu:      ## shared memory to a GPU, a stage's load, forks that use CUDA; says so where there is no GPU (5 min)
+	@deploy/setup.sh engine
+	.venv-engine/bin/python -m bench.gpu
 
 simulate:       ## the paper's end-to-end test, simulated with the controller's own decisions (8 min)
 	@deploy/setup.sh dev

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cli.console import table
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -35,6 +33,9 @@ def at_most(name: str, target: float, value: float | None, unit: str = "") -> Ta
 
 def lines(found: Sequence[Target]) -> list[str]:
     """Headings and a line for each promise."""
+    # Here, because bench.gpu has promises too, and runs where only torch is installed.
+    from cli.console import table
+
     rows = [
         [target.name, target.target, "-" if target.value is None else f"{target.value:.3g}", _judged(target)]
         for target in found

@@ -10,7 +10,7 @@ import signal
 import sys
 
 from engine.node_config import ConfigError, NodeConfig, load_config
-from engine.runtime import warm
+from engine.runtime import gpu_facts, warm
 from engine.runtime.environment import DeviceKind, driver_loaded, node_environment
 
 IDLE = "--idle"
@@ -37,16 +37,20 @@ def main() -> int:
     if IDLE in sys.argv[1:]:
         wait_for_the_end("warm: waiting for the end")
         return 0
-    os.environ.update(node_environment(device_kind(config)))
+    kind = device_kind(config)
+    os.environ.update(node_environment(kind))
     again = [sys.executable, "-m", "engine.warm"]
     try:
+        if kind == "cuda":
+            gpu_facts.check_one_generation([device.gpu for device in config.devices if device.gpu is not None] or None)
         warm.serve(config.warm_socket, config.warm_memory_bytes)
     except warm.Outdated as change:
         # In place: whoever supervises this process needs not know.
         print(f"warm: {change}; importing anew", flush=True)
         os.execv(sys.executable, again)
-    except warm.TooLarge as error:
-        # The process that stays has imported nothing, and gives the memory back.
+    except (warm.TooLarge, gpu_facts.NotForkable) as error:
+        # The process that stays has imported nothing, and gives the memory back. (Whoever is started anew by its
+        # supervisor would import SGLang again and again.)
         print(f"warm: {error}; until then stages start plainly", file=sys.stderr, flush=True)
         os.execv(sys.executable, [*again, IDLE])
     return 0

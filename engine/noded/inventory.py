@@ -141,7 +141,23 @@ def _device(index: int, config: DeviceConfig) -> Device:
 
 def _gpu(gpu: int) -> tuple[str, int]:
     handle = pynvml.nvmlDeviceGetHandleByIndex(gpu)
+    if _divided(handle):
+        # Its number would show a stage one of the parts, while NVML tells the memory of the whole.
+        raise ConfigError(
+            f"GPU {gpu} is divided (MIG), and Hydrant gives models whole GPUs or shares of their memory: undo it "
+            f"(nvidia-smi -i {gpu} -mig 0), or leave this GPU out of [[device]]"
+        )
     return str(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+
+
+def _divided(handle: Any) -> bool:
+    try:
+        current, _pending = pynvml.nvmlDeviceGetMigMode(handle)
+    except pynvml.NVMLError as error:
+        if error.value == pynvml.NVML_ERROR_NOT_SUPPORTED:
+            return False
+        raise
+    return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
 
 
 def _with_nvml(ask: Callable[[], T]) -> T:

@@ -8,6 +8,9 @@ import multiprocessing.context
 import sys
 import threading
 
+from engine.runtime import gpu_facts
+from engine.runtime.gpu_facts import NotForkable
+
 MODULES = (
     "sglang.srt.entrypoints.http_server",
     "sglang.srt.managers.scheduler",
@@ -25,11 +28,12 @@ def import_engine() -> None:
 
     The environment of engine.runtime.environment must be set already.
 
-    Raises RuntimeError if an import did something that a fork cannot live with.
+    Raises NotForkable if an import did something that a fork cannot live with.
     """
     from engine.sglang_plugin import torchvision_shim
 
     torchvision_shim.install()
+    gpu_facts.install()
     for name in MODULES:
         importlib.import_module(name)
     from sglang.srt.plugins import load_plugins
@@ -40,16 +44,16 @@ def import_engine() -> None:
 
 
 def check_forkable() -> None:
-    """Raise RuntimeError if a fork of this process would be broken: see NOT_BEFORE_FORK, and what is said here."""
+    """Raise NotForkable if a fork of this process would be broken: see NOT_BEFORE_FORK, and what is said here."""
     import torch
 
     if threading.active_count() > 1:
-        raise RuntimeError(f"importing SGLang started threads, a fork would lose them: {threading.enumerate()}")
+        raise NotForkable(f"importing SGLang started threads, a fork would lose them: {threading.enumerate()}")
     early = [name for name in NOT_BEFORE_FORK if name in sys.modules]
     if early:
-        raise RuntimeError(f"{', '.join(early)} must not be imported before the fork")
-    if torch.cuda.is_initialized():
-        raise RuntimeError(
+        raise NotForkable(f"{', '.join(early)} must not be imported before the fork")
+    if torch.cuda.is_initialized() or gpu_facts.driver_initialized():
+        raise NotForkable(
             "importing SGLang initialized CUDA, which no fork can use; is PYTORCH_NVML_BASED_CUDA_CHECK set?"
         )
 

@@ -9,6 +9,7 @@ size of KV memory, for one) looks at what it made of them.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import os
@@ -90,13 +91,27 @@ def load_beside(original: Callable[..., Any], model: Any, weights: Any, target_d
         # A thread has its own current device and its own switch for gradients.
         if target_device.type == "cuda":
             torch.cuda.set_device(target_device)
-        with torch.no_grad():
+        with torch.no_grad(), staged_copies(target_device):
             original(model, weights, target_device)
         if target_device.type == "cuda":
             torch.cuda.synchronize(target_device)
 
     _loads.append(Load(work))
     return None
+
+
+def staged_copies(target_device: Any) -> contextlib.AbstractContextManager[None]:
+    """Within it, what this thread copies to a GPU goes through pinned buffers, where memory can be pinned."""
+    if target_device.type != "cuda":
+        return contextlib.nullcontext()
+    from sglang.srt.utils.common import is_pin_memory_available
+
+    from engine.weights import pinned_ring
+
+    if not is_pin_memory_available(target_device):
+        logger.warning("weights go to the device from unpinned memory: SGLang says that none can be pinned here")
+        return contextlib.nullcontext()
+    return pinned_ring.copies_through(pinned_ring.Cuda())
 
 
 def wait_for_load(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engine import weights as weights_package
 from engine.sglang_plugin import overlapped_load, signals
 
 CPU = SimpleNamespace(type="cpu")
@@ -144,3 +147,43 @@ def test_a_failed_load_ends_the_stage_and_computes_nothing(
     assert killed == [(os.getppid(), signal.SIGQUIT)]
     assert "Scheduler hit an exception" in caplog.text
     assert "ValueError: tensor x will not come" in caplog.text
+
+
+class FakeCuda:
+    """torch.cuda as a load uses it; `calls`: in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def set_device(self, device: Any) -> None:
+        self.calls.append("set_device")
+
+    def synchronize(self, device: Any) -> None:
+        self.calls.append("synchronize")
+
+
+@pytest.mark.parametrize("pins", [True, False])
+def test_on_a_gpu_copies_go_through_pinned_memory_where_there_is_some(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, pins: bool
+) -> None:
+    cuda = FakeCuda()
+
+    @contextlib.contextmanager
+    def copies_through(device: str) -> Iterator[None]:
+        cuda.calls.append(f"ring on {device}")
+        yield
+        cuda.calls.append("ring empty")
+
+    ring = SimpleNamespace(copies_through=copies_through, Cuda=lambda: "the GPU")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(no_grad=NoGrad, cuda=cuda))
+    monkeypatch.setitem(sys.modules, "engine.weights.pinned_ring", ring)
+    monkeypatch.setattr(weights_package, "pinned_ring", ring, raising=False)
+    common = SimpleNamespace(is_pin_memory_available=lambda device: pins)
+    monkeypatch.setitem(sys.modules, "sglang.srt.utils.common", common)
+    overlapped_load.load_beside(lambda *_: cuda.calls.append("load"), PLAIN, "tensors", SimpleNamespace(type="cuda"))
+    overlapped_load._loads[0].wait()
+    if pins:
+        assert cuda.calls == ["set_device", "ring on the GPU", "load", "ring empty", "synchronize"]
+    else:
+        assert cuda.calls == ["set_device", "load", "synchronize"]
+        assert "SGLang says that none can be pinned" in caplog.text
