@@ -85,6 +85,19 @@ def test_a_worker_is_kept_for_as_long_as_its_models_pauses_make_it_worth(bench):
     assert bench.states() == ["stopped"]
 
 
+def test_beyond_the_keep_alive_that_was_set_it_stays_within_the_budget_of_idle_memory(bench, monkeypatch):
+    an_unused_worker(bench, "learned", *[90_000] * 8)
+    bench.age_groups(70_000)
+    bench.settle()
+    assert bench.states() == ["standalone"]
+    settings = bench.here.settings.model_copy(update={"idle_memory_percent": 0})
+    monkeypatch.setattr(bench.here, "settings", settings)
+    bench.settle()
+    assert bench.states() == ["stopped"]
+    (group,) = bench.groups()
+    assert group.why["code"] == "idle_budget"
+
+
 def test_a_worker_leaves_early_where_nobody_comes_back_soon(bench):
     an_unused_worker(bench, "learned", *[9_000_000] * 8)
     bench.age_groups(20_000)
