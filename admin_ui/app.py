@@ -63,6 +63,7 @@ def create_app(config: AdminConfig) -> Flask:
         GATEWAY_PORT=config.gateway_port,
         HOLD=config.hold,
         PROVIDER_HTTP=config.provider_http,
+        IDLE_MEMORY_PERCENT=config.idle_memory_percent,
     )
     app.session_interface = CookieSessions()
     app.jinja_env.filters.update(FILTERS)

@@ -20,6 +20,7 @@ class AdminConfig:
     token_limits      wrong management tokens from one address that are answered 401; the next ones are told to wait.
     allow_plain_http  let people sign in over plain HTTP from other machines (a trusted network only).
     provider_http     a provider's address may be plain HTTP to this machine.
+    idle_memory_percent  what idle workers may hold of all device memory beyond the keep-alive that was set.
     trusted_proxies   how many reverse proxies in front of us set X-Forwarded-*; 0 ignores those headers.
     """
 
@@ -34,6 +35,7 @@ class AdminConfig:
     allow_plain_http: bool = False
     trusted_proxies: int = 0
     provider_http: bool = False
+    idle_memory_percent: int = 50
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "AdminConfig":
@@ -53,6 +55,7 @@ class AdminConfig:
             },
             gateway_port=settings.gateway_port,
             provider_http=settings.provider_http,
+            idle_memory_percent=settings.idle_memory_percent,
             allow_plain_http=os.environ.get("HYDRANT_ADMIN_ALLOW_HTTP", "") == "1",
             trusted_proxies=_count("HYDRANT_ADMIN_TRUSTED_PROXIES"),
         )

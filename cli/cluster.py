@@ -2,14 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
+from orchestrator.idle_memory import budget_bytes, held_bytes
+from orchestrator.policies import HYDRANT
 from registry.documents.cluster import NodeDocument, StageDocument, node_document, stage_document
 from registry.models import Group, Model, Node, Stage
 from registry.ops.models import ENDED_STATES
+from registry.settings import Settings
 from tasks.demand import Demand
 from tasks.state import NODE_LOST_MS, load_state
 
@@ -65,6 +69,17 @@ def group_documents(session: Session) -> list[dict[str, Any]]:
         }
         for group in groups
     ]
+
+
+def idle_memory_document(session: Session, settings: Settings, now_ms: int) -> dict[str, int]:
+    """What idle workers hold beyond their set keep-alives, by what SQL knows of their use, and may hold at most."""
+    state = load_state(session, Demand(), now_ms)
+    percent = settings.idle_memory_percent
+    return {
+        "percent": percent,
+        "budget_bytes": budget_bytes(state, replace(HYDRANT, idle_percent=percent)),
+        "held_bytes": held_bytes(state),
+    }
 
 
 def _live_stages(session: Session) -> Iterable[Stage]:

@@ -34,6 +34,13 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--from-log", "log_path", type=FILE, required=True, help="Requests: what `hydrant usage csv` writes.")
 @click.option("--models", "models_path", type=FILE, help="Models, in TOML; the registered ones if absent.")
 @click.option("--policy", type=click.Choice(POLICIES), default="hydrant", show_default=True, help="Who decides.")
+@click.option(
+    "--idle-memory-percent",
+    type=click.IntRange(0, 100),
+    default=50,
+    show_default=True,
+    help="Of all device memory, what idle workers may hold beyond their set keep-alives.",
+)
 @click.option("--gpu-hour-usd", type=click.FloatRange(min=0), help="What an hour of one device costs.")
 @reporting
 def simulate(
@@ -42,6 +49,7 @@ def simulate(
     log_path: Path,
     models_path: Path | None,
     policy: str,
+    idle_memory_percent: int,
     gpu_hour_usd: float | None,
 ) -> None:
     """Simulate a log of requests on a cluster, with the decisions that the controller would make.
@@ -49,6 +57,8 @@ def simulate(
     Says how many first tokens would have come within their service level, how late they came, and what it took of the
     devices. Reads; changes nothing.
     """
+    from dataclasses import replace
+
     from cli.cluster_file import FileError, cluster_of, read_cluster
     from cli.usage_log import read_log
     from orchestrator.policies import POLICIES as KNOWN
@@ -61,7 +71,8 @@ def simulate(
         requests = read_log(log_path, (model.spec.name for model in models))
     except FileError as error:
         raise Failure(str(error)) from error
-    simulation = Simulation(cluster, models, engine, KNOWN[policy], requests)
+    decides = replace(KNOWN[policy], idle_percent=idle_memory_percent)
+    simulation = Simulation(cluster, models, engine, decides, requests)
     simulation.run()
     hours = simulation.world.device_ms / 3.6e6
     total = _figures(simulation.served, {model.spec.name: model.spec.slo_ttft_ms for model in models})

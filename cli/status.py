@@ -41,7 +41,13 @@ def status(console: Console) -> None:
     gateways = document["gateways"]
     lines.append(f"gateways  {', '.join(gateways) if gateways else 'none alive'}")
     if reached["database"] == "ok":
-        lines += ["", *nodes_table(document["nodes"]), "", *_models(document["models"])]
+        lines += [
+            "",
+            *nodes_table(document["nodes"]),
+            _idle_memory(document["idle_memory"]),
+            "",
+            *_models(document["models"]),
+        ]
         lines += ["", *_groups(document["groups"]), "", *_tenants(document["tenants"])]
         if document["rejected_usage"]:
             count = document["rejected_usage"]
@@ -52,7 +58,7 @@ def status(console: Console) -> None:
 
 
 def _from_sql(here: Any) -> dict[str, Any]:
-    from cli.cluster import group_documents, node_documents
+    from cli.cluster import group_documents, idle_memory_document, node_documents
     from registry.ops import models, money, tenants
     from registry.ops.ledger import list_rejected
 
@@ -61,6 +67,7 @@ def _from_sql(here: Any) -> dict[str, Any]:
         return {
             "nodes": node_documents(session, now_ms()),
             "groups": group_documents(session),
+            "idle_memory": idle_memory_document(session, here.settings, now_ms()),
             "rejected_usage": len(list_rejected(session, limit=1000)),
             "models": [
                 {
@@ -105,6 +112,13 @@ def _gateways(redis_url: str | None, reached: dict[str, str]) -> list[str]:
     reached["redis"] = "ok"
     at_ms = now_ms()
     return sorted(name.decode() for name, beat in beats.items() if at_ms - json.loads(beat)["at_ms"] < GATEWAY_DEAD_MS)
+
+
+def _idle_memory(document: dict[str, int]) -> str:
+    return (
+        f"idle workers hold {size(document['held_bytes'])} beyond their set keep-alives, of"
+        f" {size(document['budget_bytes'])} at most ({document['percent']} %, HYDRANT_IDLE_MEMORY_PERCENT)"
+    )
 
 
 def _models(documents: list[dict[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from orchestrator.groups import Groups
-from orchestrator.keep_alive import keep_alive_ms
+from orchestrator.keep_alive import keep_alive_in_plenty_ms, keep_alive_ms
 from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.service_class import ServiceClass, slo_ms
@@ -170,6 +170,11 @@ class ModelView:
     def kept_ms(self) -> int:
         """How long an unused worker is kept: as people have set it, or as the model's own pauses teach."""
         return keep_alive_ms(self.pauses_ms, self.keep_alive_ms)
+
+    @property
+    def kept_in_plenty_ms(self) -> int:
+        """The same while nobody needs the memory."""
+        return keep_alive_in_plenty_ms(self.pauses_ms, self.keep_alive_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,22 +101,34 @@ def _kept(state: ControlState, model: ModelView) -> int:
     return max(model.min_replicas, 1 if warm else 0)
 
 
-def idle(state: ControlState, group: GroupView) -> Why | None:
-    """Why the group may end: it has been idle for its model's keep-alive, and the model can do without it. None else.
+def idle(state: ControlState, group: GroupView, *, plenty: bool = False) -> Why | None:
+    """Why the group may end: it has been idle for its model's keep-alive, its model can do without it. None else.
+
+    `plenty`: nobody needs its memory.
+    """
+    model = state.models[group.model]
+    kept_ms = model.kept_in_plenty_ms if plenty else model.kept_ms
+    if is_awaited(model, group, state.now_ms) or not unused_for(state, group, kept_ms):
+        return None
+    return Why(WhyCode.IDLE, {"idle_ms": idle_ms(state, group), "keep_alive_ms": kept_ms})
+
+
+def idle_ms(state: ControlState, group: GroupView) -> int:
+    """For how long a group that is ready has not been used."""
+    return state.now_ms - idle_since(group.ready_ms or 0, group.last_used_ms)
+
+
+def unused_for(state: ControlState, group: GroupView, kept_ms: int) -> bool:
+    """Whether the group has been idle for so long, and the model can do without it.
 
     A group has a clock of its own, so that a worker from a busy hour leaves although others of its model go on. That
     clock only samples what runs; the last worker goes by the model's, which misses no request.
     """
+    if not state.gateways_known or group.ready_ms is None or idle_ms(state, group) < kept_ms:
+        return False
     model = state.models[group.model]
-    if not state.gateways_known or group.ready_ms is None or is_awaited(model, group, state.now_ms):
-        return None
-    idle_ms = state.now_ms - idle_since(group.ready_ms, group.last_used_ms)
-    if idle_ms < model.kept_ms:
-        return None
-    unused = state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= model.kept_ms
-    if group not in spare(state, model, at_least=0 if unused else 1):
-        return None
-    return Why(WhyCode.IDLE, {"idle_ms": idle_ms, "keep_alive_ms": model.kept_ms})
+    unused = state.now_ms - idle_since(group.ready_ms, model.last_request_ms) >= kept_ms
+    return group in spare(state, model, at_least=0 if unused else 1)
 
 
 def spare(state: ControlState, model: ModelView, *, at_least: int = 0) -> list[GroupView]:

@@ -56,6 +56,8 @@ _WHYS: Mapping[WhyCode, str] = {
     WhyCode.MODEL_STOPPED: "no longer wanted: its model was told to stop",
     WhyCode.NODE_EMPTIED: "no longer wanted: {node} is being emptied",
     WhyCode.IDLE: "idle past its keep-alive of {keep_alive}: unused for {idle}",
+    WhyCode.IDLE_BUDGET: "idle past its set keep-alive of {set}: unused for {idle}; of the {budget} that idle workers"
+    " may hold beyond theirs, others are likely to save more with the {held} that it held",
     WhyCode.DRAINS_FIRST: "drains first: its standalone worker needs its memory",
     WhyCode.REPLACED: "replaced by its standalone worker",
     WhyCode.MAKES_ROOM: "makes room for {model}",

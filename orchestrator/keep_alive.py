@@ -38,6 +38,14 @@ def keep_alive_ms(pauses_ms: Sequence[int], set_ms: int) -> int:
     return min(most, max(SHORTEST_MS, best * SLACK_PERCENT // 100))
 
 
+def keep_alive_in_plenty_ms(pauses_ms: Sequence[int], set_ms: int) -> int:
+    """The same while nobody needs the memory: a single long pause, or a few, do not yet end a worker at once.
+
+    What people have set counts as much as one pause: after n pauses, a worker stays for an (n + 1)-th of it at least.
+    """
+    return max(keep_alive_ms(pauses_ms, set_ms), set_ms // (len(pauses_ms) + 1))
+
+
 def note(busy_until_ms: int, pauses_ms: Sequence[int], spans: Iterable[tuple[int, int]]) -> tuple[int, list[int]]:
     """Until when a model has been busy now, and its newest pauses, after requests with these (beginning, end).
 
@@ -49,6 +57,20 @@ def note(busy_until_ms: int, pauses_ms: Sequence[int], spans: Iterable[tuple[int
             pauses.append(begun_ms - busy_until_ms)
         busy_until_ms = max(busy_until_ms, ended_ms)
     return busy_until_ms, pauses[-REMEMBERED:]
+
+
+def returns_per_ms(pauses_ms: Sequence[int], unused_ms: int) -> float:
+    """How many requests a millisecond of idle memory buys from now on, when the model has been unused for so long.
+
+    Over the time to wait that buys most: the likelihood that a request comes within it, by the time for which the
+    worker is then there unused (Gittins' index of the pause). One more pause, that never ends, is always counted.
+    """
+    lasting = sorted(pause - unused_ms for pause in pauses_ms if pause > unused_ms)
+    best, spent = 0.0, 0
+    for i, wait in enumerate(lasting):
+        spent += wait
+        best = max(best, (i + 1) / (spent + (len(lasting) - i) * wait))
+    return best
 
 
 def missed(pauses_ms: Sequence[int], unused_ms: int, within_ms: int) -> float:

@@ -17,6 +17,16 @@ class Nodes:
     def __len__(self) -> int:
         return len(self._by_name)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Device memory of all nodes."""
+        return sum(device.memory_bytes for node in self for device in node.devices)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What of it groups have reserved."""
+        return sum(device.memory_bytes - device.free_bytes for node in self for device in node.devices)
+
     def get(self, name: str) -> NodeState | None:
         """The node, or None when there is none of that name."""
         return self._by_name.get(name)

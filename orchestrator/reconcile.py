@@ -33,6 +33,7 @@ from orchestrator.control import (
 from orchestrator.ending import broken, idle, on_draining_node, spare, unwanted
 from orchestrator.eviction import Room, find_room
 from orchestrator.groups import Groups
+from orchestrator.idle_memory import admits, is_plenty, over_budget
 from orchestrator.lifecycle import OVER, SERVING, GroupState
 from orchestrator.plan import RETRY_MS
 from orchestrator.policies.policy import HYDRANT, MakesRoom, Policy
@@ -56,11 +57,16 @@ def reconcile(state: ControlState, policy: Policy = HYDRANT, models: Collection[
     With `models` only these and their groups are looked at, in the same way: for whoever knows what has changed.
     """
     decisions: list[Decision] = []
+    plenty = is_plenty(state, policy)
     groups = state.groups if models is None else [group for name in models for group in state.groups.of(name)]
     for group in groups:
-        for decision in _follow(state, group):
+        for decision in _follow(state, group, plenty=plenty):
             if not (isinstance(decision, Start) and _starts(decisions)):
                 decisions.append(decision)
+    moved = {decision.group_id for decision in decisions if isinstance(decision, Move)}
+    decisions += [
+        _drain(group, why) for group, why in over_budget(state, policy, models) if group.group_id not in moved
+    ]
     if not _starts(decisions):
         decisions += _start_one(state, policy, models, _ending(state, decisions))
     return decisions
@@ -79,7 +85,7 @@ def _ending(state: ControlState, decisions: Iterable[Decision]) -> list[GroupVie
 # --- groups that exist ------------------------------------------------------------------------------------------------
 
 
-def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
+def _follow(state: ControlState, group: GroupView, *, plenty: bool) -> Iterator[Decision]:
     if group.state in OVER:
         if not group.stopping and any(_alive(state, group)):
             yield Stop(group.group_id)
@@ -102,8 +108,8 @@ def _follow(state: ControlState, group: GroupView) -> Iterator[Decision]:
     elif group.state is GroupState.PIPELINE and targets(group):
         yield Move(group.group_id, group.version, GroupState.CONSOLIDATING)
     elif group.state is GroupState.CONSOLIDATING:
-        yield from _follow_consolidating(state, group)
-    elif (why := idle(state, group)) is not None:
+        yield from _follow_consolidating(state, group, plenty=plenty)
+    elif (why := idle(state, group, plenty=plenty)) is not None:
         yield _drain(group, why)
     elif may_drain_first(state, group):
         yield _drain(group, Why(WhyCode.DRAINS_FIRST))
@@ -148,13 +154,13 @@ def _drain(group: GroupView, why: Why) -> Move:
 # --- consolidation ----------------------------------------------------------------------------------------------------
 
 
-def _follow_consolidating(state: ControlState, group: GroupView) -> Iterator[Decision]:
+def _follow_consolidating(state: ControlState, group: GroupView, *, plenty: bool) -> Iterator[Decision]:
     grown = heirs(state, group)
     if grown and not missing(state, group):
         if all(heir.state is GroupState.STANDALONE for heir in grown):
             yield _drain(group, Why(WhyCode.REPLACED))
         return
-    if (why := idle(state, group)) is not None:
+    if (why := idle(state, group, plenty=plenty)) is not None:
         # Its last worker to come decides when it ends; no more are started for a model that nobody uses.
         if not grown:
             yield _drain(group, why)
@@ -210,7 +216,8 @@ def _prewarm_one(state: ControlState, policy: Policy, models: Iterable[ModelView
     """At most one Start, of a single worker, that will be ready just before its model is expected; of `models`, for
     which it is time to think of that.
 
-    It has time, so it takes one node and nobody's memory; and what failed before is left to whoever asks for it.
+    It has time, so it takes one node and memory that nobody has, or that others hold beyond their keep-alives and with
+    less to be expected of it; and what failed before is left to whoever asks for it.
     """
     for model in models:
         if model.expected_ms is None or model.failures or workers_in_the_end(state, model.spec.name):
@@ -220,6 +227,8 @@ def _prewarm_one(state: ControlState, policy: Policy, models: Iterable[ModelView
         at_ms = state.now_ms + RETRY_MS
         if isinstance(outcome, Plan):
             at_ms = model.expected_ms[0] - outcome.predicted_ttft_ms
+            if at_ms <= state.now_ms and not admits(state, policy, model, outcome):
+                at_ms = state.now_ms + RETRY_MS
             if at_ms <= state.now_ms:
                 yield Start(model.spec.name, outcome, Cause.PREWARM, version=model.version)
                 return

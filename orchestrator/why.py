@@ -24,6 +24,8 @@ class WhyCode(StrEnum):
     MODEL_STOPPED = "model_stopped"
     NODE_EMPTIED = "node_emptied"  # node
     IDLE = "idle"  # idle_ms, keep_alive_ms
+    # idle_ms; set_ms, the keep-alive that people have set; held_bytes by it; budget_bytes for all such workers
+    IDLE_BUDGET = "idle_budget"
     DRAINS_FIRST = "drains_first"  # of no other is the worker that follows started, and its memory kept
     REPLACED = "replaced"
     MAKES_ROOM = "makes_room"  # model: the one that gets the memory

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -88,6 +89,7 @@ def applied(outbox_id: int, error: str | None, refused: bool) -> None:
 
 def run(here: Runtime) -> None:
     """Decide and act until nothing more needs to change, telling gateways after each step."""
+    policy = replace(POLICIES[here.settings.policy], idle_percent=here.settings.idle_memory_percent)
     for _ in range(PASSES):
         now = now_ms()
         demand = read_demand(here.redis, now)
@@ -96,7 +98,7 @@ def run(here: Runtime) -> None:
             watching = look(here.redis, CONTROLLER, now)
             demand.known = is_known(watching, now)
             state = load_state(session, demand, now, watching, here.facts, here.settings.store_bps)
-            decisions = reconcile(state, POLICIES[here.settings.policy])
+            decisions = reconcile(state, policy)
             changed = apply(session, decisions, now, {name: one.traceparent for name, one in demand.models.items()})
         reach("control.decided")
         _tell(here, state, decisions)

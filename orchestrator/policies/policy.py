@@ -7,6 +7,9 @@ from enum import StrEnum
 from orchestrator.plan import plan
 from orchestrator.types import ClusterState, NoPlan, Plan, PlanRequest
 
+IDLE_PERCENT = 50
+"""Unless an operator says otherwise."""
+
 
 class MakesRoom(StrEnum):
     """When an idle worker of one model ends early because another needs its memory."""
@@ -25,6 +28,7 @@ class Policy:
     learns      whether a worker is kept for as long as its model's own pauses make it worth.
     prewarms    whether one is started before a request that is expected by these pauses.
     together    whether models that are asked for at the same moment are planned together.
+    idle_percent  how much of all device memory idle workers may hold beyond the keep-alive that people have set.
     by_due      whether whose request is due first goes first, and not who has waited longest.
     """
 
@@ -33,6 +37,7 @@ class Policy:
     makes_room: MakesRoom = MakesRoom.TO_MEET_SLO
     learns: bool = True
     prewarms: bool = True
+    idle_percent: int = IDLE_PERCENT
     together: bool = True
     by_due: bool = True
 

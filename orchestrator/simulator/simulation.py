@@ -190,7 +190,11 @@ class Simulation:
             self._at(at, partial(self._touch, name))
 
     def _look_when_idle(self, name: str) -> None:
-        self._at(self.world.now_ms + self.world.models[name].kept_ms, partial(self._touch, name))
+        """When a keep-alive will be over: the learned one, in plenty or not, and the one that was set, beyond which
+        memory is bounded."""
+        model = self.world.models[name]
+        for after_ms in {model.kept_ms, model.kept_in_plenty_ms, min(model.kept_ms, model.keep_alive_ms)}:
+            self._at(self.world.now_ms + after_ms, partial(self._touch, name))
 
     # --- decisions ------------------------------------------------------------------------------------------------
 

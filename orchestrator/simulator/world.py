@@ -77,10 +77,11 @@ class World:
         }
         self.models = dict(models)
         self.groups = Groups()
+        self.memory_bytes = sum(host.server.devices * host.server.memory_bytes for host in self.hosts.values())
+        self.reserved_bytes = 0
         self.memory_byte_ms = 0
         self.device_ms = 0.0
         self._claims: dict[str, list[Claim]] = {}
-        self._taken = 0
         self._shares = 0.0
         self._counted_ms = 0
         self._made = 0
@@ -213,7 +214,7 @@ class World:
             for node, device, size in some:
                 self.hosts[node].taken[device] += sign * size
                 self.hosts[node].changed()
-                self._taken += sign * size
+                self.reserved_bytes += sign * size
                 self._shares += sign * size / self.hosts[node].server.memory_bytes
         self._claims[group_id] = claims
         if not claims:
@@ -228,7 +229,7 @@ class World:
 
     def count_memory(self) -> None:
         """Add what has been reserved since the last change to `memory_byte_ms`, and in devices to `device_ms`."""
-        self.memory_byte_ms += self._taken * (self.now_ms - self._counted_ms)
+        self.memory_byte_ms += self.reserved_bytes * (self.now_ms - self._counted_ms)
         self.device_ms += self._shares * (self.now_ms - self._counted_ms)
         self._counted_ms = self.now_ms
 
@@ -246,6 +247,16 @@ class _LiveNodes(Nodes):
 
     def __len__(self) -> int:
         return len(self._world.hosts)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Device memory of all hosts."""
+        return self._world.memory_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What of it groups have reserved."""
+        return self._world.reserved_bytes
 
     def get(self, name: str) -> NodeState | None:
         """The host, or None when there is none of that name."""

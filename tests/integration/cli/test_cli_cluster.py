@@ -244,8 +244,10 @@ def test_status_shows_everything_and_no_secret(cluster) -> None:
     assert document["nodes"][0]["devices"][0]["free_bytes"] == 7_000_000_000
     assert document["nodes"][0]["stages"] == 1
     assert document["tenants"][0]["balance_usd"] == "7.00"
+    memory = sum(device["memory_bytes"] for node in document["nodes"] for device in node["devices"])
+    assert document["idle_memory"] == {"percent": 50, "budget_bytes": memory // 2, "held_bytes": 0}
     text = cluster.run("status").stdout
-    for expected in ("node-a", "tiny", "pipeline", "acme", "7.00"):
+    for expected in ("node-a", "tiny", "pipeline", "acme", "7.00", "idle workers hold 0"):
         assert expected in text
     (stage,) = cluster.json("node", "show", "node-a")["node"]["running"]
     assert (stage["model"], stage["rank"], stage["layers"], stage["state"]) == ("tiny", 0, "0-3", "ready")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy import select
 
 from registry.db import session_scope
@@ -83,6 +85,19 @@ def test_a_worker_is_kept_for_as_long_as_its_models_pauses_make_it_worth(bench):
     bench.age_groups(20_000)
     bench.settle()
     assert bench.states() == ["stopped"]
+
+
+def test_beyond_the_keep_alive_that_was_set_it_stays_within_the_budget_of_idle_memory(bench):
+    an_unused_worker(bench, "learned", *[90_000] * 8)
+    bench.age_groups(70_000)
+    bench.settle()
+    assert bench.states() == ["standalone"]
+    nothing = bench.here.settings.model_copy(update={"idle_memory_percent": 0})
+    bench.here = replace(bench.here, settings=nothing)
+    bench.settle()
+    assert bench.states() == ["stopped"]
+    (group,) = bench.groups()
+    assert group.why["code"] == "idle_budget"
 
 
 def test_a_worker_leaves_early_where_nobody_comes_back_soon(bench):

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.keep_alive import LONGEST, REMEMBERED, SHORTEST_MS, WORTH_OF_A_START, keep_alive_ms, missed, note
+from orchestrator.keep_alive import (
+    LONGEST,
+    REMEMBERED,
+    SHORTEST_MS,
+    WORTH_OF_A_START,
+    keep_alive_in_plenty_ms,
+    keep_alive_ms,
+    missed,
+    note,
+)
 
 SET = 30_000
 pauses = st.lists(st.integers(0, 10**7), max_size=32)
@@ -30,8 +39,20 @@ def test_one_short_pause_does_not_promise_another():
     assert keep_alive_ms([WORTH_OF_A_START * SET // 2], SET) == SHORTEST_MS
 
 
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [((), SET), ([3_600_000], SET // 2), ([3_600_000] * 2, SET // 3), ([3_600_000] * 32, SET // 33)],
+)
+def test_where_memory_is_plenty_long_pauses_shorten_it_step_by_step(found, kept):
+    assert keep_alive_in_plenty_ms(found, SET) == max(kept, keep_alive_ms(found, SET))
+
+
+def test_in_plenty_nobody_is_kept_for_less():
+    assert keep_alive_in_plenty_ms([60_000] * 10, SET) == keep_alive_ms([60_000] * 10, SET) == 72_000
+
+
 def test_nothing_is_kept_where_people_want_nothing_kept():
-    assert keep_alive_ms([10] * 10, 0) == 0
+    assert keep_alive_ms([10] * 10, 0) == keep_alive_in_plenty_ms([10] * 10, 0) == 0
 
 
 @given(pauses, st.integers(1, 10**6))

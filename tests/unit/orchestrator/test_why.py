@@ -44,6 +44,14 @@ TOLD = [
         Why(WhyCode.IDLE, {"idle_ms": 301_500, "keep_alive_ms": 300_000}),
         "idle past its keep-alive of 300.00 s: unused for 301.50 s",
     ),
+    (
+        Why(
+            WhyCode.IDLE_BUDGET,
+            {"idle_ms": 400_000, "set_ms": 300_000, "held_bytes": 18 * 10**9, "budget_bytes": 40 * 10**9},
+        ),
+        "idle past its set keep-alive of 300.00 s: unused for 400.00 s; of the 40.00 GB that idle workers may hold"
+        " beyond theirs, others are likely to save more with the 18.00 GB that it held",
+    ),
     (Why(WhyCode.DRAINS_FIRST), "drains first: its standalone worker needs its memory"),
     (Why(WhyCode.REPLACED), "replaced by its standalone worker"),
     (Why(WhyCode.MAKES_ROOM, {"model": "qwen3-8b"}), "makes room for qwen3-8b"),

@@ -54,6 +54,14 @@ def test_what_stores_give_is_told_by_origin(home: Path, monkeypatch: pytest.Monk
     assert load_settings().store_bps == {"s3://weights": 10**9, "http://files:8080": 125_000}
 
 
+@pytest.mark.parametrize("value", ["-1", "101", "half", "12.5", "nan"])
+def test_idle_memory_is_a_share_of_all(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert load_settings().idle_memory_percent == 50
+    monkeypatch.setenv("HYDRANT_IDLE_MEMORY_PERCENT", value)
+    with pytest.raises(InvalidError, match="HYDRANT_IDLE_MEMORY_PERCENT"):
+        load_settings()
+
+
 @pytest.mark.parametrize("value", ["8", "s3://weights=8", '{"a": "fast"}', '{"a": 0}', '{"a": -1}', '{"a": NaN}', "[]"])
 def test_stores_that_say_nothing_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("HYDRANT_STORE_GBPS", value)

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.simulations import GB, ask, clusters, request_lists, servers, sim_model, simulate
+from support.simulations import GB, OVERLAPPED, ask, clusters, request_lists, servers, sim_model, simulate
 
+from orchestrator.idle_memory import budget_bytes, held_bytes
 from orchestrator.lifecycle import GroupState
-from orchestrator.policies import POLICIES
+from orchestrator.policies import HYDRANT, POLICIES
 from orchestrator.simulator.host_cache import Keeps
-from orchestrator.simulator.simulation import ENGINES, Engine
+from orchestrator.simulator.simulation import ENGINES, Engine, Simulation
 from orchestrator.simulator.startup import Style
 
 PREFILL_MS = 100
@@ -171,3 +172,55 @@ def test_whoever_comes_by_the_clock_memory_is_never_promised_twice_and_everybody
     assert all(one.done_ms is not None for one in done.served)
     assert len(done.world.groups) == 0
     assert all(taken == 0 for host in done.world.hosts.values() for taken in host.taken)
+
+
+class Watched(Simulation):
+    """One in which idle workers never hold more than they may, whatever has been decided; `most` is what they held."""
+
+    most = 0
+
+    def _decide(self):
+        super()._decide()
+        state = self.world.state()
+        held = held_bytes(state)
+        assert held <= budget_bytes(state, self._policy)
+        self.most = max(self.most, held)
+
+
+def watched(requests, models, cluster, percent):
+    requests = sorted(requests, key=lambda request: request.at_ms)
+    done = Watched(cluster, models, OVERLAPPED, replace(HYDRANT, idle_percent=percent), requests)
+    done.run()
+    assert all(one.done_ms is not None for one in done.served)
+    assert len(done.world.groups) == 0
+    return done
+
+
+@settings(deadline=None)
+@given(
+    clusters,
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(3, 20), st.integers(1_000, 600_000)), max_size=6),
+    st.integers(2, 12),
+    st.sampled_from([1_000, 10_000, 30_000]),
+    st.sampled_from([0, 20, 50, 100]),
+)
+def test_idle_workers_never_hold_more_memory_beyond_their_keep_alives_than_they_may(
+    cluster, rhythms, size_gb, keep_alive_ms, percent
+):
+    requests = [one for name, count, every_ms in rhythms for one in by_the_clock(count, every_ms, model=name)]
+    watched(requests, [sim_model(name, size_gb, keep_alive_ms=keep_alive_ms) for name in "abc"], cluster, percent)
+
+
+def test_the_memory_for_idle_workers_goes_to_those_that_are_asked_for_sooner():
+    """Three models come back after 50, 60 and 70 s, each with a worker of 20 of 240 GB, and are kept for that."""
+    names, every_ms = "abc", (50_000, 60_000, 70_000)
+    requests = [one for name, ms in zip(names, every_ms, strict=True) for one in by_the_clock(60, ms, model=name)]
+    models = [sim_model(name, keep_alive_ms=30_000) for name in names]
+    cold = {}
+    for percent in (0, 17, 100):
+        done = watched(requests, models, servers(6), percent)
+        cold[percent] = [sum(one.cold for one in done.served if one.request.model == name) for name in names]
+        assert done.most <= 240 * GB * percent // 100
+    assert cold[0] == [60] * 3
+    assert max(cold[100]) <= 5, "the first ones teach"
+    assert cold[100][0] <= cold[17][0] < cold[17][2] <= 60
