@@ -1,13 +1,13 @@
 """Whose a key is, by a name that LiteLLM's clients give (`user_id`): nothing hangs on it but what is told of that user.
 
-Revision ID: 0015
+Revision ID: 0014
 Revises: 0013
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0015"
+revision = "0014"
 down_revision = "0013"
 branch_labels = None
 depends_on = None
