@@ -8,6 +8,7 @@ A process that has initialized CUDA cannot fork one that uses it. But while they
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
@@ -59,14 +60,14 @@ def install() -> None:
         return int(current()) if torch.cuda.is_initialized() else 0
 
     def get_device_properties(device: Any = None) -> Any:
-        ordinal = device if isinstance(device, int) else (device and torch.device(device).index) or 0
-        gpus = visible_gpus(os.environ, torch.cuda.device_count())
-        if torch.cuda.is_initialized() or not 0 <= ordinal < len(gpus):
-            return properties(device)
-        try:
-            return Facts(gpus[ordinal], lambda: properties(device))
-        except Exception:  # noqa: BLE001 - whatever keeps NVML from answering, torch answers, as without us
-            return properties(device)
+        if not torch.cuda.is_initialized():
+            ordinal = device if isinstance(device, int) else (device and torch.device(device).index) or 0
+            gpus = visible_gpus(os.environ, torch.cuda.device_count())
+            # Whatever keeps NVML from answering, torch answers, as it would without us.
+            if 0 <= ordinal < len(gpus):
+                with contextlib.suppress(Exception):
+                    return Facts(gpus[ordinal], lambda: properties(device))
+        return properties(device)
 
     get_device_properties.asks_nvml = True  # type: ignore[attr-defined]
     torch.cuda.current_device = current_device
