@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import orjson
 import structlog
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
 
@@ -80,10 +80,7 @@ class Gateway:
             socket_connect_timeout=REDIS_TIMEOUT_S,
         )
         self._redis = Redis.from_pool(pool)
-        # Scripts bound their calls themselves.
-        self._scripts_redis = Redis.from_pool(
-            ConnectionPool.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=REDIS_TIMEOUT_S)
-        )
+        self._scripts = Scripts(self._redis)
         self._tasks: list[asyncio.Task[None]] = []
         self._broken = False
         self._on_broken = on_broken
@@ -93,7 +90,7 @@ class Gateway:
         self._read_model = ReadModel(self._redis, self._routes, self._hold.wake_all, self._hold.recheck)
         self._upstream = Upstream(settings)
         self._forward = Forward(settings)
-        admission = Admission(self._redis, Scripts(self._scripts_redis))
+        admission = Admission(self._redis, self._scripts)
         hints = CeleryHints(self._redis)
         self._spool = Spool(settings.spool_dir, self.gateway_id)
         self._metering = Metering(admission, self._spool, hints, Allowance(settings.allowance))
@@ -160,8 +157,8 @@ class Gateway:
         self._spool.close()
         self._upstream.close()
         await self._forward.close()
+        await self._scripts.aclose()
         await self._redis.aclose()
-        await self._scripts_redis.aclose()
         await asyncio.to_thread(self._tracing.close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,8 +75,10 @@ class Expected:
 class World:
     """A real Redis, the scripts, and what they should have made of it."""
 
-    def __init__(self, client: redis.asyncio.Redis, chance: random.Random, close_script: str) -> None:
-        self.redis, self.admission, self.chance = client, Admission(client, Scripts(client)), chance
+    def __init__(
+        self, client: redis.asyncio.Redis, scripts: Scripts, chance: random.Random, close_script: str
+    ) -> None:
+        self.redis, self.admission, self.chance = client, Admission(client, scripts), chance
         self.close_script = close_script
         self.expected = Expected()
         self.open: list[Attempt] = []
@@ -210,8 +213,8 @@ class World:
 
 
 async def play(url: str, seed: int, steps: list[str], close_script: str) -> None:
-    async with redis.asyncio.Redis.from_url(url) as client:
-        world = World(client, random.Random(seed), close_script)
+    async with redis.asyncio.Redis.from_url(url) as client, aclosing(Scripts(client)) as scripts:
+        world = World(client, scripts, random.Random(seed), close_script)
         await client.flushall()
         await client.hset("hyd:balance", mapping=world.expected.balance)
         world.change_limits()
