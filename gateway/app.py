@@ -41,7 +41,7 @@ from gateway.parsing import Endpoint
 from gateway.places import Places
 from gateway.proxy import Proxy
 from gateway.readmodel import ReadModel
-from gateway.reply import ClientGone, Receive, Reply, Scope, Send
+from gateway.reply import ClientGone, Receive, Reply, Scope, Send, client_of
 from gateway.routes import RouteTable
 from gateway.scripts import Scripts
 from gateway.settings import Settings, load_settings
@@ -170,7 +170,7 @@ class Gateway:
             assert task is not None
             self._requests.add(task)
             try:
-                await self._http(scope, receive, send)
+                await self._http(scope, receive)
             finally:
                 self._requests.discard(task)
         else:
@@ -187,11 +187,14 @@ class Gateway:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, receive: Receive) -> None:
         endpoint = _INFERENCE.get(scope["path"])
         sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
         reply = Reply(
-            send, request_id(sent_id), self._settings.stall_timeout_s, anthropic=endpoint is Endpoint.MESSAGES
+            client_of(scope),
+            request_id(sent_id),
+            self._settings.stall_timeout_s,
+            anthropic=endpoint is Endpoint.MESSAGES,
         )
         bind_contextvars(request_id=reply.request_id)  # on every line that is logged for it
         trace = self._tracing.begin(scope, reply.request_id) if endpoint else None

@@ -26,7 +26,7 @@ from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
 from gateway.providers import SERVED_BY_HEADER, Providers
 from gateway.proxy import Proxy
-from gateway.reply import ClientGone, Receive, Reply, Scope, read_body, until_disconnect
+from gateway.reply import Client, ClientGone, Receive, Reply, Scope, client_of, read_body, until_disconnect
 from gateway.routes import Route
 from gateway.scopes import budgets_of, limits_of
 from gateway.settings import Settings
@@ -91,9 +91,9 @@ class Inference:
             )
         run = partial(self._run, api_key, snapshot, key, tenant, model, request, arrived_at_ms, trace)
         if (sent := sent_key(scope)) is None:
-            await run(receive, reply, None)
+            await run(client_of(scope), reply, None)
         else:
-            await self._idempotency.serve(sent, tenant.tenant_id, endpoint, raw, receive, reply, run)
+            await self._idempotency.serve(sent, tenant.tenant_id, endpoint, raw, client_of(scope), reply, run)
 
     async def _run(
         self,
@@ -105,7 +105,7 @@ class Inference:
         request: InferenceRequest,
         arrived_at_ms: int,
         trace: Trace | None,
-        receive: Receive,
+        client: Client,
         reply: Reply,
         lock: Lock | None,
     ) -> None:
@@ -139,7 +139,7 @@ class Inference:
         # Whatever goes wrong here is not the client's doing, unless it left.
         outcome = "upstream_error"
         try:
-            if await until_disconnect(receive, self._serve(call)):
+            if await until_disconnect(client.gone, self._serve(call)):
                 outcome = "client_closed"
         except ClientGone:
             outcome = "client_closed"

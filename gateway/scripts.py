@@ -93,9 +93,9 @@ class Scripts:
 
     async def _open(self) -> None:
         try:
-            connection = self._redis.connection_pool.make_connection()
+            connection: Connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
             async with asyncio.timeout(CALL_SECONDS):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
             self._line = _Line(connection, self._send, self._ended)
             self._send()
         except TimeoutError:
@@ -220,7 +220,8 @@ class Script:
 
 
 def _pack(*words: Argument) -> bytes:
-    return hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one element only
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one element only
+    return packed
 
 
 def _error(text: str) -> RedisError:
