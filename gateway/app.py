@@ -206,7 +206,7 @@ class Gateway:
             if trace is not None:
                 trace.end(reply.status)
             if reply.started:
-                metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
+                metrics.REQUESTS(endpoint.value if endpoint else "other", reply.status).inc()
             if self._settings.access_log and endpoint is not None:
                 access.info("answered", endpoint=endpoint.value, status=reply.status, ms=reply.elapsed_ms)
 

@@ -33,9 +33,9 @@ class Exchange:
         "_parts",
         "_told",
         "_waiter",
-        "_whole",
         "answered",
         "gone",
+        "has_sent_all",
         "keeps",
         "scope",
         "started",
@@ -52,7 +52,7 @@ class Exchange:
         self._expects = expects
         self._parts: list[bytes] = []
         self._body_bytes = 0
-        self._whole = False
+        self.has_sent_all = False
         self._told = False
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""
@@ -76,7 +76,7 @@ class Exchange:
 
     def feed_end(self) -> None:
         """The request is whole."""
-        self._whole = True
+        self.has_sent_all = True
         self._wake()
 
     def leave(self) -> None:
@@ -90,7 +90,7 @@ class Exchange:
         if self._expects and not self.started:
             self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._expects = False
-        while not (self._parts or (self._whole and not self._told) or self.gone.done() or self.answered):
+        while not (self._parts or (self.has_sent_all and not self._told) or self.gone.done() or self.answered):
             self._connection.resume_reading()
             self._waiter = self._connection.loop.create_future()
             await self._waiter
@@ -99,8 +99,8 @@ class Exchange:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._body_bytes = 0
-        self._told = self._whole
-        return {"type": "http.request", "body": body, "more_body": not self._whole}
+        self._told = self.has_sent_all
+        return {"type": "http.request", "body": body, "more_body": not self.has_sent_all}
 
     async def send(self, message: Message) -> None:
         """ASGI's; a head leaves with the first part of its body."""

@@ -28,7 +28,7 @@ from gateway.providers import SERVED_BY_HEADER, Providers
 from gateway.proxy import Proxy
 from gateway.reply import Client, ClientGone, Receive, Reply, Scope, client_of, read_body, until_disconnect
 from gateway.routes import Route
-from gateway.scopes import budgets_of, limits_of
+from gateway.scopes import ScopesOfSnapshot
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
 from gateway.tracing import Trace, step
@@ -67,6 +67,7 @@ class Inference:
         self._demand = demand
         self._proxy = proxy
         self._idempotency = idempotency
+        self._scopes = ScopesOfSnapshot()
         self._providers = Providers(proxy, places, self._next_attempt)
 
     async def handle(
@@ -125,7 +126,7 @@ class Inference:
             ping_at=now + self._settings.first_ping_s,
             max_tokens=output_bound(request, model, key),
             permit=partial(self._permit, api_key, model.name),
-            attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id, fallback),
+            attempt=self._new_attempt(snapshot, request, key, tenant, model, lane, reply.request_id, fallback),
             trace=trace,
             policy=policy,
             fallback=fallback,
@@ -175,6 +176,7 @@ class Inference:
 
     def _new_attempt(
         self,
+        snapshot: Snapshot,
         request: InferenceRequest,
         key: Key,
         tenant: Tenant,
@@ -196,8 +198,7 @@ class Inference:
             endpoint=request.endpoint.value,
             stream=request.stream,
             gateway_id=self._gateway_id,
-            limits=limits_of(tenant, key, model),
-            budgets=budgets_of(tenant, key),
+            scopes=self._scopes.find(snapshot, tenant, key, model),
         )
         return Attempt(
             account=account,

@@ -28,6 +28,10 @@ class Client(Protocol):
     gone: asyncio.Future[None]
 
     @property
+    def has_sent_all(self) -> bool:
+        """Whether its request is whole."""
+
+    @property
     def is_full(self) -> bool:
         """Whether `send` waits, because the client does not fetch what it was sent."""
 
@@ -170,23 +174,29 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s:
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit_bytes:
             raise body_too_large(limit_bytes)
-    parts: list[bytes] = []
-    size = 0
+    if client_of(scope).has_sent_all:
+        return await _read_parts(receive, limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit_bytes:
-                    raise body_too_large(limit_bytes)
-                parts.append(part)
-                if not message.get("more_body"):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
+            return await _read_parts(receive, limit_bytes)
     except TimeoutError:
         raise invalid_request(f"The request body did not arrive within {timeout_s:.0f} s.") from None
+
+
+async def _read_parts(receive: Receive, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message["body"]
+        size += len(part)
+        if size > limit_bytes:
+            raise body_too_large(limit_bytes)
+        parts.append(part)
+        if not message["more_body"]:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def until_disconnect(gone: asyncio.Future[None], work: Awaitable[None]) -> bool:

@@ -18,7 +18,7 @@ from support.repeats import EXAMPLES
 from gateway.admission import Admission
 from gateway.attempts import Account, Attempt, FinalEvent, Usage
 from gateway.errors import ApiError
-from gateway.scopes import BudgetScope, LimitScope
+from gateway.scopes import BudgetScope, LimitScope, Scopes
 from gateway.scripts import Scripts
 from gateway.snapshot import Limits, Price
 from registry.budget_windows import field as budget_field
@@ -47,7 +47,7 @@ class Expected:
 
     def allows(self, attempt: Attempt, fields: dict[BudgetScope, str]) -> bool:
         account = attempt.account
-        for scope in account.limits:
+        for scope in account.scopes.limits:
             rpm, tpm, parallel = scope.limits.rpm, scope.limits.tpm, scope.limits.parallel
             if rpm is not None and self.requests[scope.rate_key] >= rpm:
                 return False
@@ -68,16 +68,14 @@ class Expected:
         self.reserved[attempt.account.tenant_id] += amount
         for name in attempt.counted_in:
             self.budget_reserved[name] += amount
-        for name in attempt.account.token_keys:
+        for name in attempt.account.scopes.token_keys:
             self.tokens[name] += tokens
 
 
 class World:
     """A real Redis, the scripts, and what they should have made of it."""
 
-    def __init__(
-        self, client: redis.asyncio.Redis, scripts: Scripts, chance: random.Random, close_script: str
-    ) -> None:
+    def __init__(self, client: redis.asyncio.Redis, scripts: Scripts, chance: random.Random, close_script: str) -> None:
         self.redis, self.admission, self.chance = client, Admission(client, scripts), chance
         self.close_script = close_script
         self.expected = Expected()
@@ -107,7 +105,7 @@ class World:
         )
         (_, tenant), (_, key), (_, model) = chosen
         account = Account(
-            "req_1", tenant, key, "m", model, PRICE, "direct", "/v1/completions", False, "gw_1", limits, budgets
+            "req_1", tenant, key, "m", model, PRICE, "direct", "/v1/completions", False, "gw_1", Scopes(limits, budgets)
         )
         attempt = Attempt(account, self.chance.randint(1, 60_000), self.chance.randint(1, 900), 1, group_id="grp_1")
         seconds, _ = await self.redis.time()
@@ -126,14 +124,14 @@ class World:
         self.expected.hold(attempt, attempt.reserved_nusd, attempt.counted_tokens)
         for scope in limits:
             self.expected.requests[scope.rate_key] += scope.limits.rpm is not None
-        for name in account.slot_keys:
+        for name in account.scopes.slot_keys:
             self.expected.slots.setdefault(name, set()).add(attempt.attempt_id)
 
     async def end(self, *, release: bool) -> None:
         if not self.open:
             return
         attempt = self.open.pop(self.chance.randrange(len(self.open)))
-        for name in attempt.account.slot_keys:
+        for name in attempt.account.scopes.slot_keys:
             self.expected.slots[name].discard(attempt.attempt_id)
         if release:
             self.expected.hold(attempt, -attempt.reserved_nusd, -attempt.counted_tokens)
@@ -157,7 +155,7 @@ class World:
         old = self.open.pop(self.chance.randrange(len(self.open)))
         new = old.successor()
         assert await self.admission.replace(old, new)
-        for name in old.account.slot_keys:
+        for name in old.account.scopes.slot_keys:
             self.expected.slots[name].discard(old.attempt_id)
             self.expected.slots[name].add(new.attempt_id)
         self.open.append(new)
