@@ -159,8 +159,8 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except HttpParserUpgrade:
             # Nothing else is spoken here: what came with it is answered, and what follows is no HTTP.
-            if self._read is not None:
-                self._read.keeps = False
+            if (asking := self._line[-1] if self._line else self._current) is not None:
+                asking.keeps = False
         except HttpParserError:
             self._refuse(400, "invalid_http", "This is not a valid HTTP/1.1 request.")
         if self.transport.is_closing():

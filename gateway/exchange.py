@@ -130,7 +130,6 @@ class Exchange:
             self._connection.transport.close()
 
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.started = True
         length = None
         lines = [_STATUS_LINES[status]]
         for name, value in (*self._connection.default_headers, *headers):
@@ -150,7 +149,7 @@ class Exchange:
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             raise ValueError("a header of the answer holds a line break")
-        self._head = head + b"\r\n"
+        self.started, self._head = True, head + b"\r\n"
 
     def _framed(self, body: bytes, more: bool) -> bytes:
         if self._chunked:
