@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
+from gateway.reply import Scope
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Connection(asyncio.Protocol):
         # What is read now, what is answered now, and what waits for that.
         self._read: Exchange | None = None
         self._current: Exchange | None = None
-        self._line: deque[Exchange] = deque()
+        self._line: deque[tuple[Exchange, Scope]] = deque()
         self._reading = True
         self._writable = asyncio.Event()
         self._writable.set()
@@ -123,7 +124,7 @@ class Connection(asyncio.Protocol):
         if self._in_body and self._read is exchange:
             self._deadline = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
         if self._line:
-            self._start(self._line.popleft())
+            self._start(*self._line.popleft())
         else:
             self._idle_since = self.loop.time()
             if self._idle is None:
@@ -159,7 +160,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except HttpParserUpgrade:
             # Nothing else is spoken here: what came with it is answered, and what follows is no HTTP.
-            if (asking := self._line[-1] if self._line else self._current) is not None:
+            if (asking := self._line[-1][0] if self._line else self._current) is not None:
                 asking.keeps = False
         except HttpParserError:
             self._refuse(400, "invalid_http", "This is not a valid HTTP/1.1 request.")
@@ -206,28 +207,25 @@ class Connection(asyncio.Protocol):
         self._expect_nothing()
         path, raw_path, query = _split(self._url)
         version = self._parser.get_http_version()
-        exchange = self._read = Exchange(
-            self,
-            {
-                "type": "http",
-                "asgi": {"version": "3.0", "spec_version": "2.3"},
-                "http_version": version,
-                "method": self._parser.get_method().decode("ascii"),
-                "scheme": self._scheme,
-                "path": path,
-                "raw_path": raw_path,
-                "query_string": query,
-                "root_path": "",
-                "headers": self._headers,
-                "client": self._client,
-            },
-            keeps=version != "1.0" and self._parser.should_keep_alive(),
-            expects=self._expects,
-        )
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "method": self._parser.get_method().decode("ascii"),
+            "scheme": self._scheme,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            "client": self._client,
+        }
+        keeps = version != "1.0" and self._parser.should_keep_alive()
+        exchange = self._read = Exchange(self, scope, keeps=keeps, expects=self._expects)
         if self._current is None:
-            self._start(exchange)
+            self._start(exchange, scope)
         else:
-            self._line.append(exchange)
+            self._line.append((exchange, scope))
             self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
@@ -244,15 +242,15 @@ class Connection(asyncio.Protocol):
         self._read.feed_end()
         self._read = None
 
-    def _start(self, exchange: Exchange) -> None:
+    def _start(self, exchange: Exchange, scope: Scope) -> None:
         self._current = exchange
-        task = self.loop.create_task(self._run(exchange))
+        task = self.loop.create_task(self._run(exchange, scope))
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)
 
-    async def _run(self, exchange: Exchange) -> None:
+    async def _run(self, exchange: Exchange, scope: Scope) -> None:
         try:
-            await self._app(exchange.scope, exchange.receive, exchange.send)
+            await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             log.exception("a request was not answered")
         finally:

@@ -32,22 +32,25 @@ class Exchange:
         "_left_bytes",
         "_parts",
         "_told",
+        "_version",
         "_waiter",
+        "_without_body",
         "answered",
         "gone",
         "has_sent_all",
         "keeps",
-        "scope",
         "started",
     )
 
     def __init__(self, connection: Connection, scope: Scope, *, keeps: bool, expects: bool) -> None:
-        self.scope = scope
+        scope["extensions"] = {CLIENT: self}
+        # Not the scope itself, which holds this already: only the cycle collector would find them.
+        self._version: str = scope["http_version"]
+        self._without_body = scope["method"] == "HEAD"
         self.keeps = keeps
         self.started = False
         self.answered = False
         self.gone: asyncio.Future[None] = connection.loop.create_future()
-        scope["extensions"] = {CLIENT: self}
         self._connection = connection
         self._expects = expects
         self._parts: list[bytes] = []
@@ -136,10 +139,10 @@ class Exchange:
             lines.append(b"%b: %b\r\n" % (name, value))
             if name == b"content-length":
                 length = int(value)
-        bodyless = self.scope["method"] == "HEAD" or status in _WITHOUT_BODY
-        self._left_bytes = 0 if bodyless else length
+        self._without_body |= status in _WITHOUT_BODY
+        self._left_bytes = 0 if self._without_body else length
         if self._left_bytes is None:
-            if self.scope["http_version"] == "1.0":
+            if self._version == "1.0":
                 self.keeps = False  # its end is the body's
             else:
                 self._chunked = True
@@ -155,7 +158,7 @@ class Exchange:
         if self._chunked:
             chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             return chunk if more else chunk + b"0\r\n\r\n"
-        if self.scope["method"] == "HEAD":
+        if self._without_body:
             return b""
         if self._left_bytes is not None:
             self._left_bytes -= len(body)
