@@ -165,7 +165,8 @@ class _Line(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (answer := self._reader.gets()) is not False and self._open:
-                self._answered(self.under_way.popleft(), answer)
+                if not isinstance(answer, hiredis.PushNotification):  # a server's own news are nobody's answer
+                    self._answered(self.under_way.popleft(), answer)
         except (RedisError, IndexError) as error:
             self.end(ConnectionError(f"not what Redis answers: {error}"))
         if self._open:
