@@ -93,6 +93,7 @@ class Admission:
             rediskeys.BUDGET_SPENT,
             rediskeys.BUDGET_RESERVED,
             "" if attempt.lock is None else attempt.lock[0],
+            *account.scopes.admission_keys,
         ]
         args: list[str | int | bytes] = [
             attempt.attempt_id,
@@ -102,14 +103,8 @@ class Admission:
             attempt.counted_tokens,
             SLOT_LIFE_MS,
             "" if attempt.lock is None else attempt.lock[1],
-            len(account.limits),
+            *account.scopes.admission_args,
         ]
-        for scope in account.limits:
-            keys += (scope.slots_key, scope.rate_key)
-            limits = (scope.limits.rpm, scope.limits.tpm, scope.limits.parallel)
-            args += (scope.kind, *(-1 if limit is None else limit for limit in limits))
-        for budget in account.budgets:
-            args += (budget.id_, budget.period, budget.amount_nusd)
         answer = await self._whatever_happens(self._admit(keys=keys, args=args))
         verdict, scope_kind, at_ms = answer[0].decode(), answer[1].decode(), answer[2]
         fields = tuple(field.decode() for field in answer[7:])
@@ -120,7 +115,7 @@ class Admission:
             raise idempotency_in_flight() if same else idempotency_key_reused()
         if verdict.startswith("budget"):
             # Those before it have let the request through.
-            raise _over_budget(verdict, account.budgets[len(fields) - 1], fields[-1], at_ms)
+            raise _over_budget(verdict, account.scopes.budgets[len(fields) - 1], fields[-1], at_ms)
         if verdict != "ok":
             raise _refusal(verdict, scope_kind, admitted)
         attempt.applied(at_ms, fields)
@@ -137,16 +132,17 @@ class Admission:
     def release(self, attempt: Attempt) -> asyncio.Future[None]:
         """Gives everything back that `admit` took. Harmless when repeated. Fails with RedisError."""
         account = attempt.account
-        slots = account.slot_keys
+        slots, tokens = account.scopes.slot_keys, account.scopes.token_keys
         return self._release(
-            keys=[rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.BUDGET_RESERVED, *slots, *account.token_keys],
+            keys=[rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.BUDGET_RESERVED, *slots, *tokens],
             args=[attempt.attempt_id, account.tenant_id, attempt.counted_tokens, len(slots), *(attempt.lock or ())],
         )
 
     async def replace(self, old: Attempt, new: Attempt) -> bool:
         """Moves reservation and slots to the next attempt of the same request; False when the old one was settled."""
         moved = await self._replace(
-            keys=[rediskeys.ATTEMPTS, *old.account.slot_keys], args=[old.attempt_id, new.attempt_id, new.record()]
+            keys=[rediskeys.ATTEMPTS, *old.account.scopes.slot_keys],
+            args=[old.attempt_id, new.attempt_id, new.record()],
         )
         return bool(moved)
 
@@ -192,7 +188,7 @@ class Admission:
             keys = [rediskeys.ATTEMPTS]
             args: list[str | int | bytes] = [SLOT_LIFE_MS]
             for attempt in batch:
-                slots = attempt.account.slot_keys
+                slots = attempt.account.scopes.slot_keys
                 keys.extend(slots)
                 args.extend((attempt.attempt_id, attempt.record(), len(slots), *(attempt.lock or ("", ""))))
             await self._checkpoint(keys=keys, args=args)

@@ -41,7 +41,7 @@ class Allowance:
             return False
         key_id = attempt.account.key_id
         used = self._used.get(key_id) or _Used()
-        rates = (scope.limits.rpm for scope in attempt.account.limits)
+        rates = (scope.limits.rpm for scope in attempt.account.scopes.limits)
         requests = min((limits.requests, *(rate for rate in rates if rate is not None)))
         if used.requests >= requests or used.amount_nusd + attempt.reserved_nusd > limits.amount_nusd:
             return False

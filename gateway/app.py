@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import orjson
 import structlog
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
 
@@ -42,7 +42,7 @@ from gateway.parsing import Endpoint
 from gateway.places import Places
 from gateway.proxy import Proxy
 from gateway.readmodel import ReadModel
-from gateway.reply import ClientGone, Receive, Reply, Scope, Send
+from gateway.reply import ClientGone, Receive, Reply, Scope, Send, client_of
 from gateway.routes import RouteTable
 from gateway.scripts import Scripts
 from gateway.settings import Settings, load_settings
@@ -81,10 +81,7 @@ class Gateway:
             socket_connect_timeout=REDIS_TIMEOUT_S,
         )
         self._redis = Redis.from_pool(pool)
-        # Scripts bound their calls themselves.
-        self._scripts_redis = Redis.from_pool(
-            ConnectionPool.from_url(settings.redis_url, socket_timeout=None, socket_connect_timeout=REDIS_TIMEOUT_S)
-        )
+        self._scripts = Scripts(self._redis)
         self._tasks: list[asyncio.Task[None]] = []
         self._broken = False
         self._on_broken = on_broken
@@ -94,7 +91,7 @@ class Gateway:
         self._read_model = ReadModel(self._redis, self._routes, self._hold.wake_all, self._hold.recheck)
         self._upstream = Upstream(settings)
         self._forward = Forward(settings)
-        admission = Admission(self._redis, Scripts(self._scripts_redis))
+        admission = Admission(self._redis, self._scripts)
         hints = CeleryHints(self._redis)
         self._spool = Spool(settings.spool_dir, self.gateway_id)
         self._metering = Metering(admission, self._spool, hints, Allowance(settings.allowance))
@@ -161,8 +158,8 @@ class Gateway:
         self._spool.close()
         self._upstream.close()
         await self._forward.close()
+        await self._scripts.aclose()
         await self._redis.aclose()
-        await self._scripts_redis.aclose()
         await asyncio.to_thread(self._tracing.close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,7 +171,7 @@ class Gateway:
             assert task is not None
             self._requests.add(task)
             try:
-                await self._http(scope, receive, send)
+                await self._http(scope, receive)
             finally:
                 self._requests.discard(task)
         else:
@@ -191,11 +188,14 @@ class Gateway:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Scope, receive: Receive) -> None:
         endpoint = _INFERENCE.get(scope["path"])
         sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
         reply = Reply(
-            send, request_id(sent_id), self._settings.stall_timeout_s, anthropic=endpoint is Endpoint.MESSAGES
+            client_of(scope),
+            request_id(sent_id),
+            self._settings.stall_timeout_s,
+            anthropic=endpoint is Endpoint.MESSAGES,
         )
         bind_contextvars(request_id=reply.request_id)  # on every line that is logged for it
         trace = self._tracing.begin(scope, reply.request_id) if endpoint else None
@@ -207,7 +207,7 @@ class Gateway:
             if trace is not None:
                 trace.end(reply.status)
             if reply.started:
-                metrics.REQUESTS.labels(endpoint.value if endpoint else "other", reply.status).inc()
+                metrics.REQUESTS(endpoint.value if endpoint else "other", reply.status).inc()
             if self._settings.access_log and endpoint is not None:
                 access.info("answered", endpoint=endpoint.value, status=reply.status, ms=reply.elapsed_ms)
 

@@ -10,7 +10,7 @@ import orjson
 from gateway.clock import now_ms
 from gateway.ids import new_id
 from gateway.parsing import Endpoint
-from gateway.scopes import BudgetScope, LimitScope
+from gateway.scopes import UNLIMITED, Scopes
 from gateway.snapshot import Price
 
 
@@ -43,7 +43,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What stays the same over all attempts of one request: `limits` and `budgets` are those that it is counted in."""
+    """What stays the same over all attempts of one request; `scopes`: what it is counted in."""
 
     request_id: str
     tenant_id: str
@@ -55,18 +55,7 @@ class Account:
     endpoint: str
     stream: bool
     gateway_id: str
-    limits: tuple[LimitScope, ...] = ()
-    budgets: tuple[BudgetScope, ...] = ()
-
-    @property
-    def slot_keys(self) -> tuple[str, ...]:
-        """The Redis keys of the parallel slots that it takes."""
-        return tuple(scope.slots_key for scope in self.limits if scope.limits.parallel is not None)
-
-    @property
-    def token_keys(self) -> tuple[str, ...]:
-        """The prefixes of the Redis keys that count its tokens."""
-        return tuple(scope.rate_key for scope in self.limits if scope.limits.tpm is not None)
+    scopes: Scopes = UNLIMITED
 
 
 @dataclass(slots=True)
@@ -133,24 +122,22 @@ class Attempt:
         delivered = outcome == "ok" or self.usage.completion_tokens > 0
         usage = self.usage if delivered else Usage()
         cost = usage.cost_nusd(self.account.price) if delivered else 0
-        event = (
-            self._fields()
-            | self._admission()
-            | {
-                "prompt_tokens": usage.prompt_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "estimated": usage.estimated,
-                "reserved_nusd": min(cost, self.reserved_nusd),
-                "outcome": outcome,
-                "ended_at_ms": now_ms(),
-            }
-        )
+        event = self._fields()
+        event |= self._admission()
+        event |= {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "estimated": usage.estimated,
+            "reserved_nusd": min(cost, self.reserved_nusd),
+            "outcome": outcome,
+            "ended_at_ms": now_ms(),
+        }
         return FinalEvent(
             attempt_id=self.attempt_id,
             tenant_id=self.account.tenant_id,
-            slot_keys=self.account.slot_keys,
-            token_keys=self.account.token_keys,
+            slot_keys=self.account.scopes.slot_keys,
+            token_keys=self.account.scopes.token_keys,
             surplus_tokens=self.counted_tokens - usage.prompt_tokens - usage.completion_tokens,
             body=event,
             lock=self.lock,

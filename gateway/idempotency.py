@@ -18,7 +18,7 @@ from gateway import rediskeys
 from gateway.errors import ApiError, idempotency_key_reused, internal, invalid_request
 from gateway.ids import new_id
 from gateway.parsing import Endpoint
-from gateway.reply import ClientGone, Message, Receive, Reply, Scope
+from gateway.reply import Client, ClientGone, Message, Reply, Scope
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +28,15 @@ MAX_KEY_LENGTH = 255
 
 Lock = tuple[str, str]
 """A Redis key, and the value that says whose it is: the body's digest and a number."""
-Run = Callable[[Receive, Reply, Lock | None], Awaitable[None]]
+Run = Callable[[Client, Reply, Lock | None], Awaitable[None]]
 
 
 class _Answer:
-    """One request's answer, kept from its beginning: the work sends into it, and any number of clients follow it."""
+    """One request's answer, kept from its beginning: the work sends into it, as its client, and any number of clients
+    follow it. `gone`: all of them have been for `LINGER_SECONDS`."""
+
+    has_sent_all = True
+    is_full = False
 
     def __init__(self, fingerprint: str, limit_bytes: int) -> None:
         self.fingerprint = fingerprint
@@ -42,7 +46,7 @@ class _Answer:
         self._messages: list[Message] = []
         self._ended = False
         self._more = asyncio.Event()
-        self._abandoned = asyncio.Event()
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._followers = 0
         self._leaving: asyncio.TimerHandle | None = None
 
@@ -56,30 +60,23 @@ class _Answer:
             self.is_open = False
         self._wake()
 
-    async def receive(self) -> Message:
-        """What the work hears of its clients: that they left, when all have been gone for `LINGER_SECONDS`."""
-        await self._abandoned.wait()
-        return {"type": "http.disconnect"}
-
     def end(self) -> None:
         """The work is over."""
         self.is_open, self._ended = False, True
         self._wake()
 
-    async def follow(self, receive: Receive, reply: Reply) -> None:
+    async def follow(self, client: Client, reply: Reply) -> None:
         """Gives one client the whole answer. Raises `ClientGone` when it leaves, or when the answer broke off."""
         self._followers += 1
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
-        gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            await self._pass_on(reply, gone)
+            await self._pass_on(reply, client.gone)
         finally:
-            gone.cancel()
             self._followers -= 1
             if not self._followers and not self._ended:
-                self._leaving = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._abandoned.set)
+                self._leaving = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.gone.set_result, None)
 
     async def _pass_on(self, reply: Reply, gone: asyncio.Future[None]) -> None:
         position = 0
@@ -114,7 +111,7 @@ class Idempotency:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(
-        self, key: str, tenant_id: str, endpoint: Endpoint, body: bytes, receive: Receive, reply: Reply, run: Run
+        self, key: str, tenant_id: str, endpoint: Endpoint, body: bytes, client: Client, reply: Reply, run: Run
     ) -> None:
         """Answers by the work that is in flight for this key, or by beginning it with `run`.
 
@@ -128,11 +125,11 @@ class Idempotency:
                 raise idempotency_key_reused()
         else:
             answer = self._answers[name] = _Answer(fingerprint, self._limit_bytes)
-            shared = Reply(answer.send, reply.request_id, self._stall_s, anthropic=endpoint is Endpoint.MESSAGES)
+            shared = Reply(answer, reply.request_id, self._stall_s, anthropic=endpoint is Endpoint.MESSAGES)
             task = asyncio.create_task(self._work(name, answer, shared, run))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await answer.follow(receive, reply)
+        await answer.follow(client, reply)
 
     async def stop(self, seconds: float) -> None:
         """Ends what is still in flight; each settles its attempt."""
@@ -143,7 +140,7 @@ class Idempotency:
 
     async def _work(self, name: str, answer: _Answer, reply: Reply, run: Run) -> None:
         try:
-            await run(answer.receive, reply, (name, f"{answer.fingerprint}:{new_id('idm_')}"))
+            await run(answer, reply, (name, f"{answer.fingerprint}:{new_id('idm_')}"))
         except ClientGone:
             log.info("request %s ended with nobody waiting for it", reply.request_id)
         except ApiError as error:
@@ -168,8 +165,3 @@ def sent_key(scope: Scope) -> str | None:
                 )
             return str(value.decode())
     return None
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 
 from gateway.clock import now_ms
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_FROM_BYTE = bytes(ord(_ALPHABET[byte % 32]) for byte in range(256))
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 
 
 def new_id(prefix: str) -> str:
     """`prefix` + 26 characters: 48 bits of milliseconds, then 80 random bits."""
-    number = now_ms() << 80 | int.from_bytes(os.urandom(10), "big")
-    return prefix + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+    return prefix + _time_part(now_ms()) + os.urandom(16).translate(_FROM_BYTE).decode()
+
+
+@lru_cache(1)
+def _time_part(at_ms: int) -> str:
+    return "".join(_ALPHABET[at_ms >> shift & 31] for shift in range(45, -1, -5))
 
 
 def request_id(sent: bytes | None) -> str:

@@ -26,9 +26,9 @@ from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
 from gateway.providers import SERVED_BY_HEADER, Providers
 from gateway.proxy import Proxy
-from gateway.reply import ClientGone, Receive, Reply, Scope, read_body, until_disconnect
+from gateway.reply import Client, ClientGone, Receive, Reply, Scope, client_of, read_body, until_disconnect
 from gateway.routes import Route
-from gateway.scopes import budgets_of, limits_of
+from gateway.scopes import ScopesOfSnapshot
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
 from gateway.tracing import Trace, step
@@ -67,6 +67,7 @@ class Inference:
         self._demand = demand
         self._proxy = proxy
         self._idempotency = idempotency
+        self._scopes = ScopesOfSnapshot()
         self._providers = Providers(proxy, places, self._next_attempt)
 
     async def handle(
@@ -90,9 +91,9 @@ class Inference:
             )
         run = partial(self._run, api_key, snapshot, key, tenant, model, request, arrived_at_ms, trace)
         if (sent := sent_key(scope)) is None:
-            await run(receive, reply, None)
+            await run(client_of(scope), reply, None)
         else:
-            await self._idempotency.serve(sent, tenant.tenant_id, endpoint, raw, receive, reply, run)
+            await self._idempotency.serve(sent, tenant.tenant_id, endpoint, raw, client_of(scope), reply, run)
 
     async def _run(
         self,
@@ -104,7 +105,7 @@ class Inference:
         request: InferenceRequest,
         arrived_at_ms: int,
         trace: Trace | None,
-        receive: Receive,
+        client: Client,
         reply: Reply,
         lock: Lock | None,
     ) -> None:
@@ -124,7 +125,7 @@ class Inference:
             ping_at=now + self._settings.first_ping_s,
             max_tokens=output_bound(request, model, key),
             permit=partial(self._permit, api_key, model.name),
-            attempt=self._new_attempt(request, key, tenant, model, lane, reply.request_id, fallback),
+            attempt=self._new_attempt(snapshot, request, key, tenant, model, lane, reply.request_id, fallback),
             trace=trace,
             policy=policy,
             fallback=fallback,
@@ -138,7 +139,7 @@ class Inference:
         # Whatever goes wrong here is not the client's doing, unless it left.
         outcome = "upstream_error"
         try:
-            if await until_disconnect(receive, self._serve(call)):
+            if await until_disconnect(client.gone, self._serve(call)):
                 outcome = "client_closed"
         except ClientGone:
             outcome = "client_closed"
@@ -176,6 +177,7 @@ class Inference:
 
     def _new_attempt(
         self,
+        snapshot: Snapshot,
         request: InferenceRequest,
         key: Key,
         tenant: Tenant,
@@ -197,8 +199,7 @@ class Inference:
             endpoint=request.endpoint.value,
             stream=request.stream,
             gateway_id=self._gateway_id,
-            limits=limits_of(tenant, key, model),
-            budgets=budgets_of(tenant, key),
+            scopes=self._scopes.find(snapshot, tenant, key, model),
         )
         return Attempt(
             account=account,

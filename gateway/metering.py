@@ -1,7 +1,8 @@
 """Every attempt ends in exactly one way: a final event in the usage stream, or a release. Neither can be lost.
 
-Ending an attempt never waits for Redis: the event goes to the spool first, and a publisher task repeats until Redis has
-it. A caller that wants slots and reservation to be free before it answers may wait a bounded time for that.
+Ending an attempt never waits for Redis: the event goes to the spool first, then to Redis, and what Redis does not take
+at once a publisher task repeats until it does. A caller that wants slots and reservation to be free before it answers
+may wait for that: a bounded time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import logging
 import time
 from collections import deque
+from functools import partial
 
 from redis.exceptions import RedisError
 
@@ -26,8 +28,7 @@ from gateway.spool import Spool
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
-# How long an answer's last bytes may wait for the attempt's publication.
-SETTLE_SECONDS = 1.0
+DRAIN_POLL_SECONDS = 0.02
 PUBLISH_BATCH = 64
 # So many spooled events are asked after at a time, where Redis has no AOF.
 CONFIRM_BATCH = 1000
@@ -44,9 +45,13 @@ class Metering:
         self._spool = spool
         self._hints = hints
         self._open: dict[str, Attempt] = {}
-        self._queue: deque[tuple[FinalEvent | Attempt, asyncio.Future[None]]] = deque()
+        # Endings that go to Redis for the first time, and those that it has not taken.
+        self._under_way = 0
+        self._queue: deque[FinalEvent | Attempt] = deque()
         self._work = asyncio.Event()
+        self._work.set()
         self._hinted_at = 0.0
+        self._to_hint = False
         # Published to a Redis that could still forget them.
         self._unsettled: dict[str, FinalEvent] = {}
         self._server: Persistence | None = None
@@ -55,7 +60,7 @@ class Metering:
     @property
     def unpublished(self) -> int:
         """Events and releases that Redis has not taken yet."""
-        return len(self._queue)
+        return len(self._queue) + self._under_way
 
     def open(self, attempt: Attempt) -> None:
         """Starts to checkpoint an admitted attempt."""
@@ -69,12 +74,13 @@ class Metering:
         return True
 
     def finish(self, attempt: Attempt, outcome: str) -> asyncio.Future[None]:
-        """Ends a dispatched attempt: spooled when this returns; the future is done when it holds nothing in Redis."""
+        """Ends a dispatched attempt: spooled when this returns. The future is done when it holds nothing in Redis, or
+        Redis has not taken it at once: within `gateway.scripts.CALL_SECONDS`."""
         self._open.pop(attempt.attempt_id, None)
         model = attempt.account.model
-        metrics.ATTEMPTS.labels(model, outcome).inc()
-        metrics.TOKENS.labels(model, "prompt").inc(attempt.usage.prompt_tokens)
-        metrics.TOKENS.labels(model, "completion").inc(attempt.usage.completion_tokens)
+        metrics.ATTEMPTS(model, outcome).inc()
+        metrics.TOKENS(model, "prompt").inc(attempt.usage.prompt_tokens)
+        metrics.TOKENS(model, "completion").inc(attempt.usage.completion_tokens)
         event = attempt.final(outcome)
         try:
             self._spool.append(event)
@@ -95,10 +101,6 @@ class Metering:
             self._allowance.published(attempt.attempt_id)
             return _done()
         return self._enqueue(attempt)
-
-    async def settled(self, ending: asyncio.Future[None]) -> None:
-        """Waits until Redis has taken an ending, `SETTLE_SECONDS` at most (the publisher goes on by itself)."""
-        await asyncio.wait({ending}, timeout=SETTLE_SECONDS)
 
     async def replace(self, attempt: Attempt) -> Attempt | None:
         """Ends a failed attempt and opens its successor; None when it cannot be carried on.
@@ -150,14 +152,14 @@ class Metering:
         for attempt_id in asked if self._server.has_aof else self._server.settled:
             if self._unsettled.pop(attempt_id, None) is not None:
                 self._spool.published(attempt_id)
+        self._spool.tidy()
 
     def adopt(self) -> None:
         """Queues what earlier processes left in their spools."""
-        for event in self._spool.adopt():
-            self._enqueue(event)
+        self._queue.extend(self._spool.adopt())
 
     async def publish_forever(self) -> None:
-        """Carries endings to Redis, in order, repeating what fails."""
+        """Carries to Redis, in order, what it has not taken at once, repeating what fails; and tells the ledger."""
         while True:
             await self._work.wait()
             try:
@@ -171,48 +173,67 @@ class Metering:
         """Waits until nothing is unpublished, `seconds` at most; the spool keeps the rest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._queue:
-                    await asyncio.shield(self._queue[-1][1])
+                while self.unpublished:  # noqa: ASYNC110 - once a process: not worth an event for each ending
+                    await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     def _enqueue(self, ending: FinalEvent | Attempt) -> asyncio.Future[None]:
+        if self._queue or not self._server_is_sure:
+            self._queue.append(ending)
+            self._work.set()
+            return _done()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((ending, done))
-        self._work.set()
+        self._under_way += 1
+        self._send(ending).add_done_callback(partial(self._answered, ending, done))
         return done
+
+    def _send(self, ending: FinalEvent | Attempt) -> asyncio.Future[None]:
+        if isinstance(ending, FinalEvent):
+            return self._admission.finish(ending)
+        return self._admission.release(ending)
+
+    def _answered(self, ending: FinalEvent | Attempt, done: asyncio.Future[None], answer: asyncio.Future[None]) -> None:
+        self._under_way -= 1
+        if answer.exception() is not None:
+            self._server_is_sure = False
+            self._queue.append(ending)
+            self._work.set()
+        else:
+            self._taken(ending)
+        if not done.done():
+            done.set_result(None)
 
     async def _publish_batch(self) -> None:
         if not self._server_is_sure:
             # Before, so that what the new server takes now is not taken for what the old one has forgotten.
             await self.confirm()
             self._server_is_sure = True
-        published = False
         batch = [self._queue[position] for position in range(min(PUBLISH_BATCH, len(self._queue)))]
-        endings = (
-            self._admission.finish(ending) if isinstance(ending, FinalEvent) else self._admission.release(ending)
-            for ending, _ in batch
-        )
-        results = await asyncio.gather(*endings, return_exceptions=True)
+        results = await asyncio.gather(*map(self._send, batch), return_exceptions=True)
         failure: BaseException | None = None
-        for (ending, done), result in zip(batch, results, strict=True):
+        for ending, result in zip(batch, results, strict=True):
             self._queue.popleft()
             if isinstance(result, BaseException):
                 failure = result
-                self._queue.append((ending, done))
-                continue
-            self._allowance.published(ending.attempt_id)
-            if isinstance(ending, FinalEvent):
-                reach("gateway.published")
-                self._published(ending)
-                published = True
-            if not done.done():
-                done.set_result(None)
+                self._queue.append(ending)
+            else:
+                self._taken(ending)
         if not self._queue:
             self._work.clear()
-        if published and time.monotonic() - self._hinted_at >= HINT_SECONDS:
-            self._hinted_at = time.monotonic()
+        if self._to_hint:
+            self._to_hint = False
             await self._hints.send("ledger", "ledger.drain", [])
         if failure is not None:
             raise failure
+
+    def _taken(self, ending: FinalEvent | Attempt) -> None:
+        self._allowance.published(ending.attempt_id)
+        if isinstance(ending, FinalEvent):
+            reach("gateway.published")
+            self._published(ending)
+            if time.monotonic() - self._hinted_at >= HINT_SECONDS:
+                self._hinted_at = time.monotonic()
+                self._to_hint = True
+                self._work.set()
 
     def _published(self, event: FinalEvent) -> None:
         assert self._server is not None

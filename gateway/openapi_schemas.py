@@ -49,7 +49,7 @@ _COMMON: Schema = {
     "temperature": _optional("number", minimum=0, maximum=2),
     "top_p": _optional("number", minimum=0, maximum=1),
     "tools": _optional("array"),
-    **{name: {"type": "null", "description": "Reserved for the operator."} for name in ENGINE_FIELDS},
+    **{name: {"type": "null", "description": "Reserved for the operator."} for name in sorted(ENGINE_FIELDS)},
 }
 _BOUNDED = _COMMON | {"max_tokens": _TOKENS}
 _IDS = _list(_COUNT, minItems=1)

@@ -26,7 +26,7 @@ MAX_ANSWERS = 256
 MAX_EMBEDDINGS = 2048
 
 # Fields of SGLang's own API through which a caller could reach other requests, adapters or code in the worker.
-ENGINE_FIELDS = (
+ENGINE_FIELDS = frozenset((
     "rid", "extra_key", "cache_salt", "custom_logit_processor", "custom_params", "session_id", "session_params",
     "lora_path", "priority", "data_parallel_rank", "routed_dp_rank", "disagg_prefill_dp_rank",
     "bootstrap_host", "bootstrap_port", "bootstrap_room", "custom_labels",
@@ -35,7 +35,7 @@ ENGINE_FIELDS = (
     "stop_regex",
     # Vectors that take the place of tokens.
     "embed_overrides", "embed_override_token_id", "input_embeds",
-)  # fmt: skip
+))  # fmt: skip
 
 
 class Endpoint(Enum):
@@ -148,7 +148,7 @@ def parse_request(
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise invalid_request("`model` must be a non-empty string.", "model")
-    for name in ENGINE_FIELDS:
+    for name in ENGINE_FIELDS & body.keys():
         if body.get(name) is not None:
             raise invalid_request(f"`{name}` is reserved for the operator and cannot be set by a request.", name)
     for name in _DEFAULTS[endpoint] & defaults.keys():

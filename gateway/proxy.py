@@ -90,12 +90,12 @@ class Proxy:
     async def _end(self, call: Call) -> None:
         """Ends the attempt before the client has the last bytes: then slots and reservation are free again."""
         attempt, call.attempt = call.open_attempt, None
-        await self._metering.settled(self._metering.finish(attempt, "ok"))
+        await self._metering.finish(attempt, "ok")
 
     def _deliver(self, call: Call, usage: Usage) -> None:
         attempt = call.open_attempt
         if attempt.first_token_at_ms is None and usage.completion_tokens:
-            metrics.FIRST_TOKEN.labels(call.model.name).observe((now_ms() - call.arrived_at_ms) / 1000)
+            metrics.FIRST_TOKEN(call.model.name).observe((now_ms() - call.arrived_at_ms) / 1000)
         attempt.deliver(usage)
 
 

@@ -1,11 +1,11 @@
-"""The answer to one HTTP request over ASGI: started once, ended once, and an error said in the way still possible."""
+"""The answer to one HTTP request: started once, ended once, and an error said in the way still possible."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.errors import ApiError, body_too_large, invalid_request
 
@@ -18,6 +18,31 @@ Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 PING = b": waiting\n\n"
+CLIENT = "hydrant.client"
+"""The ASGI extension of gateway/connection.py: the `Client` of a request."""
+
+
+class Client(Protocol):
+    """Who gets an answer. `gone` is done when it has left before it had all of it."""
+
+    gone: asyncio.Future[None]
+
+    @property
+    def has_sent_all(self) -> bool:
+        """Whether its request is whole."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `send` waits, because the client does not fetch what it was sent."""
+
+    async def send(self, message: Message, /) -> None:
+        """ASGI's."""
+
+
+def client_of(scope: Scope) -> Client:
+    """Who sent a request."""
+    client: Client = scope["extensions"][CLIENT]
+    return client
 
 
 class ClientGone(Exception):
@@ -31,13 +56,13 @@ class Reply:
     worker, its slots and its reservation for as long as it likes.
     """
 
-    def __init__(self, send: Send, request_id: str, stall_s: float, *, anthropic: bool = False) -> None:
+    def __init__(self, client: Client, request_id: str, stall_s: float, *, anthropic: bool = False) -> None:
         self.started = False
         self.ended = False
         self.status = 0
         self.request_id = request_id
         self.headers: Headers = []
-        self._asgi_send = send
+        self._client = client
         self._stall_s = stall_s
         self._anthropic = anthropic
         self._since = time.perf_counter()
@@ -127,10 +152,14 @@ class Reply:
         await self._send(_part(data, more=more))
 
     async def _send(self, *messages: Message) -> None:
+        if not self._client.is_full:
+            for message in messages:
+                await self._client.send(message)
+            return
         try:
             async with asyncio.timeout(self._stall_s):
                 for message in messages:
-                    await self._asgi_send(message)
+                    await self._client.send(message)
         except TimeoutError:
             self.ended = True
             raise ClientGone from None
@@ -145,41 +174,47 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s:
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit_bytes:
             raise body_too_large(limit_bytes)
-    parts: list[bytes] = []
-    size = 0
+    if client_of(scope).has_sent_all:
+        return await _read_parts(receive, limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit_bytes:
-                    raise body_too_large(limit_bytes)
-                parts.append(part)
-                if not message.get("more_body"):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
+            return await _read_parts(receive, limit_bytes)
     except TimeoutError:
         raise invalid_request(f"The request body did not arrive within {timeout_s:.0f} s.") from None
 
 
-async def until_disconnect(receive: Receive, work: Awaitable[None]) -> bool:
-    """Runs `work` until it ends or the client leaves, whichever is first; True when the client left.
+async def _read_parts(receive: Receive, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message["body"]
+        size += len(part)
+        if size > limit_bytes:
+            raise body_too_large(limit_bytes)
+        parts.append(part)
+        if not message["more_body"]:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def until_disconnect(gone: asyncio.Future[None], work: Awaitable[None]) -> bool:
+    """Runs `work` until it ends or the client leaves (`gone`), whichever is first; True when the client left.
 
     The work runs in the caller's task, which is cancelled for it: what `asyncio.timeout` does for time, this does for
     the client.
     """
     task = asyncio.current_task()
     assert task is not None
-    before, left = task.cancelling(), False
+    before, left, over = task.cancelling(), False, False
 
     def leave(_: asyncio.Future[None]) -> None:
         nonlocal left
-        left = True
-        task.cancel()
+        if not over:  # it may be on its way when it is taken back
+            left = True
+            task.cancel()
 
-    gone = asyncio.ensure_future(_disconnected(receive))
     gone.add_done_callback(leave)
     try:
         await work
@@ -188,11 +223,6 @@ async def until_disconnect(receive: Receive, work: Awaitable[None]) -> bool:
             return True
         raise
     finally:
+        over = True
         gone.remove_done_callback(leave)
-        gone.cancel()
     return False
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue

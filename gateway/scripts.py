@@ -1,8 +1,8 @@
-"""Lua scripts in Redis, called in batches: what waits at the same moment crosses in one write and one read.
+"""Lua scripts in Redis, called over one connection: a call is a write and a future, and no task.
 
-Each call still is an EVALSHA of its own, and a single one waits for nobody. Under load, what a client library does for
-a write and a read is most of what a call costs the gateway, and a batch pays for it once: it has one time limit, where
-the library makes a task of every write and a timer for every answer.
+redis-py opens the connection, with whatever its URL asks for, and hands it over: what its client does for each command
+is most of what a script would cost the gateway. Calls of the same moment leave in one write, and each has an EVALSHA of
+its own.
 """
 
 from __future__ import annotations
@@ -10,41 +10,59 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hiredis import pack_command
+import hiredis
 from redis.asyncio import Connection, Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    InvalidResponse,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-# So many batches are under way at a time: the second is sent while the first one's answers come.
-FLIGHTS = 2
-# What one batch carries at most: Redis runs it in one go, and other gateways are to have their turn.
-BATCH = 8
-# Of one batch, write and answers: a silent Redis is an unreachable Redis.
-BATCH_SECONDS = 2.0
+# So many calls are under way at a time: Redis runs what has come in one go, and other gateways are to have their turn.
+UNDER_WAY = 16
+# Of a call, from the moment it is sent, and of opening a connection: a silent Redis is an unreachable Redis.
+CALL_SECONDS = 2.0
+
+_ERRORS: dict[str, type[RedisError]] = {
+    "NOSCRIPT": NoScriptError,
+    "LOADING": BusyLoadingError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+}
 
 Argument = str | int | bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
-    script: Script
-    arguments: tuple[Argument, ...]
-    key_count: int
+    """`answer` is done when who called has been cancelled. `script` None: it loads one, and nobody waits for it."""
+
+    packed: bytes
+    script: Script | None
     answer: asyncio.Future[Any]
+    sent_at: float = 0.0
+    repeated: bool = False
 
 
 class Scripts:
-    """Calls scripts by one Redis client. Each batch has a time limit of its own; the client's commands need none."""
+    """Calls scripts on the server of a Redis client. A lost connection is opened again by the next call."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._waiting: deque[_Call] = deque()
-        self._flying = 0
-        self._flights: set[asyncio.Task[None]] = set()
+        self._line: _Line | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     def register(self, text: str) -> Script:
         """A script to be called; Redis is given it when it does not know it."""
@@ -53,85 +71,140 @@ class Scripts:
     def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
         """What the script returns, or RedisError; then it is unknown whether it has run."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Call(script, (*keys, *args), len(keys), answer))
-        if self._flying < FLIGHTS:
-            self._flying += 1
-            flight = asyncio.create_task(self._fly())
-            self._flights.add(flight)
-            flight.add_done_callback(self._flights.discard)
+        self._waiting.append(_Call(_pack("EVALSHA", script.sha, len(keys), *keys, *args), script, answer))
+        if self._line is not None:
+            self._send()
+        elif self._opening is None:
+            self._opening = asyncio.create_task(self._open())
         return answer
 
-    async def _fly(self) -> None:
-        try:
-            while self._waiting:
-                await self._carry([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
-        finally:
-            # Not when the task's callbacks run: a call that comes in between would find nobody to carry it.
-            self._flying -= 1
+    async def aclose(self) -> None:
+        """Ends the connection; who waits for an answer gets RedisError."""
+        stopped = ConnectionError("the gateway stops")
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait({self._opening})
+            self._opening = None
+        if self._line is not None:
+            self._line.end(stopped)
+        self._fail(stopped)
+        if self._closing:
+            await asyncio.wait(self._closing)
 
-    async def _carry(self, batch: Sequence[_Call]) -> None:
+    async def _open(self) -> None:
         try:
-            await self._run(batch)
+            connection: Connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(CALL_SECONDS):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            self._line = _Line(connection, self._send, self._ended)
+            self._send()
+        except TimeoutError:
+            self._fail(_late())
         except RedisError as error:
-            # Those that wait would each wait as long again: they are told now, and may try again.
-            for call in (*batch, *self._waiting):
-                if not call.answer.done():
-                    call.answer.set_exception(error)
-            self._waiting.clear()
+            self._fail(error)
         finally:
-            # Whatever has ended this, nobody waits for ever.
-            for call in batch:
-                call.answer.cancel()
+            self._opening = None
 
-    async def _run(self, batch: Sequence[_Call]) -> None:
-        answers = await self._send(batch)
-        unknown = [call for call, answer in zip(batch, answers, strict=True) if isinstance(answer, NoScriptError)]
-        if unknown:
-            # These have not run.
-            for script in {call.script for call in unknown}:
-                await self._redis.script_load(script.text)
-            again = dict(zip(map(id, unknown), await self._send(unknown), strict=True))
-            answers = [again.get(id(call), answer) for call, answer in zip(batch, answers, strict=True)]
-        for call, answer in zip(batch, answers, strict=True):
-            if call.answer.done():
-                continue  # who called has been cancelled
-            if isinstance(answer, Exception):
-                call.answer.set_exception(answer)
-            else:
-                call.answer.set_result(answer)
+    def _send(self) -> None:
+        while self._waiting and self._line is not None and len(self._line.under_way) < UNDER_WAY:
+            self._line.send(self._waiting.popleft())
 
-    async def _send(self, batch: Sequence[_Call]) -> list[Any]:
-        # Its stub knows tuples of one element only.
-        packed = [
-            pack_command(("EVALSHA", call.script.sha, call.key_count, *call.arguments))  # type: ignore[arg-type]
-            for call in batch
-        ]
-        pool = self._redis.connection_pool
-        connection: Connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+    def _ended(self, connection: Connection, error: RedisError) -> None:
+        self._line = None
+        self._fail(error)
+        closing = asyncio.create_task(connection.disconnect(nowait=True))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _fail(self, error: RedisError) -> None:
+        # Those that wait would each wait as long again: they are told now, and may try again.
+        waiting, self._waiting = self._waiting, deque()
+        _tell(waiting, error)
+
+
+class _Line(asyncio.Protocol):
+    """An open connection. `on_room`: a call may be sent again; `on_end`: it is of no use any more."""
+
+    def __init__(
+        self, connection: Connection, on_room: Callable[[], None], on_end: Callable[[Connection, RedisError], None]
+    ) -> None:
+        self.under_way: deque[_Call] = deque()
+        self._connection = connection
+        self._on_room = on_room
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._open = True
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_error)
+        # redis-py has no way to hand a connection over; it keeps what it has learnt to close it by.
+        self._transport = connection._writer.transport  # type: ignore[union-attr]
+        self._before = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+
+    def send(self, call: _Call) -> None:
+        """Sends a call; what is sent in one turn of the event loop leaves in one write."""
+        call.sent_at = self._loop.time()
+        self.under_way.append(call)
+        self._transport.write(call.packed)
+        if self._timer is None:
+            self._timer = self._loop.call_later(CALL_SECONDS, self._tick)
+
+    def end(self, error: RedisError) -> None:
+        """Closes it; whoever waits for an answer gets the error."""
+        if not self._open:
+            return
+        self._open = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.abort()
+        _tell(self.under_way, error)
+        self._on_end(self._connection, error)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio's: answers, in the order of the calls."""
+        self._reader.feed(data)
         try:
-            answers: list[Any] = await connection.retry.call_with_retry(
-                lambda: _exchange(connection, packed), lambda _: connection.disconnect()
-            )
-            return answers
-        finally:
-            await pool.release(connection)
+            while (answer := self._reader.gets()) is not False and self._open:
+                if not isinstance(answer, hiredis.PushNotification):  # a server's own news are nobody's answer
+                    self._answered(self.under_way.popleft(), answer)
+        except (RedisError, IndexError) as error:
+            self.end(ConnectionError(f"not what Redis answers: {error}"))
+        if self._open:
+            self._on_room()
 
+    def connection_lost(self, error: Exception | None) -> None:
+        """asyncio's."""
+        self._before.connection_lost(error)
+        self.end(ConnectionError("Redis has closed the connection"))
 
-async def _exchange(connection: Connection, packed: list[bytes]) -> list[Any]:
-    """What each command returns; one that Redis refuses, its error. Whatever else goes wrong ends the connection."""
-    try:
-        async with asyncio.timeout(BATCH_SECONDS):
-            await connection.send_packed_command(packed, check_health=False)
-            return [await _read(connection) for _ in packed]
-    except TimeoutError:
-        raise RedisTimeoutError(f"Redis has not answered within {BATCH_SECONDS:g} s") from None
+    def pause_writing(self) -> None:
+        """asyncio's: what is under way is bounded."""
 
+    def resume_writing(self) -> None:
+        """asyncio's."""
 
-async def _read(connection: Connection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
+    def _answered(self, call: _Call, answer: Any) -> None:
+        if isinstance(answer, NoScriptError) and call.script is not None and not call.repeated:
+            # It has not run.
+            self.send(_Call(_pack("SCRIPT", "LOAD", call.script.text), None, self._loop.create_future()))
+            call.repeated = True
+            self.send(call)
+        elif call.answer.done() or call.script is None:
+            return
+        elif isinstance(answer, RedisError):
+            call.answer.set_exception(answer)
+        else:
+            call.answer.set_result(answer)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self.under_way:
+            return
+        left_s = self.under_way[0].sent_at + CALL_SECONDS - self._loop.time()
+        if left_s <= 0:
+            self.end(_late())
+        else:
+            self._timer = self._loop.call_later(left_s, self._tick)
 
 
 class Script:
@@ -145,3 +218,22 @@ class Script:
     def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
         """What the script returns, or RedisError; then it is unknown whether it has run."""
         return self._scripts.call(self, keys, args)
+
+
+def _pack(*words: Argument) -> bytes:
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub knows tuples of one element only
+    return packed
+
+
+def _error(text: str) -> RedisError:
+    return _ERRORS.get(text.partition(" ")[0], ResponseError)(text)
+
+
+def _late() -> RedisError:
+    return RedisTimeoutError(f"Redis has not answered within {CALL_SECONDS:g} s")
+
+
+def _tell(calls: Sequence[_Call], error: RedisError) -> None:
+    for call in calls:
+        if call.script is not None and not call.answer.done():
+            call.answer.set_exception(error)

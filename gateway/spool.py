@@ -19,8 +19,14 @@ from gateway.attempts import FinalEvent
 log = logging.getLogger(__name__)
 
 
+# A file is emptied in the middle of work when it has grown to this: emptying costs more than ten writes.
+WORTH_EMPTYING_BYTES = 64 * 1024
+
+
 class Spool:
-    """Appends events and forgets them when they are published. The file is emptied whenever nothing is outstanding."""
+    """Appends events and forgets them when they are published. The file is emptied when nothing is outstanding: at
+    once when it has grown, else by `tidy`. Until then whoever adopts it publishes some events again, which harms
+    nobody."""
 
     def __init__(self, directory: Path, gateway_id: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -28,6 +34,7 @@ class Spool:
         self._path = directory / f"{gateway_id}.jsonl"
         self._file = _create_locked(self._path)
         self._outstanding: set[str] = set()
+        self._written_bytes = 0
 
     @property
     def outstanding(self) -> int:
@@ -37,13 +44,19 @@ class Spool:
     def append(self, event: FinalEvent) -> None:
         """Writes one event. Raises OSError when the disk refuses."""
         self._outstanding.add(event.attempt_id)
-        os.write(self._file, event.to_line())
+        self._written_bytes += os.write(self._file, event.to_line())
 
     def published(self, attempt_id: str) -> None:
         """Forgets an event that the stream has."""
         self._outstanding.discard(attempt_id)
-        if not self._outstanding:
+        if self._written_bytes >= WORTH_EMPTYING_BYTES:
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Empties the file if nothing in it is needed."""
+        if self._written_bytes and not self._outstanding:
             os.ftruncate(self._file, 0)
+            self._written_bytes = 0
 
     def adopt(self) -> list[FinalEvent]:
         """Takes over the events of processes that are gone, into this spool."""

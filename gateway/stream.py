@@ -242,11 +242,20 @@ def read_usage(usage: object) -> Usage:
     details = usage.get("prompt_tokens_details") or {} if isinstance(usage, dict) else None
     if not isinstance(usage, dict) or not isinstance(details, dict):
         raise TypeError("not a usage object")
-    counts = (usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"))
-    if not all(count is None or (type(count) is int and count >= 0) for count in counts):
+    return Usage(
+        _count(usage.get("prompt_tokens")),
+        _count(details.get("cached_tokens")),
+        _count(usage.get("completion_tokens")),
+        usage.get("estimated") is True,
+    )
+
+
+def _count(tokens: object) -> int:
+    if tokens is None:
+        return 0
+    if type(tokens) is not int or tokens < 0:
         raise TypeError("a usage count is not a number")
-    prompt, cached, completion = (count or 0 for count in counts)
-    return Usage(prompt, cached, completion, usage.get("estimated") is True)
+    return tokens
 
 
 def usage_json(usage: Usage) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -143,21 +142,18 @@ class Upstream:
         if traceparent is not None:
             headers["traceparent"] = traceparent
         try:
-            async with asyncio.timeout(self._settings.stall_timeout_s):  # also of a head that comes and does not end
-                answer = await self._client.post(url, headers, body)
+            answer = await self._client.post(url, headers, body)
             try:
                 if answer.status != 200:
                     await _raise_refusal(answer, lane)
                 yield answer
             finally:
                 answer.close()
-        except (Unreached, Lost, TimeoutError) as error:
+        except (Unreached, Lost) as error:
             ran = not isinstance(error, Unreached)
             # On the litellm lane this connection is the hosted process'; of the worker's it tells itself.
             hosted = lane != "direct"
-            raise UpstreamFailed(
-                str(error) or "its head did not end", lost=not hosted, ran=ran, hosted=hosted
-            ) from error
+            raise UpstreamFailed(str(error), lost=not hosted, ran=ran, hosted=hosted) from error
 
     async def read_whole(self, answer: Answer) -> bytes:
         """A plain answer's body. Raises `UpstreamFailed` when it is larger than allowed."""

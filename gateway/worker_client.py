@@ -75,7 +75,8 @@ class Answer:
 
 
 class WorkerClient:
-    """The connections to all workers. `stall_timeout_s` bounds a worker's silence, at any point of an exchange."""
+    """The connections to all workers. `stall_timeout_s` bounds a worker's silence, at any point of an exchange, and
+    the time until an answer's head is whole."""
 
     def __init__(self, connect_timeout_s: float, stall_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
@@ -331,7 +332,6 @@ class _Connection(asyncio.Protocol):
             if not self._busy:
                 self.abort()
             return
-        self._heard_at = self._loop.time()
         parts = len(self._parts)
         try:
             self._parser.feed_data(data)
@@ -342,6 +342,8 @@ class _Connection(asyncio.Protocol):
         finally:
             if self._complete:  # of a second answer nothing stays
                 del self._parts[self._part_count :]
+        if self.status:  # a part of a head is not an answer
+            self._heard_at = self._loop.time()
         if len(self._parts) > parts:
             self._between_bytes = 0
             self._buffered_bytes += len(data)
@@ -409,9 +411,13 @@ def _split(url: str) -> _Target:
 
 def _head(target: _Target, headers: Mapping[str, str], length: int) -> bytes:
     """The request's head. Raises ValueError where a value would begin a line of its own."""
-    lines = [f"POST {target.path} HTTP/1.1", f"host: {target.host}", f"content-length: {length}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return b"%bcontent-length: %d\r\n\r\n" % (_lines(target, tuple(headers.items())), length)
+
+
+@lru_cache(1024)
+def _lines(target: _Target, headers: tuple[tuple[str, str], ...]) -> bytes:
+    lines = [f"POST {target.path} HTTP/1.1", f"host: {target.host}", *(f"{name}: {value}" for name, value in headers)]
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
         raise ValueError("a header of the request holds a line break")
-    return head.encode() + b"\r\n\r\n"
+    return head.encode() + b"\r\n"

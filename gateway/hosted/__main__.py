@@ -7,6 +7,7 @@ import sys
 
 import uvicorn
 
+from gateway.connection import Connection
 from registry.logs import configure_logging
 
 # Before litellm is imported: its import would try to download a price list.
@@ -32,7 +33,7 @@ def main() -> int:
         host="127.0.0.1",
         port=int(os.environ.get("HYDRANT_HOSTED_PORT") or 8402),
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="on",
         access_log=False,

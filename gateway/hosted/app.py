@@ -19,7 +19,7 @@ from gateway.hosted.tap import Tap, timeouts
 from gateway.hosted.translate import Translation, quiet_litellm
 from gateway.ids import new_id
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
-from gateway.reply import ClientGone, Receive, Reply, Scope, Send, read_body, until_disconnect
+from gateway.reply import ClientGone, Receive, Reply, Scope, Send, client_of, read_body, until_disconnect
 from gateway.stream import OpenAIStream, usage_json
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Hosted:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
             return
-        reply = Reply(send, new_id("hst_"), self._stall_timeout_s)
+        reply = Reply(client_of(scope), new_id("hst_"), self._stall_timeout_s)
         try:
             try:
                 await self._http(scope, receive, reply)
@@ -79,11 +79,11 @@ class Hosted:
         if asks_provider:
             wanted = provider.parse(headers[b"x-hydrant-provider"])
             answering = provider.answer(request, wanted, self._transport, self._stall_timeout_s, reply)
-            await until_disconnect(receive, answering)
+            await until_disconnect(client_of(scope).gone, answering)
             return
         request.body["cache_salt"] = salt
         url, key = headers[b"x-hydrant-upstream-url"].decode(), headers[b"x-hydrant-upstream-key"].decode()
-        await until_disconnect(receive, self._answer(request, url, key, reply))
+        await until_disconnect(client_of(scope).gone, self._answer(request, url, key, reply))
 
     async def _answer(self, request: InferenceRequest, url: str, key: str, reply: Reply) -> None:
         reader = None

@@ -1,14 +1,15 @@
-"""Scripts called in batches: each caller gets its own answer, or its own error, whatever becomes of the others."""
+"""Scripts called over one connection: each caller gets its own answer or error, whatever becomes of the others."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 import redis.asyncio
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError, TimeoutError
 from support.redis_server import RedisServer
 
-from gateway.scripts import BATCH, Scripts
+from gateway.scripts import UNDER_WAY, Scripts
 
 
 @pytest.fixture
@@ -19,17 +20,23 @@ async def client(redis_server: RedisServer) -> AsyncIterator[redis.asyncio.Redis
     await connected.aclose()
 
 
-async def test_each_of_many_callers_gets_its_own_answer(client: redis.asyncio.Redis) -> None:
-    echo = Scripts(client).register("return {KEYS[1], ARGV[1]}")
+@pytest.fixture
+async def scripts(client: redis.asyncio.Redis) -> AsyncIterator[Scripts]:
+    """Scripts on that Redis."""
+    async with aclosing(Scripts(client)) as opened:
+        yield opened
+
+
+async def test_each_of_many_callers_gets_its_own_answer(scripts: Scripts) -> None:
+    echo = scripts.register("return {KEYS[1], ARGV[1]}")
     await echo(["first"], [0])
-    answers = await asyncio.gather(*(echo([f"key-{n}"], [n]) for n in range(3 * BATCH + 1)))
-    assert answers == [[f"key-{n}".encode(), str(n).encode()] for n in range(3 * BATCH + 1)]
+    answers = await asyncio.gather(*(echo([f"key-{n}"], [n]) for n in range(3 * UNDER_WAY + 1)))
+    assert answers == [[f"key-{n}".encode(), str(n).encode()] for n in range(3 * UNDER_WAY + 1)]
 
 
 async def test_a_script_that_redis_has_forgotten_is_given_to_it_again(
-    client: redis.asyncio.Redis,
+    client: redis.asyncio.Redis, scripts: Scripts
 ) -> None:
-    scripts = Scripts(client)
     count, echo = scripts.register("return redis.call('INCR', KEYS[1])"), scripts.register("return ARGV[1]")
     assert await echo([], ["a"]) == b"a"
     assert await count(["n"], []) == 1
@@ -39,16 +46,15 @@ async def test_a_script_that_redis_has_forgotten_is_given_to_it_again(
     assert await asyncio.gather(count(["n"], []), echo([], ["c"]), count(["n"], [])) == [2, b"c", 3]
 
 
-async def test_one_script_that_fails_fails_alone(client: redis.asyncio.Redis) -> None:
-    scripts = Scripts(client)
+async def test_one_script_that_fails_fails_alone(scripts: Scripts) -> None:
     good, bad = scripts.register("return 1"), scripts.register("return redis.call('NO SUCH')")
     answers = await asyncio.gather(good([], []), bad([], []), good([], []), return_exceptions=True)
     assert answers[0] == answers[2] == 1
     assert isinstance(answers[1], ResponseError)
 
 
-async def test_a_caller_that_leaves_takes_nobody_with_it(client: redis.asyncio.Redis) -> None:
-    add = Scripts(client).register("return redis.call('INCR', KEYS[1])")
+async def test_a_caller_that_leaves_takes_nobody_with_it(scripts: Scripts) -> None:
+    add = scripts.register("return redis.call('INCR', KEYS[1])")
     await add(["n"], [])
     callers = [asyncio.ensure_future(add(["n"], [])) for _ in range(10)]
     await asyncio.sleep(0)
@@ -59,19 +65,19 @@ async def test_a_caller_that_leaves_takes_nobody_with_it(client: redis.asyncio.R
 
 
 async def test_without_redis_every_caller_is_told_and_later_ones_are_served(
-    client: redis.asyncio.Redis, redis_server: RedisServer
+    scripts: Scripts, redis_server: RedisServer
 ) -> None:
-    echo = Scripts(client).register("return ARGV[1]")
+    echo = scripts.register("return ARGV[1]")
     assert await echo([], ["a"]) == b"a"
     redis_server.kill()
-    answers = await asyncio.gather(*(echo([], [n]) for n in range(2 * BATCH)), return_exceptions=True)
+    answers = await asyncio.gather(*(echo([], [n]) for n in range(2 * UNDER_WAY)), return_exceptions=True)
     assert all(isinstance(answer, RedisError) for answer in answers)
     redis_server.start()
     assert await echo([], ["b"]) == b"b"
 
 
-async def test_calls_that_come_as_a_batch_ends_are_carried(client: redis.asyncio.Redis) -> None:
-    echo = Scripts(client).register("return ARGV[1]")
+async def test_calls_that_come_while_others_end_are_carried(scripts: Scripts) -> None:
+    echo = scripts.register("return ARGV[1]")
 
     async def one_after_the_other(times: int) -> None:
         for number in range(times):
@@ -79,3 +85,26 @@ async def test_calls_that_come_as_a_batch_ends_are_carried(client: redis.asyncio
 
     async with asyncio.timeout(20):
         await asyncio.gather(*(one_after_the_other(200) for _ in range(8)))
+
+
+async def test_a_silent_redis_is_an_unreachable_one(
+    client: redis.asyncio.Redis, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.scripts.CALL_SECONDS", 0.2)
+    echo = scripts.register("return ARGV[1]")
+    assert await echo([], ["a"]) == b"a"
+    await client.client_pause(1000)  # for every client
+    answers = await asyncio.gather(*(echo([], [n]) for n in range(2 * UNDER_WAY)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {TimeoutError}
+    with pytest.raises(TimeoutError):  # nobody speaks on a new connection
+        await echo([], ["b"])
+    monkeypatch.undo()
+    assert await echo([], ["c"]) == b"c"
+
+
+async def test_scripts_that_are_closed_leave_nobody_waiting(scripts: Scripts) -> None:
+    slow = scripts.register("return ARGV[1]")
+    waiting = [slow([], [0]), slow([], [1])]
+    await scripts.aclose()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(answer, RedisError) for answer in answers)

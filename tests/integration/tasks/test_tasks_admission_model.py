@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from support.repeats import EXAMPLES, PATIENCE
 from gateway.admission import Admission
 from gateway.attempts import Account, Attempt, FinalEvent, Usage
 from gateway.errors import ApiError
-from gateway.scopes import BudgetScope, LimitScope
+from gateway.scopes import BudgetScope, LimitScope, Scopes
 from gateway.scripts import Scripts
 from gateway.snapshot import Limits, Price
 from registry.budget_windows import field as budget_field
@@ -47,7 +48,7 @@ class Expected:
 
     def allows(self, attempt: Attempt, fields: dict[BudgetScope, str]) -> bool:
         account = attempt.account
-        for scope in account.limits:
+        for scope in account.scopes.limits:
             rpm, tpm, parallel = scope.limits.rpm, scope.limits.tpm, scope.limits.parallel
             if rpm is not None and self.requests[scope.rate_key] >= rpm:
                 return False
@@ -68,15 +69,15 @@ class Expected:
         self.reserved[attempt.account.tenant_id] += amount
         for name in attempt.counted_in:
             self.budget_reserved[name] += amount
-        for name in attempt.account.token_keys:
+        for name in attempt.account.scopes.token_keys:
             self.tokens[name] += tokens
 
 
 class World:
     """A real Redis, the scripts, and what they should have made of it."""
 
-    def __init__(self, client: redis.asyncio.Redis, chance: random.Random, close_script: str) -> None:
-        self.redis, self.admission, self.chance = client, Admission(client, Scripts(client)), chance
+    def __init__(self, client: redis.asyncio.Redis, scripts: Scripts, chance: random.Random, close_script: str) -> None:
+        self.redis, self.admission, self.chance = client, Admission(client, scripts), chance
         self.close_script = close_script
         self.expected = Expected()
         self.open: list[Attempt] = []
@@ -105,7 +106,7 @@ class World:
         )
         (_, tenant), (_, key), (_, model) = chosen
         account = Account(
-            "req_1", tenant, key, "m", model, PRICE, "direct", "/v1/completions", False, "gw_1", limits, budgets
+            "req_1", tenant, key, "m", model, PRICE, "direct", "/v1/completions", False, "gw_1", Scopes(limits, budgets)
         )
         attempt = Attempt(account, self.chance.randint(1, 60_000), self.chance.randint(1, 900), 1, group_id="grp_1")
         seconds, _ = await self.redis.time()
@@ -124,14 +125,14 @@ class World:
         self.expected.hold(attempt, attempt.reserved_nusd, attempt.counted_tokens)
         for scope in limits:
             self.expected.requests[scope.rate_key] += scope.limits.rpm is not None
-        for name in account.slot_keys:
+        for name in account.scopes.slot_keys:
             self.expected.slots.setdefault(name, set()).add(attempt.attempt_id)
 
     async def end(self, *, release: bool) -> None:
         if not self.open:
             return
         attempt = self.open.pop(self.chance.randrange(len(self.open)))
-        for name in attempt.account.slot_keys:
+        for name in attempt.account.scopes.slot_keys:
             self.expected.slots[name].discard(attempt.attempt_id)
         if release:
             self.expected.hold(attempt, -attempt.reserved_nusd, -attempt.counted_tokens)
@@ -155,7 +156,7 @@ class World:
         old = self.open.pop(self.chance.randrange(len(self.open)))
         new = old.successor()
         assert await self.admission.replace(old, new)
-        for name in old.account.slot_keys:
+        for name in old.account.scopes.slot_keys:
             self.expected.slots[name].discard(old.attempt_id)
             self.expected.slots[name].add(new.attempt_id)
         self.open.append(new)
@@ -211,8 +212,8 @@ class World:
 
 
 async def play(url: str, seed: int, steps: list[str], close_script: str) -> None:
-    async with redis.asyncio.Redis.from_url(url) as client:
-        world = World(client, random.Random(seed), close_script)
+    async with redis.asyncio.Redis.from_url(url) as client, aclosing(Scripts(client)) as scripts:
+        world = World(client, scripts, random.Random(seed), close_script)
         await client.flushall()
         await client.hset("hyd:balance", mapping=world.expected.balance)
         world.change_limits()

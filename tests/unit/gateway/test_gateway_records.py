@@ -20,7 +20,7 @@ from gateway.errors import ApiError
 from gateway.ids import new_id, request_id
 from gateway.settings import SettingsError, load_settings
 from gateway.snapshot import Price, Snapshot, hash_key, parse_snapshot
-from gateway.spool import Spool
+from gateway.spool import WORTH_EMPTYING_BYTES, Spool
 
 ACCOUNT = Account("req_1", "ten_1", "key_1", "m", "mod_1", Price(**PRICE), "direct", "/v1/completions", False, "gw_1")
 
@@ -76,10 +76,25 @@ def test_a_spool_keeps_what_is_not_published(tmp_path: Path) -> None:
     assert [FinalEvent.from_line(line) for line in (tmp_path / "gw_1.jsonl").read_bytes().splitlines()] == [
         event_of("a"), event_of("b"),
     ]  # fmt: skip
+    spool.tidy()
+    assert len((tmp_path / "gw_1.jsonl").read_bytes().splitlines()) == 2
     spool.published("b")
+    spool.tidy()
     assert (tmp_path / "gw_1.jsonl").read_bytes() == b""
     spool.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spool_that_has_grown_is_emptied_at_once(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, "gw_1")
+    for number in range(WORTH_EMPTYING_BYTES // len(event_of("0000").to_line()) + 1):
+        spool.append(event_of(f"{number:04}"))
+        spool.append(event_of("last"))
+        spool.published(f"{number:04}")
+    assert (tmp_path / "gw_1.jsonl").stat().st_size > WORTH_EMPTYING_BYTES
+    spool.published("last")
+    assert (tmp_path / "gw_1.jsonl").read_bytes() == b""
+    spool.close()
 
 
 def test_a_spool_of_a_living_process_is_left_alone_and_of_a_dead_one_adopted(tmp_path: Path) -> None:
@@ -134,7 +149,7 @@ def test_a_spool_that_was_just_made_is_not_lost_to_another_that_starts(
 
 def test_an_event_survives_a_killed_process(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from gateway.spool import Spool\n"
+        "import os, signal, sys; from pathlib import Path; from gateway.spool import WORTH_EMPTYING_BYTES, Spool\n"
         "from gateway.attempts import FinalEvent\n"
         "s = Spool(Path(sys.argv[1]), 'gw_killed')\n"
         "s.append(FinalEvent('a', 't', (), (), 2, {'attempt_id': 'a', 'tenant_id': 't', 'key_id': 'k'}))\n"

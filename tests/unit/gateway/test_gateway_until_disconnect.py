@@ -6,22 +6,12 @@ import asyncio
 
 import pytest
 
-from gateway.reply import Message, until_disconnect
+from gateway.reply import until_disconnect
 
 
-class Client:
-    """What ASGI tells of a client: nothing, until it leaves."""
-
-    def __init__(self) -> None:
-        self.left = asyncio.Event()
-
-    async def receive(self) -> Message:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-    async def leave_soon(self) -> None:
-        await asyncio.sleep(0.01)
-        self.left.set()
+def client() -> asyncio.Future[None]:
+    """Whether a client has gone: it has not, until somebody says so."""
+    return asyncio.get_running_loop().create_future()
 
 
 async def not_cancelled() -> bool:
@@ -33,12 +23,12 @@ async def not_cancelled() -> bool:
 
 
 async def test_work_that_ends_first() -> None:
-    assert not await until_disconnect(Client().receive, asyncio.sleep(0))
+    assert not await until_disconnect(client(), asyncio.sleep(0))
     assert await not_cancelled()
 
 
 async def test_a_client_that_leaves_ends_the_work() -> None:
-    client, cleaned_up = Client(), []
+    gone, cleaned_up = client(), []
 
     async def work() -> None:
         try:
@@ -48,11 +38,10 @@ async def test_a_client_that_leaves_ends_the_work() -> None:
             await asyncio.sleep(0.01)
             cleaned_up.append(True)
 
-    leaving = asyncio.ensure_future(client.leave_soon())
-    assert await until_disconnect(client.receive, work())
+    asyncio.get_running_loop().call_later(0.01, gone.set_result, None)
+    assert await until_disconnect(gone, work())
     assert cleaned_up
     assert await not_cancelled()
-    await leaving
 
 
 async def test_what_the_work_raises_passes_through() -> None:
@@ -61,25 +50,25 @@ async def test_what_the_work_raises_passes_through() -> None:
         raise KeyError("it")
 
     with pytest.raises(KeyError):
-        await until_disconnect(Client().receive, work())
+        await until_disconnect(client(), work())
     assert await not_cancelled()
 
 
 async def test_a_client_that_leaves_just_as_the_work_ends_cancels_nothing_after_it() -> None:
-    client = Client()
+    gone = client()
 
     async def work() -> None:
-        client.left.set()
+        gone.set_result(None)
 
-    assert not await until_disconnect(client.receive, work())
+    assert not await until_disconnect(gone, work())
     assert await not_cancelled()
 
 
 async def test_a_cancelled_caller_is_cancelled_also_when_the_client_leaves() -> None:
-    client = Client()
-    calling = asyncio.ensure_future(until_disconnect(client.receive, asyncio.sleep(60)))
+    gone = client()
+    calling = asyncio.ensure_future(until_disconnect(gone, asyncio.sleep(60)))
     await asyncio.sleep(0.01)
-    client.left.set()
+    gone.set_result(None)
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling

@@ -101,7 +101,7 @@ async def test_what_is_sent() -> None:
         assert await ask(made, served.url + "/chat?x=1", b'{"a":1}') == (200, b"hi")
     host = served.url.split("/")[2].encode()
     assert seen == [
-        b"POST /v1/chat?x=1 HTTP/1.1\r\nhost: %b\r\ncontent-length: 7\r\ncontent-type: application/json\r\n\r\n"
+        b"POST /v1/chat?x=1 HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: 7\r\n\r\n"
         b'{"a":1}' % host
     ]
 
