@@ -56,7 +56,7 @@ def test_what_stores_give_is_told_by_origin(home: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("value", ["-1", "101", "half", "12.5", "nan"])
 def test_idle_memory_is_a_share_of_all(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    assert load_settings().idle_memory_percent == 50
+    assert load_settings().idle_memory_percent == 30
     monkeypatch.setenv("HYDRANT_IDLE_MEMORY_PERCENT", value)
     with pytest.raises(InvalidError, match="HYDRANT_IDLE_MEMORY_PERCENT"):
         load_settings()
