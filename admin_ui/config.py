@@ -35,7 +35,7 @@ class AdminConfig:
     allow_plain_http: bool = False
     trusted_proxies: int = 0
     provider_http: bool = False
-    idle_memory_percent: int = 50
+    idle_memory_percent: int = 30
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "AdminConfig":

@@ -37,7 +37,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--idle-memory-percent",
     type=click.IntRange(0, 100),
-    default=50,
+    default=30,
     show_default=True,
     help="Of all device memory, what idle workers may hold beyond their set keep-alives.",
 )

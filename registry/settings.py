@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     policy: Literal["hydrant", "hydraserve", "serverlessllm", "serverless-vllm"] = Field(
         default="hydrant", validation_alias="HYDRANT_POLICY"
     )
-    idle_memory_percent: int = Field(default=50, ge=0, le=100, validation_alias="HYDRANT_IDLE_MEMORY_PERCENT")
+    idle_memory_percent: int = Field(default=30, ge=0, le=100, validation_alias="HYDRANT_IDLE_MEMORY_PERCENT")
     store_gbps: dict[str, Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]] = Field(
         default_factory=dict, validation_alias="HYDRANT_STORE_GBPS"
     )

@@ -7,7 +7,7 @@ from enum import StrEnum
 from orchestrator.plan import plan
 from orchestrator.types import ClusterState, NoPlan, Plan, PlanRequest
 
-IDLE_PERCENT = 50
+IDLE_PERCENT = 30
 """Unless an operator says otherwise."""
 
 

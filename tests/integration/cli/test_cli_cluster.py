@@ -245,7 +245,7 @@ def test_status_shows_everything_and_no_secret(cluster) -> None:
     assert document["nodes"][0]["stages"] == 1
     assert document["tenants"][0]["balance_usd"] == "7.00"
     memory = sum(device["memory_bytes"] for node in document["nodes"] for device in node["devices"])
-    assert document["idle_memory"] == {"percent": 50, "budget_bytes": memory // 2, "held_bytes": 0}
+    assert document["idle_memory"] == {"percent": 30, "budget_bytes": memory * 30 // 100, "held_bytes": 0}
     text = cluster.run("status").stdout
     for expected in ("node-a", "tiny", "pipeline", "acme", "7.00", "idle workers hold 0"):
         assert expected in text

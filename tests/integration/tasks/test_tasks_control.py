@@ -70,6 +70,16 @@ def test_a_start_whose_probe_an_earlier_version_asked_for_goes_on(bench):
     assert bench.states() == ["standalone"]
 
 
+@pytest.mark.parametrize(("policy", "stages"), [("hydrant", 2), ("serverless-vllm", 1)])
+def test_a_start_is_laid_out_by_the_policy_of_the_settings(bench, policy, stages):
+    bench.here = replace(bench.here, settings=bench.here.settings.model_copy(update={"policy": policy}))
+    bench.add_model(split=True)
+    bench.gateway.activity("m", waiting=1)
+    bench.run()
+    (group,) = bench.groups()
+    assert len(group.stages) == stages
+
+
 def test_both_effects_of_every_stage_leave_at_once(bench):
     bench.add_model(split=True)
     bench.gateway.activity("m", waiting=1)

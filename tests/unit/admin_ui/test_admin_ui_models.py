@@ -14,7 +14,7 @@ from support.safetensors_writer import write_model
 from orchestrator.types import NoPlan, NoPlanReason
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import Calibration, ColdStart, Group, Model
+from registry.models import Calibration, ColdStart, Group, Model, ModelUse
 from registry.ops import aliases, models, prices
 
 SECONDS_TO_REGISTER = 20
@@ -122,6 +122,18 @@ def test_editing_shows_what_is_there_and_changes_what_is_sent(admin: AdminApp, s
     model = stored(admin, samples.model.id)
     assert (model.slo_ttft_ms, model.keep_alive_s, model.keep_alive_mode) == (7_500, 60, "fixed")
     assert model.context_length == 64
+
+
+def test_a_learned_keep_alive_beyond_the_set_one_is_shown_with_its_bound(admin: AdminApp, samples: Samples) -> None:
+    path, bound = f"/models/{samples.model.id}", "no more than 30 % of all device memory"
+    with session_scope(admin.sessions) as session:
+        model = models.get_model(session, samples.model.id)
+        model.keep_alive_mode, model.keep_alive_s = "learned", 60
+        session.merge(ModelUse(model_id=model.id, busy_until_ms=1, pauses_ms=[20_000] * 8))
+    assert bound not in admin.signed_in("operator").get(path).text
+    with session_scope(admin.sessions) as session:
+        session.get_one(ModelUse, samples.model.id).pauses_ms = [90_000] * 8
+    assert bound in admin.signed_in("operator").get(path).text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.policies import POLICIES
+from orchestrator.policies.policy import IDLE_PERCENT
 from registry.errors import InvalidError
 from registry.settings import SECRET_NAMES, load_secrets, load_settings
 from registry.store_origin import origin
@@ -54,9 +56,19 @@ def test_what_stores_give_is_told_by_origin(home: Path, monkeypatch: pytest.Monk
     assert load_settings().store_bps == {"s3://weights": 10**9, "http://files:8080": 125_000}
 
 
+def test_a_policy_is_one_of_those_that_there_are(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().policy == "hydrant"
+    for name in POLICIES:
+        monkeypatch.setenv("HYDRANT_POLICY", name)
+        assert load_settings().policy == name
+    monkeypatch.setenv("HYDRANT_POLICY", "magic")
+    with pytest.raises(InvalidError, match="HYDRANT_POLICY"):
+        load_settings()
+
+
 @pytest.mark.parametrize("value", ["-1", "101", "half", "12.5", "nan"])
 def test_idle_memory_is_a_share_of_all(home: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    assert load_settings().idle_memory_percent == 50
+    assert load_settings().idle_memory_percent == IDLE_PERCENT
     monkeypatch.setenv("HYDRANT_IDLE_MEMORY_PERCENT", value)
     with pytest.raises(InvalidError, match="HYDRANT_IDLE_MEMORY_PERCENT"):
         load_settings()
