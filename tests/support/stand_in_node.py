@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support.engine_node import CONTROL_PYTHON, ROOT, EngineNode, free_ports, short_directory
-from support.manifest import launch_effect, prefetch_effect
+from support.manifest import API_KEY, launch_effect, prefetch_effect
 
 LAYERS = 2
 TENSORS = 1 + 6 * LAYERS + 1
@@ -50,6 +50,13 @@ def stand_in_warm(node: EngineNode, *, failpoint: str | None = None) -> Iterator
     finally:
         warm.kill()
         warm.wait()
+
+
+def drop_told_key(node: EngineNode, stage: str) -> None:
+    """Removes the log in which a stand-in that `dies` has told its key on purpose: all others are searched for keys."""
+    log = node.config.logs_dir / f"{stage}.log"
+    assert API_KEY in log.read_text()
+    log.unlink()
 
 
 def launch(stage: str, group: str = "grp", name: str = "ok", port: int | None = None, **fields: Any) -> dict[str, Any]:

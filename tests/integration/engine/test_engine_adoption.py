@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support.engine_node import EngineNode, short_directory
 from support.manifest import API_KEY, stop_effect
-from support.stand_in_node import TENSORS, launch, prefetch, running_node
+from support.stand_in_node import TENSORS, drop_told_key, launch, prefetch, running_node
 
 from engine.noded import processes
 
@@ -107,6 +107,7 @@ def test_how_a_stage_ended_is_told_after_a_restart_and_it_is_not_started_again(n
     node.apply(*effects)
     assert node.stage("stg") == before
     assert API_KEY not in "".join(path.read_text() for path in (node.config.run_dir / "ended").iterdir())
+    drop_told_key(node, "stg")
 
 
 def test_a_failure_keeps_its_reason_when_noded_dies_of_it(node: EngineNode, model: Path) -> None:
@@ -119,6 +120,7 @@ def test_a_failure_keeps_its_reason_when_noded_dies_of_it(node: EngineNode, mode
     del node.environ["HYDRANT_FAILPOINT"]
     node.start_noded()
     assert "no luck" in node.wait_state("stg", "failed")["reason"]
+    drop_told_key(node, "stg")
 
 
 def test_a_rate_outlives_noded(node: EngineNode, model: Path) -> None:

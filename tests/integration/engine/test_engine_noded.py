@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support.engine_node import EngineNode
 from support.manifest import API_KEY, prefetch_effect, stop_effect
-from support.stand_in_node import TENSORS, launch, pipeline, prefetch
+from support.stand_in_node import TENSORS, drop_told_key, launch, pipeline, prefetch
 
 from engine.client import BadEffect, NodedClient, NodedUnavailable, StaleVersion
 from engine.noded import inventory, processes
@@ -157,7 +157,7 @@ def test_a_stage_that_dies_while_starting_fails_with_its_reason(node: EngineNode
     assert "no luck with key ***" in stage["reason"]
     assert API_KEY not in json.dumps(stage)
     assert not (node.config.stages_dir / "stg").exists()
-    assert (node.config.logs_dir / "stg.log").exists()
+    drop_told_key(node, "stg")
 
 
 def test_missing_weights_fail_the_stage_and_end_its_process(node: EngineNode, model: Path) -> None:
