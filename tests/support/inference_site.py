@@ -20,7 +20,7 @@ from support.redis_server import RedisServer
 GENERATING, EMBEDDING = ("small", "lite", "provided", "tiny"), ("vectors", "provided-vectors")
 """The names of models and aliases, by what they do; `tiny` is an alias of `small`."""
 # Answers are short, whatever is asked for.
-_CONTEXT = 40
+_CONTEXT = 8
 
 
 @contextmanager
