@@ -13,7 +13,7 @@ from tasks.failpoints import reach
 
 AWAY_S = 8.0
 """So long a noded that is away is asked again: one that was restarted is back in a second or two, and a cold start need
-not wait for the outbox to send its effects again. Less than the outbox waits, so that no two messages ask at a time."""
+not wait for the outbox to send its effects again. Shorter than the outbox' pause, or messages would gather."""
 AGAIN_S = 0.25
 
 log = structlog.get_logger(__name__)
