@@ -132,7 +132,7 @@ class RangeServer:
         for at in range(0, limit, _STEP):
             piece = data[at : min(at + _STEP, limit)]
             if at >= self.hold_after.get(name, len(data)):
-                self.released.wait(30)
+                self.released.wait(120)
                 if self.cut_held:
                     limit = at
                     break
