@@ -32,6 +32,22 @@ def test_a_providers_model_is_added_and_never_looks_cold(admin: AdminApp) -> Non
     assert "scaled to zero" not in listed
 
 
+def test_a_new_keys_example_asks_a_model_of_ours_and_a_providers_only_where_there_is_no_other(admin: AdminApp) -> None:
+    client = admin.signed_in("owner")
+    send(client, "/models/hosted/new", HOSTED)
+    with session_scope(admin.sessions) as session:
+        tenant = add_tenant(session)
+        add_model(session, "a-retriever", settings={"embedding": True})
+        add_model(session, "zephyr")
+    for allowed, asked in (
+        ({"all_models": "y"}, "zephyr"),
+        ({"models": ["gpt"]}, "gpt"),
+        ({"models": ["a-retriever"]}, "MODEL"),
+    ):
+        answer = send(client, "/keys/new", {"tenant_id": tenant.id, "name": "ci", "expires": "", **allowed})
+        assert f'model="{asked}"' in answer.text
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
