@@ -146,7 +146,7 @@ def _show_once(key: ApiKey, plaintext: str) -> str:
 
 
 def _example_model(key: ApiKey) -> str:
-    """A model that the key may ask to chat: one of these servers if there is any, since a provider's may lack its key."""
+    """A model that the key may ask to chat: one of ours if there is any, since a provider's may lack its key."""
     usable = [
         model
         for model in models_without_manifests(db())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import select
 from support.admin_app import AdminApp, send
 from support.admin_samples import Samples
 from support.registry_rows import add_model
@@ -320,3 +321,15 @@ def test_a_workers_secret_is_on_no_page(admin: AdminApp, samples: Samples) -> No
     text = "".join(client.get(path).text for path in pages)
     assert secrets
     assert not any(secret in text for secret in secrets)
+
+
+def test_a_groups_reason_is_not_told_twice(admin: AdminApp, samples: Samples) -> None:
+    said = "ended when its node was stopped"
+    with session_scope(admin.sessions) as session:
+        group = session.scalars(select(Group)).one()
+        group.state, group.reason = "stopped", f"stage 0 on node-a: {said}"
+        first, second = group.stages
+        first.state, first.reason, second.reason = "gone", said, "its own"
+    page = admin.signed_in("viewer").get(f"/models/{samples.model.id}/live").text
+    assert page.count(said) == 1
+    assert '</span> <span class="reason">its own</span>' in page

@@ -15,7 +15,10 @@ LATE = Why(WhyCode.NOT_READY_IN_TIME, {"allowed_ms": 300_000}, (FETCHING, LOADIN
 TOLD = [
     (Why(WhyCode.STAGE_FAILED, {**STAGE, "error": "out of {memory}"}), "stage 1 on n1: out of {memory}"),
     (Why(WhyCode.STAGE_FAILED, STAGE), "stage 1 on n1: failed without giving a reason"),
-    (Why(WhyCode.STAGE_GONE, {**STAGE, "error": "killed by signal 9"}), "stage 1 on n1: killed by signal 9"),
+    (
+        Why(WhyCode.STAGE_GONE, {**STAGE, "error": "ended when its node was stopped"}),
+        "stage 1 on n1: ended when its node was stopped",
+    ),
     (Why(WhyCode.STAGE_GONE, STAGE), "stage 1 on n1: its processes ended"),
     (
         Why(WhyCode.NODE_LOST, STAGE),
