@@ -16,13 +16,26 @@ HOSTED = {
 
 def test_a_providers_model_is_added_and_never_looks_cold(admin: AdminApp) -> None:
     client = admin.signed_in("owner")
-    assert client.get("/models/hosted/new").status_code == 200
+    assert "GPU-second" not in client.get("/models/hosted/new").text
     answer = send(client, "/models/hosted/new", HOSTED)
     assert answer.status_code == 302
     page = client.get(answer.location).text
     assert "openai/gpt-4.1-mini" in page
     assert "at its provider" in page
-    for absent in ("scaled to zero", "Warm now", "Never started yet", "Largest pipeline", "While it is cold"):
+    assert "GPU-second" not in client.get(f"{answer.location}/price").text
+    fields = {"input_nusd": "0.5", "cached_input_nusd": "", "output_nusd": "2", "request_nusd": ""}
+    assert send(client, f"{answer.location}/price", fields).location == answer.location
+    page = client.get(answer.location).text
+    assert "$0.50" in page
+    for absent in (
+        "scaled to zero",
+        "Warm now",
+        "Never started yet",
+        "Largest pipeline",
+        "While it is cold",
+        "GPU-second",
+        "Device time",
+    ):
         assert absent not in page
     assert "embeddings, no text" not in page
     vectors = {**HOSTED, "name": "vectors", "embedding": "y"}

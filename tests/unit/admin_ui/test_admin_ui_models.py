@@ -92,8 +92,8 @@ def test_a_registration_that_nobody_knows_says_what_to_do(admin: AdminApp) -> No
         ({"tool_parser": "; rm -rf /"}, "Not a valid choice"),
         # What the registry alone knows is asked before gigabytes are read.
         ({"name": "no spaces"}, "must start with a letter or digit"),
-        ({"name": "taken"}, "there is already a model named"),
-        ({"source": "ftp://host/x"}, "source must be a directory"),
+        ({"name": "taken"}, "There is already a model named"),
+        ({"source": "ftp://host/x"}, "Source must be a directory"),
         ({"source": "~nobody-has-this-name/x"}, "nobody here has that name"),
         ({"capacity": "0"}, "whole number from 1"),
         ({"request_nusd": "2000"}, "whole number from 0"),
