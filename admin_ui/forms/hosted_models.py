@@ -73,7 +73,7 @@ class PolicyForm(Form):
     mode = SelectField("Its requests", choices=WHEN_COLD)
     fallback_model_id = SelectField("Answered by", description="Of a provider, at its own price.")
     after_s = WholeNumberField(
-        "After", unit="s", description="How long a request waits before it is asked. Empty: not at all."
+        "After", unit="s", description="How long a request waits before a provider's model is asked. Empty: not at all."
     )
 
     def offer(self, tenants: Iterable[tuple[str, str]], fallbacks: Iterable[tuple[str, str]]) -> "PolicyForm":

@@ -44,7 +44,7 @@ class PriceForm(TokenPriceForm):
     """The same and the price of a GPU-second."""
 
     gpu_second_nusd = DollarsField(
-        "Per GPU-second", [AtLeast(0, "At least 0.")], description="Of starts, for a whole GPU. Empty: nothing."
+        "Per GPU-second", [AtLeast(0, "At least 0.")], description="For the time that its starts take. Empty: nothing."
     )
 
 
