@@ -19,6 +19,7 @@ from redis.retry import Retry
 from sqlalchemy.orm import Session
 
 from admin_ui.database import db, forget_reads, session_factory
+from admin_ui.formats import sentence
 from admin_ui.forms.base import Form
 from registry.db import session_scope
 from registry.errors import RegistryError
@@ -100,8 +101,7 @@ def press(change: Callable[[Session, str], object], done: str, *, reconcile: boo
 
 def in_words(error: RegistryError) -> str:
     """The error's message as a sentence."""
-    text = error.message[:1].upper() + error.message[1:]
-    return text if text.endswith((".", "!", "?")) else text + "."
+    return sentence(error.message)
 
 
 def redis_is_up() -> bool:

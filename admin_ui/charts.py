@@ -6,6 +6,8 @@ from dataclasses import dataclass
 WIDTH = 720
 HEIGHT = 200
 LEFT = 56
+RIGHT = 30
+"""Room for the half of the last label that its column does not cover, in a phone's large letters too."""
 BOTTOM = 24
 TOP = 12
 MOST_LABELS = 8
@@ -43,7 +45,7 @@ def bar_chart(points: Sequence[tuple[str, str, int]]) -> BarChart:
     top = round_up(max((value for _label, _short, value in points), default=0))
     baseline = HEIGHT - BOTTOM
     room = baseline - TOP
-    step = (WIDTH - LEFT) / max(len(points), 1)
+    step = (WIDTH - LEFT - RIGHT) / max(len(points), 1)
     every = max(1, -(-len(points) // MOST_LABELS))
     columns = []
     for i, (label, short, value) in enumerate(points):

@@ -30,6 +30,12 @@ def size(count: int) -> str:
     return f"{value:,.3g} TB" if value < _KB else f"{value:,.0f} TB"
 
 
+def sentence(message: str) -> str:
+    """An error's message as a sentence: with a capital, and a full stop."""
+    text = message[:1].upper() + message[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
 def link_rate(bytes_per_second: int) -> str:
     """A link's rate in bits per second, as networks are named (50,000,000 B/s is 400 Mbit/s)."""
     value = bytes_per_second * 8.0

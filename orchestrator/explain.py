@@ -8,7 +8,7 @@ from orchestrator.why import SlowStage, Why, WhyCode
 Facts = Mapping[str, int | str]
 
 _REASONS: Mapping[ReasonCode, str] = {
-    ReasonCode.MEETS_SLO: "{s} stage(s), {w} with room for a whole worker: the smallest pipeline that meets the"
+    ReasonCode.MEETS_SLO: "{stages}, {w} with room for a whole worker: the smallest pipeline that meets the"
     " service level: first token in {ttft} of {slo_ttft} allowed{tpot}.",
     ReasonCode.DEGRADED: "No pipeline size meets the service level (first token within {slo_ttft}), so one whole worker"
     " serves as well as it can: first token in {ttft}{tpot}.",
@@ -36,9 +36,9 @@ _REFUSALS: Mapping[NoPlanReason, str] = {
     " Lower the model's KV reserve or context length, or add a larger device.",
     NoPlanReason.NO_MEMORY: "A whole worker needs {need} of device memory and the most that is free on one device is"
     " {free}. Stop an idle model, or wait for one to be evicted.",
-    NoPlanReason.NO_PORTS: "None of the {nodes} node(s) has enough free ports. Widen the port range of a node.",
+    NoPlanReason.NO_PORTS: "Of {nodes}, none has enough free ports. Widen the port range of a node.",
     NoPlanReason.LINKS_BUSY: "Every link is taken: one more fetch would make one of the {fetches} admitted ones late.",
-    NoPlanReason.LINKS_DOWN: "None of the {nodes} node(s) with room has a working link to fetch the weights over."
+    NoPlanReason.LINKS_DOWN: "Of {nodes} with room, none has a working link to fetch the weights over."
     " Check the nodes' link_gbps.",
 }
 
@@ -69,6 +69,8 @@ _NO_ERROR: Mapping[WhyCode, str] = {
     WhyCode.PROBE_FAILED: "the probe gave no reason",
 }
 
+_TIMES: Mapping[str, str] = {"tpot": "the time per token", "prefill": "the time for a prompt"}
+
 _VERDICTS: Mapping[Verdict, str] = {
     Verdict.CHOSEN: "chosen",
     Verdict.MEETS: "meets the service level, but gives fewer workers than the burst needs",
@@ -91,7 +93,10 @@ _MODES: Mapping[ConsolidationMode, str] = {
 
 def reason_text(reason: Reason) -> str:
     """One reason of a plan as a sentence."""
-    return _REASONS[reason.code].format_map(_words(reason.facts))
+    words = _words(reason.facts)
+    if reason.code is ReasonCode.NOT_PROFILED:
+        words["what"] = " and ".join(_TIMES.get(name, name) for name in words["what"].split(" and "))
+    return _REASONS[reason.code].format_map(words)
 
 
 def refusal_text(refusal: NoPlan) -> str:
@@ -163,8 +168,10 @@ def _words(facts: Facts) -> dict[str, str]:
             words[name.removesuffix("_ms")] = _seconds(value)
         elif name.endswith("bytes"):
             words[name.removesuffix("_bytes")] = _size(value)
+        elif name == "s":
+            words |= {"s": str(value), "stages": _count(value, "stage")}
         else:
-            words[name] = str(value)
+            words[name] = _count(value, "node") if name == "nodes" else str(value)
     if "slo_tpot_ms" in facts:
         words["tpot"] = f", {facts['tpot_ms']} ms per token of {facts['slo_tpot_ms']} ms"
     return words
@@ -177,14 +184,20 @@ def _how_far(stage: SlowStage) -> str:
     return f"{words}, with {stage.bytes_fetched / 1e6:.1f} of {stage.bytes_to_fetch / 1e6:.1f} MB fetched"
 
 
+def _count(value: int, what: str) -> str:
+    return f"{value} {what}" if value == 1 else f"{value} {what}s"
+
+
 def _maybe(value_ms: int | None) -> str:
+    """For tables: seconds with two decimals, below each other."""
     if value_ms is None:
         return "-"
-    return f"{value_ms} ms" if value_ms < 1000 else _seconds(value_ms)
+    return f"{value_ms} ms" if value_ms < 1000 else f"{value_ms / 1000:.2f} s"
 
 
 def _seconds(value_ms: int) -> str:
-    return f"{value_ms / 1000:.2f} s"
+    """For sentences: at most two decimals, and no zeros that say nothing."""
+    return f"{value_ms / 1000:.2f}".rstrip("0").rstrip(".") + " s"
 
 
 def _size(value: int) -> str:

@@ -91,6 +91,10 @@ def _follow(state: ControlState, group: GroupView, *, plenty: bool) -> Iterator[
             yield Stop(group.group_id)
         return
     trouble = broken(state, group)
+    if trouble is not None and trouble.why.code is WhyCode.STAGE_GONE and group.state in SERVING:
+        # It has served until its node was stopped; only a start that ends so has failed.
+        yield _drain(group, trouble.why)
+        return
     if trouble is not None:
         over = group.state is GroupState.DRAINING
         to = GroupState.STOPPED if over else GroupState.FAILED
@@ -135,6 +139,8 @@ def _follow_draining(state: ControlState, group: GroupView) -> Iterator[Decision
         yield followers[0] if followers else Move(group.group_id, group.version, GroupState.STOPPED)
     elif group.stopping:
         return
+    elif any(stage.state is StageState.GONE for stage in group.stages):
+        yield Stop(group.group_id)  # without that stage nothing that runs on it can end well
     elif _unrouted(state, group) and group.running == 0:
         # A gateway that is cut off from Redis may still stream from it.
         yield Stop(group.group_id, quiet=state.routes_version is not None)

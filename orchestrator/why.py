@@ -14,7 +14,7 @@ class WhyCode(StrEnum):
     """
 
     STAGE_FAILED = "stage_failed"  # rank, node, error
-    STAGE_GONE = "stage_gone"  # rank, node, error
+    STAGE_GONE = "stage_gone"  # rank, node, error: its node was stopped, and knows it no more
     NODE_LOST = "node_lost"  # rank, node
     NODE_TAKES_NOTHING = "node_takes_nothing"  # rank, node: it reports, and answers nothing that is sent to it
     PROBE_FAILED = "probe_failed"  # error

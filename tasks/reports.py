@@ -43,7 +43,8 @@ def store_report(session: Session, report: Mapping[str, Any], now_ms: int) -> bo
         if said is not None:
             news |= _update(session, row, said)
         elif row.state != StageState.PLANNED:
-            row.state, row.reason = StageState.GONE.value, row.reason or "its node no longer lists it"
+            # noded adopts whatever an earlier one has left: what it does not know went with the machine, or was swept.
+            row.state, row.reason = StageState.GONE.value, row.reason or "ended when its node was stopped"
             news = True
     for group_id in sorted(
         {stage["group_id"] for stage in reported.values() if stage["state"] not in ("gone", "failed")}

@@ -13,6 +13,7 @@ from flask_wtf import FlaskForm
 from wtforms import StringField, TextAreaField
 from wtforms.validators import ValidationError
 
+from admin_ui.formats import sentence
 from registry.errors import RegistryError
 from registry.key_parameters import parse_assignments
 from registry.ops.money import format_dollars, format_price_per_million, parse_dollars, parse_price_per_million
@@ -24,11 +25,14 @@ class Form(FlaskForm):  # type: ignore[misc]
     """A form with a CSRF token. Errors of the registry land beside the field that they name."""
 
     def refuse(self, error: RegistryError) -> None:
-        """Shows `error` beside its field, or above the form when the form has no such field."""
-        if error.field in self._fields:
-            self._fields[error.field].errors = [*self._fields[error.field].errors, error.message]
-        else:
-            self.form_errors.append(error.message)
+        """Shows `error` beside its field, which it then calls as the page does, or above a form without that field."""
+        field = self._fields.get(error.field)
+        if field is None:
+            self.form_errors.append(sentence(error.message))
+            return
+        begins, _, rest = error.message.partition(" ")
+        message = f"{field.label.text} {rest}" if begins == error.field else error.message
+        field.errors = [*field.errors, sentence(message)]
 
 
 class AddressField(StringField):  # type: ignore[misc]
@@ -158,7 +162,7 @@ class AssignmentsField(TextAreaField):  # type: ignore[misc]
         try:
             self.data = parse_assignments(self.typed.splitlines(), self.name)
         except RegistryError as error:
-            raise ValueError(error.message) from None
+            raise ValueError(sentence(error.message)) from None
 
     def _value(self) -> str:
         return self.typed or "\n".join(f"{name} = {value}" for name, value in (self.data or {}).items())
@@ -168,7 +172,7 @@ def _in_words(parse: Callable[[str, str], int], typed: str, label: str) -> int:
     try:
         return parse(typed, label)
     except RegistryError as error:
-        raise ValueError(error.message) from None
+        raise ValueError(sentence(error.message)) from None
 
 
 class Required:

@@ -7,7 +7,7 @@ from wtforms import BooleanField, SelectField, StringField
 from wtforms.validators import InputRequired
 
 from admin_ui.forms.base import AddressField, Form, Required, VariableField, WholeNumberField
-from admin_ui.forms.models import PriceForm
+from admin_ui.forms.models import TokenPriceForm
 from registry.models import Model
 
 WHEN_COLD = {"wait": "Wait for it", "fallback": "Be answered by a provider's model", "reject": "Be sent away"}
@@ -50,7 +50,7 @@ class HostedFields(Form):
         }
 
 
-class HostedForm(PriceForm, HostedFields):
+class HostedForm(TokenPriceForm, HostedFields):
     """A new one, with its price."""
 
     embedding = BooleanField("Embedding model (no text generation)")
@@ -73,7 +73,7 @@ class PolicyForm(Form):
     mode = SelectField("Its requests", choices=WHEN_COLD)
     fallback_model_id = SelectField("Answered by", description="Of a provider, at its own price.")
     after_s = WholeNumberField(
-        "After", unit="s", description="In line, before a provider's model is asked. Empty: at once."
+        "After", unit="s", description="How long a request waits before a provider's model is asked. Empty: not at all."
     )
 
     def offer(self, tenants: Iterable[tuple[str, str]], fallbacks: Iterable[tuple[str, str]]) -> "PolicyForm":

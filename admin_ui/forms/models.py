@@ -31,15 +31,20 @@ def _choices(setting: str, empty: str | None = None) -> dict[str, str]:
     return ({"": empty} if empty else {}) | {value: value for value in CHOICES[setting]}
 
 
-class PriceForm(Form):
-    """Prices in dollars per million tokens, request and GPU-second."""
+class TokenPriceForm(Form):
+    """Prices in dollars per million tokens and per request: what a provider's model can have."""
 
     input_nusd = PerMillionField("Input", [Required()], placeholder="0.02")
     cached_input_nusd = PerMillionField("Cached input", description="Empty: the same as other input.")
-    output_nusd = PerMillionField("Output", [Required()], placeholder="0.06")
+    output_nusd = PerMillionField("Output", [Required()], placeholder="0.08")
     request_nusd = DollarsField("Per request", [AtLeast(0, "At least 0.")], description="Empty: nothing.")
+
+
+class PriceForm(TokenPriceForm):
+    """The same and the price of a GPU-second."""
+
     gpu_second_nusd = DollarsField(
-        "Per GPU-second", [AtLeast(0, "At least 0.")], description="What starts cost; empty: nothing."
+        "Per GPU-second", [AtLeast(0, "At least 0.")], description="For the time that its starts take. Empty: nothing."
     )
 
 

@@ -24,7 +24,7 @@ class TenantForm(Form):
         "First tokens of sleeping models",
         choices=SERVICE_CLASSES,
         default="standard",
-        description="A tighter one takes more servers at once, and goes first.",
+        description="A faster class starts models on more servers at once, and before slower ones.",
     )
     rpm = WholeNumberField("Requests a minute", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)
     tpm = WholeNumberField("Tokens a minute", [AtLeast(1, ONE)], description=EMPTY_IS_UNLIMITED)

@@ -135,16 +135,22 @@ def _page(key: ApiKey, form: RotateForm) -> str:
 
 def _show_once(key: ApiKey, plaintext: str) -> str:
     tenant = tenants.get_tenant(db(), key.tenant_id)
-    names = [
-        model.name
-        for model in models_without_manifests(db())
-        if model.enabled and (key.models == ["*"] or model.name in key.models)
-    ]
     return render_template(
         "keys/once.html",
         key=key,
         tenant=tenant,
         plaintext=plaintext,
-        example_model=names[0] if names else "MODEL",
+        example_model=_example_model(key),
         gateway_port=current_app.config["GATEWAY_PORT"],
     )
+
+
+def _example_model(key: ApiKey) -> str:
+    """A model that the key may ask to chat: one of ours if there is any, since a provider's may lack its key."""
+    usable = [
+        model
+        for model in models_without_manifests(db())
+        if model.enabled and not model.settings.get("embedding") and (key.models == ["*"] or model.name in key.models)
+    ]
+    usable.sort(key=lambda model: model.lane == "hosted")
+    return usable[0].name if usable else "MODEL"

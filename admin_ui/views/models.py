@@ -5,7 +5,7 @@ from werkzeug.wrappers import Response as WsgiResponse
 
 from admin_ui.changes import press, redis_client, redis_is_up, submit
 from admin_ui.database import db
-from admin_ui.forms.models import AliasForm, EditForm, PriceForm, WarmForm
+from admin_ui.forms.models import AliasForm, EditForm, PriceForm, TokenPriceForm, WarmForm
 from admin_ui.permissions import Permission, permission
 from admin_ui.read.cluster import living_groups, models_without_manifests, recent_cold_starts, recent_groups
 from admin_ui.read.decision import VERDICTS, explained
@@ -80,9 +80,11 @@ def edit(model_id: str) -> WsgiResponse | str | tuple[str, int]:
 def price(model_id: str) -> WsgiResponse | str | tuple[str, int]:
     """Sets a new price from now on."""
     model = found(models.get_model, db(), model_id)
-    form = PriceForm()
+    # Nothing of a provider's model starts here.
+    form_class = TokenPriceForm if model.lane == "hosted" else PriceForm
+    form = form_class()
     if not form.is_submitted():
-        form = PriceForm(formdata=None, obj=prices.price_at(db(), model_id, now_ms()))
+        form = form_class(formdata=None, obj=prices.price_at(db(), model_id, now_ms()))
         return render_template("models/price.html", model=model, form=form)
     changed = submit(
         form,
@@ -94,7 +96,7 @@ def price(model_id: str) -> WsgiResponse | str | tuple[str, int]:
             cached_input_nusd=form.cached_input_nusd.data,
             output_nusd=form.output_nusd.data,
             request_nusd=form.request_nusd.data or 0,
-            gpu_second_nusd=form.gpu_second_nusd.data or 0,
+            gpu_second_nusd=(form.gpu_second_nusd.data or 0) if isinstance(form, PriceForm) else 0,
         ),
     )
     if changed is None:

@@ -12,7 +12,7 @@ from admin_ui.forms.budgets import BudgetForm
 from admin_ui.forms.hosted_models import WHEN_COLD
 from admin_ui.forms.tenants import MoneyForm, TenantForm
 from admin_ui.permissions import Permission, permission
-from admin_ui.read.budgets import budgets_of
+from admin_ui.read.budgets import budgets_of, key_budgets
 from admin_ui.read.tenants import tenant_rows
 from admin_ui.views.found import found
 from registry.documents.cold_policies import policy_document
@@ -120,15 +120,17 @@ def _given(form: TenantForm) -> dict[str, Any]:
 
 
 def _page(tenant: Tenant, *, limits: TenantForm | None = None, top_up: MoneyForm | None = None) -> str:
+    keys_ = keys.list_keys(db(), tenant.id)
     return render_template(
         "tenants/show.html",
         tenant=tenant,
         balance=money.balance_nusd(db(), tenant.id),
-        keys=keys.list_keys(db(), tenant.id),
+        keys=keys_,
         entries=list_ledger(db(), tenant_id=tenant.id, limit=RECENT_ENTRIES),
         limits=limits or TenantForm(formdata=None, obj=tenant),
         money_form=top_up or MoneyForm(formdata=None),
         budgets=budgets_of(db(), tenant.id, tenant.id, now_ms()),
+        key_budgets=key_budgets(db(), tenant.id, keys_, now_ms()),
         budget_form=BudgetForm(formdata=None),
         alerts=list_alerts(db(), tenant_id=tenant.id),
         policies=[(row.model_id, policy_document(db(), row)) for row in list_policies(db(), tenant_id=tenant.id)],

@@ -17,7 +17,7 @@ def untold(why: Why) -> list[str]:
 
 def _said(name: str, value: int | str) -> str:
     if isinstance(value, int) and name.endswith("_ms"):
-        return f"{value / 1000:.2f} s"
-    if isinstance(value, int) and name.endswith("_bytes"):
-        return f"{value / 1e9:.2f} GB" if value >= 10**9 else f"{value / 1e6:.1f} MB"
-    return f"{value / 1e6:.1f}" if isinstance(value, int) and name.startswith("bytes") else str(value)
+        return f"{value / 1000:.2f}".rstrip("0").rstrip(".") + " s"
+    if isinstance(value, int) and "bytes" in name:
+        return f"{value / 1e9:.2f} GB" if value >= 10**9 else f"{value / 1e6:.1f}"
+    return str(value)

@@ -427,16 +427,17 @@ def test_a_report_from_before_the_launch_does_not_fail_the_start(bench):
     assert bench.states() == ["starting"]
 
 
-def test_a_stage_that_its_node_forgot_is_gone(bench):
+def test_what_ended_with_its_node_has_stopped_and_not_failed(bench):
     group = serving(bench)
     node = bench.nodes[group.stages[0].node_name]
     node._stages.clear()
     node.boot_id = "another"
     node.seq = 1
     bench.report(node.name)
-    failed = bench.groups()[0]
-    assert failed.state == "failed"
-    assert "no longer lists it" in failed.reason
+    bench.run()
+    stopped = bench.groups()[0]
+    assert stopped.state == "stopped"
+    assert stopped.reason == f"stage 0 on {node.name}: ended when its node was stopped"
     assert bench.gateway.routes("m") == []
 
 

@@ -7,7 +7,7 @@ from support.admin_samples import Samples
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.models import Budget
-from registry.ops import budgets
+from registry.ops import budgets, keys
 
 
 def test_a_budget_is_set_changed_shown_and_removed(admin: AdminApp, samples: Samples) -> None:
@@ -24,11 +24,25 @@ def test_a_budget_is_set_changed_shown_and_removed(admin: AdminApp, samples: Sam
             row = session.get(Budget, (scope_id, "month"))
             assert (row.amount_nusd, row.alert_percent, row.hard) == (500_000_000, [50, 80], False)
         text = client.get(page).text
-        for shown in ("only alerts", "$0.50", 'class="bar"'):
+        for shown in ("refuses nothing", "$0.50", 'class="bar"'):
             assert shown in text
         send(client, f"/budgets/{scope_id}/month/remove", {})
         assert "No budget" in client.get(page).text
     assert "budget.set" in client.get(f"/audit?subject={samples.tenant.id}").text
+
+
+def test_a_tenants_page_shows_its_keys_budgets_too(admin: AdminApp, samples: Samples) -> None:
+    client = admin.signed_in("viewer")
+    page = f"/tenants/{samples.tenant.id}"
+    assert "Spending is bounded by the balance alone" in client.get(page).text
+    with session_scope(admin.sessions) as session:
+        budgets.set_budget(session, "t", samples.key_id, "month", amount_nusd=20 * 10**9)
+    text = client.get(page).text
+    assert "$0.00 of $20.00" in text
+    assert "No budget of the whole tenant" in text
+    with session_scope(admin.sessions) as session:
+        keys.revoke_key(session, "t", samples.key_id)
+    assert "of $20.00" not in client.get(page).text
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,26 @@ HOSTED = {
 
 def test_a_providers_model_is_added_and_never_looks_cold(admin: AdminApp) -> None:
     client = admin.signed_in("owner")
-    assert client.get("/models/hosted/new").status_code == 200
+    assert "GPU-second" not in client.get("/models/hosted/new").text
     answer = send(client, "/models/hosted/new", HOSTED)
     assert answer.status_code == 302
     page = client.get(answer.location).text
     assert "openai/gpt-4.1-mini" in page
     assert "at its provider" in page
-    for absent in ("scaled to zero", "Warm now", "Never started yet", "Largest pipeline", "While it is cold"):
+    assert "GPU-second" not in client.get(f"{answer.location}/price").text
+    fields = {"input_nusd": "0.5", "cached_input_nusd": "", "output_nusd": "2", "request_nusd": ""}
+    assert send(client, f"{answer.location}/price", fields).location == answer.location
+    page = client.get(answer.location).text
+    assert "$0.50" in page
+    for absent in (
+        "scaled to zero",
+        "Warm now",
+        "Never started yet",
+        "Largest pipeline",
+        "While it is cold",
+        "GPU-second",
+        "Device time",
+    ):
         assert absent not in page
     assert "embeddings, no text" not in page
     vectors = {**HOSTED, "name": "vectors", "embedding": "y"}
@@ -30,6 +43,22 @@ def test_a_providers_model_is_added_and_never_looks_cold(admin: AdminApp) -> Non
     listed = client.get("/models").text
     assert "at its provider" in listed
     assert "scaled to zero" not in listed
+
+
+def test_a_new_keys_example_asks_a_model_of_ours_and_a_providers_only_where_there_is_no_other(admin: AdminApp) -> None:
+    client = admin.signed_in("owner")
+    send(client, "/models/hosted/new", HOSTED)
+    with session_scope(admin.sessions) as session:
+        tenant = add_tenant(session)
+        add_model(session, "a-retriever", settings={"embedding": True})
+        add_model(session, "zephyr")
+    for allowed, asked in (
+        ({"all_models": "y"}, "zephyr"),
+        ({"models": ["gpt"]}, "gpt"),
+        ({"models": ["a-retriever"]}, "MODEL"),
+    ):
+        answer = send(client, "/keys/new", {"tenant_id": tenant.id, "name": "ci", "expires": "", **allowed})
+        assert f'model="{asked}"' in answer.text
 
 
 @pytest.mark.parametrize(

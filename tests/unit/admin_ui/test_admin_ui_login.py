@@ -133,7 +133,7 @@ def test_a_new_password_ends_the_other_sessions_and_keeps_this_one(admin: AdminA
     [
         ({"current": "not mine at all", "password": "x" * 12, "again": "x" * 12}, "not your present password"),
         ({"current": PASSWORD, "password": "x" * 12, "again": "y" * 12}, "The two new passwords differ."),
-        ({"current": PASSWORD, "password": "short", "again": "short"}, "12 to 1024 characters"),
+        ({"current": PASSWORD, "password": "short", "again": "short"}, "New password must have 12 to 1024 characters."),
         ({}, "Enter a new password."),
     ],
 )

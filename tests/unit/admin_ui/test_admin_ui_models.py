@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import select
 from support.admin_app import AdminApp, send
 from support.admin_samples import Samples
 from support.registry_rows import add_model
@@ -91,8 +92,8 @@ def test_a_registration_that_nobody_knows_says_what_to_do(admin: AdminApp) -> No
         ({"tool_parser": "; rm -rf /"}, "Not a valid choice"),
         # What the registry alone knows is asked before gigabytes are read.
         ({"name": "no spaces"}, "must start with a letter or digit"),
-        ({"name": "taken"}, "there is already a model named"),
-        ({"source": "ftp://host/x"}, "source must be a directory"),
+        ({"name": "taken"}, "There is already a model named"),
+        ({"source": "ftp://host/x"}, "Source must be a directory"),
         ({"source": "~nobody-has-this-name/x"}, "nobody here has that name"),
         ({"capacity": "0"}, "whole number from 1"),
         ({"request_nusd": "2000"}, "whole number from 0"),
@@ -332,3 +333,15 @@ def test_a_workers_secret_is_on_no_page(admin: AdminApp, samples: Samples) -> No
     text = "".join(client.get(path).text for path in pages)
     assert secrets
     assert not any(secret in text for secret in secrets)
+
+
+def test_a_groups_reason_is_not_told_twice(admin: AdminApp, samples: Samples) -> None:
+    said = "ended when its node was stopped"
+    with session_scope(admin.sessions) as session:
+        group = session.scalars(select(Group)).one()
+        group.state, group.reason = "stopped", f"stage 0 on node-a: {said}"
+        first, second = group.stages
+        first.state, first.reason, second.reason = "gone", said, "its own"
+    page = admin.signed_in("viewer").get(f"/models/{samples.model.id}/live").text
+    assert page.count(said) == 1
+    assert '</span> <span class="reason">its own</span>' in page

@@ -72,7 +72,7 @@ def test_bad_users_are_refused(admin: AdminApp) -> None:
     client = admin.signed_in("owner")
     for fields, message in (
         ({"email": "", "role": "viewer"}, "Enter an e-mail address."),
-        ({"email": "no-at-sign", "role": "viewer"}, "email must be an address"),
+        ({"email": "no-at-sign", "role": "viewer"}, "E-mail must be an address"),
         ({"email": "owner@example.org", "role": "viewer"}, "already an account"),
         ({"email": "x@example.org", "role": "emperor"}, "Not a valid choice"),
     ):

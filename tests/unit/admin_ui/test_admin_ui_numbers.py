@@ -75,6 +75,8 @@ def test_columns_stay_inside_the_chart(values: list[int]) -> None:
     for column in chart.columns:
         assert column.x >= LEFT
         assert column.x + column.width <= WIDTH + 1
+        # "14:00" in a phone's letters is 56 units wide.
+        assert not column.show_label or column.middle + 28 <= WIDTH
         assert 0 <= column.y <= column.y + column.height <= HEIGHT
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from admin_ui.config import limiter_storage_url
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.ops import tenants
+from registry.ops.models import find_model
 from registry.snapshot import BALANCE_KEY, SNAPSHOT_KEY, parse_snapshot
 
 
@@ -133,9 +135,11 @@ def test_a_redis_that_hangs_delays_a_page_and_loses_nothing(
 def test_the_overview_shows_who_waits_and_what_cannot_start(
     admin_with_redis: AdminApp, redis_server: RedisServer
 ) -> None:
-    with session_scope(admin_with_redis.sessions) as session:
-        add_samples(session, now_ms())
     now = now_ms()
+    with session_scope(admin_with_redis.sessions) as session:
+        add_samples(session, now)
+        model = find_model(session, "qwen3-8b")
+        model.warm_until_ms = now + 3_600_000
     fresh = {"at_ms": now, "waiting": 3, "running": 2}
     stale = {"at_ms": now - 60_000, "waiting": 50, "running": 50}
     failed = {"state": "failed", "error": "No node can take anything.", "eta_ms": None, "failed_at_ms": now}
@@ -146,6 +150,8 @@ def test_the_overview_shows_who_waits_and_what_cannot_start(
     assert "<dt>Waiting for a cold start</dt><dd>3</dd>" in page
     assert "<dt>Requests running</dt><dd>2</dd>" in page
     assert "<strong>qwen3-8b</strong> cannot start: No node can take anything." in page
+    page = admin_with_redis.signed_in("viewer").get(f"/models/{model.id}/live").text
+    assert re.search(r"kept up until <time[^>]*>[^<]*</time> · 2 running, 3 waiting<", page)
 
 
 def test_a_redis_url_in_the_spelling_of_the_rate_limiter() -> None:

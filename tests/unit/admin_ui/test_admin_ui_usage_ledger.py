@@ -44,6 +44,24 @@ def test_totals_are_exact_and_follow_the_filter(admin: AdminApp, samples: Sample
     assert "No requests in this time" not in client.get(f"/usage?model={samples.model.id}").text
 
 
+def test_a_first_token_is_told_of_streams_and_a_start_of_requests_that_were_held(
+    admin: AdminApp, samples: Samples
+) -> None:
+    start = samples.cold_start.id
+    path = f'href="/models/cold-starts/{start}"'
+    now = now_ms()
+    times = {"started_at_ms": now - 9_000, "first_token_at_ms": now - 1_766, "ended_at_ms": now, "cold_start_id": start}
+    with session_scope(admin.sessions) as session:
+        price = current_price(session, samples.model)
+        for stream, held_ms in ((True, 3_210), (False, 0)):
+            event = usage_event(samples.tenant, samples.model, price, stream=stream, held_ms=held_ms, **times)
+            ledger.settle(session, [event])
+    page = admin.signed_in("viewer").get("/usage?period=24h").text
+    assert page.count("7.23 s") == 1
+    assert page.count(path) == 1
+    assert f"{path}>3.21 s</a>" in page
+
+
 @pytest.mark.parametrize(
     "query", ["period=forever", "tenant=ten_nobody", "model=x", "first=yesterday", "offset=-5", "offset=x", "before=x"]
 )

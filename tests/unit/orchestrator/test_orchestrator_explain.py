@@ -46,15 +46,15 @@ def test_every_reason_has_words(code):
 def test_every_refusal_has_words_and_says_when_it_is_asked_again(reason, retry_after_ms):
     text = refusal_text(NoPlan("m", reason, DETAIL, (), retry_after_ms))
     assert "{" not in text
-    assert text.endswith("Asked again in 2.00 s.") == (retry_after_ms is not None)
+    assert text.endswith("Asked again in 2 s.") == (retry_after_ms is not None)
 
 
 def test_a_plan_says_what_why_where_and_what_else_was_judged():
     profile = replace(PAPER_PROFILE, tpot_ms=42, prefill_ms=0)
     text = "\n".join(explain(plan(PlanRequest(a_model(profile=profile, slo_tpot_ms=84)), a_cluster())))
     assert "m: s=2 w=1" in text
-    assert "first token in 5.25 s of 7.50 s allowed, 64 ms per token of 84 ms" in text
-    assert "with up to 1, the first token comes in 8.50 s at best" in text
+    assert "first token in 5.25 s of 7.5 s allowed, 64 ms per token of 84 ms" in text
+    assert "with up to 1, the first token comes in 8.5 s at best" in text
     assert "16.00 Gbit/s" in text
     assert "becomes standalone on n0, device 0, beside the stage: 18.00 GB" in text
     assert "first token too late" in text
@@ -79,3 +79,13 @@ def test_small_sizes_are_in_megabytes():
 
 def test_no_candidates_no_table():
     assert candidate_lines(()) == []
+
+
+def test_words_count_and_name_things_as_people_do():
+    facts = {"s": 1, "w": 1, "ttft_ms": 2_000, "slo_ttft_ms": 15_000}
+    assert reason_text(Reason(ReasonCode.MEETS_SLO, facts)).startswith("1 stage, 1 with room")
+    assert "first token in 2 s of 15 s allowed" in reason_text(Reason(ReasonCode.MEETS_SLO, facts))
+    assert reason_text(Reason(ReasonCode.MEETS_SLO, facts | {"s": 2})).startswith("2 stages, 1 with room")
+    unmeasured = reason_text(Reason(ReasonCode.NOT_PROFILED, {"what": "tpot and prefill"}))
+    assert unmeasured.endswith("not counted: the time per token and the time for a prompt.")
+    assert refusal_text(NoPlan("m", NoPlanReason.NO_PORTS, {"nodes": 1}, (), None)).startswith("Of 1 node, none has")

@@ -38,17 +38,32 @@ def moves(decisions):
     [
         (stage(1, "n1", S.FAILED, reason="out of memory"), [], WhyCode.STAGE_FAILED, {"error": "out of memory"}),
         (stage(1, "n1", S.FAILED), [], WhyCode.STAGE_FAILED, {}),
-        (stage(1, "n1", S.GONE, reason="killed"), [], WhyCode.STAGE_GONE, {"error": "killed"}),
-        (stage(1, "n1", S.GONE), [], WhyCode.STAGE_GONE, {}),
         (stage(1, "n1"), ["n1"], WhyCode.NODE_LOST, {}),
     ],
-    ids=["failed", "failed silently", "gone", "gone silently", "node lost"],
+    ids=["failed", "failed silently", "node lost"],
 )
 def test_a_broken_stage_fails_its_group_whatever_it_was_doing(there, broken, lost, code, told):
     decisions = reconcile(state(pair(there, broken), lost=frozenset(lost)))
     (move,) = decisions
     assert move.to is G.FAILED
     assert move.why == Why(code, {"rank": 1, "node": "n1", **told})
+
+
+@pytest.mark.parametrize("there", [G.PIPELINE, G.CONSOLIDATING, G.STANDALONE])
+def test_a_group_that_ended_with_its_node_has_not_failed_and_what_is_left_of_it_is_stopped_at_once(there):
+    cut = pair(there, stage(1, "n1", S.GONE, reason="ended when its node was stopped"), running=2)
+    why = Why(WhyCode.STAGE_GONE, {"rank": 1, "node": "n1", "error": "ended when its node was stopped"})
+    assert reconcile(state(cut)) == [Move("grp_1", 3, G.DRAINING, why)]
+    draining = replace(cut, state=G.DRAINING, why=why)
+    assert reconcile(state(draining)) == [Stop("grp_1")]
+    gone = replace(draining, stages=(stage(0, "n0", S.GONE), stage(1, "n1", S.GONE)), stopping=True)
+    assert reconcile(state(gone)) == [Move("grp_1", 3, G.STOPPED)]
+
+
+@pytest.mark.parametrize("there", [G.PLANNED, G.STARTING])
+def test_a_start_that_ended_with_its_node_has_failed(there):
+    (move,) = reconcile(state(pair(there, stage(1, "n1", S.GONE))))
+    assert move == Move("grp_1", 3, G.FAILED, Why(WhyCode.STAGE_GONE, {"rank": 1, "node": "n1"}), frozenset({"n1"}))
 
 
 def test_a_failed_group_is_stopped_once_while_anything_of_it_is_left():

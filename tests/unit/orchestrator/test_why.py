@@ -15,7 +15,10 @@ LATE = Why(WhyCode.NOT_READY_IN_TIME, {"allowed_ms": 300_000}, (FETCHING, LOADIN
 TOLD = [
     (Why(WhyCode.STAGE_FAILED, {**STAGE, "error": "out of {memory}"}), "stage 1 on n1: out of {memory}"),
     (Why(WhyCode.STAGE_FAILED, STAGE), "stage 1 on n1: failed without giving a reason"),
-    (Why(WhyCode.STAGE_GONE, {**STAGE, "error": "killed by signal 9"}), "stage 1 on n1: killed by signal 9"),
+    (
+        Why(WhyCode.STAGE_GONE, {**STAGE, "error": "ended when its node was stopped"}),
+        "stage 1 on n1: ended when its node was stopped",
+    ),
     (Why(WhyCode.STAGE_GONE, STAGE), "stage 1 on n1: its processes ended"),
     (
         Why(WhyCode.NODE_LOST, STAGE),
@@ -30,11 +33,11 @@ TOLD = [
     (
         LATE,
         "not ready in time: stage 1 on n1 is fetching, with 1.2 of 269.0 MB fetched, stage 2 on n2 is loading;"
-        " it had 300.00 s",
+        " it had 300 s",
     ),
     (
         Why(WhyCode.NOT_READY_IN_TIME, {"allowed_ms": 300_000}),
-        "not ready in time: no token came; it had 300.00 s",
+        "not ready in time: no token came; it had 300 s",
     ),
     (Why(WhyCode.MODEL_DELETED), "no longer wanted: its model was deleted"),
     (Why(WhyCode.MODEL_DISABLED), "no longer wanted: its model is disabled"),
@@ -42,14 +45,14 @@ TOLD = [
     (Why(WhyCode.NODE_EMPTIED, {"node": "n1"}), "no longer wanted: n1 is being emptied"),
     (
         Why(WhyCode.IDLE, {"idle_ms": 301_500, "keep_alive_ms": 300_000}),
-        "idle past its keep-alive of 300.00 s: unused for 301.50 s",
+        "idle past its keep-alive of 300 s: unused for 301.5 s",
     ),
     (
         Why(
             WhyCode.IDLE_BUDGET,
             {"idle_ms": 400_000, "set_ms": 300_000, "held_bytes": 18 * 10**9, "budget_bytes": 40 * 10**9},
         ),
-        "idle past its set keep-alive of 300.00 s: unused for 400.00 s; of the 40.00 GB that idle workers may hold"
+        "idle past its set keep-alive of 300 s: unused for 400 s; of the 40.00 GB that idle workers may hold"
         " beyond theirs, others are likely to save more with the 18.00 GB that it held",
     ),
     (Why(WhyCode.DRAINS_FIRST), "drains first: its standalone worker needs its memory"),
