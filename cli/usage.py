@@ -83,7 +83,7 @@ def rows(console: Console, limit: int, offset: int, **wanted: Any) -> None:
 @_filtered
 @reporting
 def totals(console: Console, **wanted: Any) -> None:
-    """Sums for each model, and over all."""
+    """Sums for each model, and over all. An invoice counts those requests that were answered, at least in part."""
     from cli.workspace import Workspace
     from registry.documents.money import totals_document
     from registry.ops.usage import usage_by_model, usage_totals
@@ -92,11 +92,11 @@ def totals(console: Console, **wanted: Any) -> None:
         restricted = _filter(session, wanted)
         by_model = {name: totals_document(sums) for name, sums in usage_by_model(session, restricted).items()}
         total = totals_document(usage_totals(session, restricted))
-    columns = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
+    columns = ("requests", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
     rows: list[tuple[str, dict[str, Any]]] = [(name, {**sums}) for name, sums in [*by_model.items(), ("all", total)]]
     shown = [(name, *(sums[c] for c in columns)) for name, sums in rows]
-    headings = ("MODEL", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "COST $")
-    console.show({"totals": total, "by_model": by_model}, table(headings, shown, right="011111"))
+    headings = ("MODEL", "REQUESTS", "ANSWERED", "PROMPT", "CACHED", "ANSWER", "COST $")
+    console.show({"totals": total, "by_model": by_model}, table(headings, shown, right="0111111"))
 
 
 @usage.command(examples=["hydrant usage ledger --tenant acme", "hydrant usage ledger --limit 200 --json"])

@@ -11,7 +11,7 @@ COLUMNS = ("started_at_ms", "model_name", "prompt_tokens", "completion_tokens")
 
 
 def read_log(path: Path, models: Iterable[str], left_out: Collection[str] = ()) -> tuple[list[Request], int]:
-    """Requests in order of time, the first at 0 ms; and how many were for models in `left_out`, which are not among them.
+    """Requests in order of time, the first at 0 ms; and how many were for models in `left_out`, which are not in them.
 
     Raises FileError, which names the line, or what is missing.
     """
