@@ -145,7 +145,7 @@ class Inference:
             raise
         except asyncio.CancelledError:
             # The gateway stops and the drain time is over.
-            self._end(call, outcome)
+            self._end(call, "gateway_stopped")
             await reply.fail(unavailable("The gateway is restarting. Try again.", "gateway_restarting"))
             raise
         finally:
