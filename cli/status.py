@@ -147,5 +147,7 @@ def _groups(documents: list[dict[str, Any]]) -> list[str]:
 
 
 def _tenants(documents: list[dict[str, Any]]) -> list[str]:
-    rows = [(d["name"], d["enabled"], d["balance_usd"]) for d in documents]
-    return table(("TENANT", "ENABLED", "BALANCE $"), rows, right="001") if rows else ["no tenant"]
+    from registry.ops.money import usd
+
+    rows = [(d["name"], d["enabled"], usd(d["balance_nusd"])) for d in documents]
+    return table(("TENANT", "ENABLED", "BALANCE"), rows, right="00.") if rows else ["no tenant"]
