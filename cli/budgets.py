@@ -6,6 +6,7 @@ import click
 
 from cli.command import Group, reporting
 from cli.console import Console, table
+from cli.errors import Failure
 from cli.params import DOLLARS
 from cli.units import moment
 from registry.budget_windows import PERIODS
@@ -122,9 +123,15 @@ def list_(console: Console) -> None:
 
 
 def _scope_id(session: "Session", owner: str) -> str:
+    from registry.errors import NotFoundError
     from registry.ops import keys, tenants
 
-    return keys.get_key(session, owner).id if owner.startswith("key_") else tenants.find_tenant(session, owner).id
+    if owner.startswith("key_"):
+        return keys.get_key(session, owner).id
+    try:
+        return tenants.find_tenant(session, owner).id
+    except NotFoundError as error:
+        raise Failure(f"{error.message}; a key is named by its id, key_... (hydrant key list)", "owner") from None
 
 
 def _documents(session: "Session", scope_id: str | None = None) -> dict[str, "BudgetDocument"]:

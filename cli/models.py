@@ -10,6 +10,7 @@ import click
 from cli.aliases import alias, alias_words
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
+from cli.errors import Failure
 from cli.hosted_models import add_hosted, update_hosted
 from cli.model_options import serving_options, split_serving
 from cli.params import DOLLARS, MOMENT, PRICE
@@ -283,16 +284,20 @@ def disable(console: Console, name: str) -> None:
 def delete(console: Console, name: str, stop: bool, yes: bool) -> None:
     """Take a model out of service for ever. Usage and prices stay, aliases of it alone go, weights are not touched."""
     from cli.workspace import Workspace
+    from registry.errors import ConflictError
     from registry.ops import models
 
     confirm(console, f"Delete model {name}?", yes=yes)
-    with Workspace(console) as here:
-        row = here.change(
-            lambda session, actor: models.delete_model(
-                session, actor, models.resolve_name(session, name).id, stop=stop
-            ),
-            reconcile=True,
-        )
+    try:
+        with Workspace(console) as here:
+            row = here.change(
+                lambda session, actor: models.delete_model(
+                    session, actor, models.resolve_name(session, name).id, stop=stop
+                ),
+                reconcile=True,
+            )
+    except ConflictError as error:
+        raise Failure(f"{error.message.partition(';')[0]}; stop it first, or add --stop", error.field) from None
     console.show({"deleted": {"model_id": row.id, "name": row.name}}, [f"deleted {row.name} ({row.id})"])
 
 

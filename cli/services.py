@@ -65,6 +65,11 @@ class DevNode:
         )
 
 
+def nodes_of_up(home: Path) -> frozenset[str]:
+    """The nodes that an `up` of this home has started, or would start again: no unit of systemd does."""
+    return frozenset(path.stem for path in home.glob("node-[ab].toml"))
+
+
 @dataclass(frozen=True)
 class Ports:
     """Where people and SDKs connect, all on 127.0.0.1."""
