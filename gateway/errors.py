@@ -126,6 +126,13 @@ def model_disabled(model: str) -> ApiError:
 
 def unknown_path(path: str) -> ApiError:
     """404: no endpoint has this path."""
+    if path == "/":
+        return ApiError(
+            404,
+            "This is the gateway, for programs: its endpoints are under `/v1`, which an SDK's base_url ends with, and "
+            "`/openapi.json` describes them. The admin UI has its own port, 8401 unless HYDRANT_ADMIN_PORT is set.",
+            code="unknown_url",
+        )
     return ApiError(404, f"There is no endpoint `{path}` here.", code="unknown_url")
 
 

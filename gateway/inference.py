@@ -32,7 +32,7 @@ from gateway.scopes import budgets_of, limits_of
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
 from gateway.tracing import Trace, step
-from gateway.upstream import UpstreamFailed, room_left
+from gateway.upstream import UpstreamFailed, as_asked, room_left
 
 log = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ class Inference:
                 # The worker refused the request itself: nothing ran, nothing is owed.
                 call.open_attempt.group_id = None
                 if not _shorten(call, refusal):
-                    raise
+                    raise as_asked(refusal, call.request.max_tokens, call.max_tokens) from None
                 continue
             except UpstreamFailed as error:
                 log.warning("worker %s failed: %s", route.group_id, error.reason)
