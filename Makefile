@@ -16,10 +16,10 @@ help:           ## this list
 demo: setup     ## the whole path on a real model: SDK, cold start as a pipeline, answer, consolidation, bill
 	@.venv/bin/hydrant demo
 
-up: setup       ## start everything and stay; prints the admin UI's address and a one-time password
+up: setup       ## start everything and stay; prints an API key, the admin UI's address, a user and a one-time password
 	@.venv/bin/hydrant up
 
-setup:
+setup:          ## the two virtual environments and the small model that demo and up need
 	@deploy/setup.sh control
 	@deploy/setup.sh engine
 
@@ -63,7 +63,7 @@ bench-gpu:      ## shared memory to a GPU, a stage's load, forks that use CUDA; 
 	@deploy/setup.sh engine
 	.venv-engine/bin/python -m bench.gpu
 
-simulate:       ## the paper's end-to-end test, simulated with the controller's own decisions (8 min)
+simulate:       ## the paper's end-to-end test, simulated with the controller's own decisions (9 min)
 	@deploy/setup.sh dev
 	.venv/bin/python -m bench.simulate
 

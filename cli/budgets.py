@@ -6,6 +6,7 @@ import click
 
 from cli.command import Group, reporting
 from cli.console import Console, table
+from cli.errors import Failure
 from cli.params import DOLLARS
 from cli.units import moment
 from registry.budget_windows import PERIODS
@@ -47,6 +48,7 @@ def set_(console: Console, owner: str, period: str, amount: int, alerts: tuple[i
     """
     from cli.workspace import Workspace
     from registry.ops import budgets
+    from registry.ops.money import usd
 
     with Workspace(console) as here:
         row = here.change(
@@ -65,7 +67,7 @@ def set_(console: Console, owner: str, period: str, amount: int, alerts: tuple[i
             document = _documents(session, row.scope_id)[period]
     console.show(
         {"budget": document},
-        [f"{owner} may spend {document['amount_usd']} $ ({period}, {document['kind']}); {_so_far(document)}"],
+        [f"{owner} may spend {usd(document['amount_nusd'])} ({period}, {document['kind']}); {_so_far(document)}"],
     )
 
 
@@ -92,31 +94,44 @@ def list_(console: Console) -> None:
     from cli.workspace import Workspace
     from registry.documents.budgets import alert_document
     from registry.ops import budgets, tenants
-    from registry.ops.money import format_dollars
+    from registry.ops.money import usd
 
     with Workspace(console) as here, here.read() as session:
         names = {row.id: row.name for row in tenants.list_tenants(session)}
         documents = list(_documents(session).values())
         alerts = [alert_document(row) for row in budgets.list_alerts(session)]
     rows = [
-        (names[d["tenant_id"]], d["scope_id"], d["period"], d["kind"], d["spent_usd"], d["amount_usd"], d["percent"])
+        (
+            names[d["tenant_id"]],
+            d["scope_id"],
+            d["period"],
+            d["kind"],
+            usd(d["spent_nusd"]),
+            usd(d["amount_nusd"]),
+            d["percent"],
+        )
         for d in documents
     ]
-    lines = table(("TENANT", "SCOPE", "PERIOD", "KIND", "SPENT $", "AMOUNT $", "%"), rows, right="0000111")
+    lines = table(("TENANT", "SCOPE", "PERIOD", "KIND", "SPENT", "AMOUNT", "%"), rows, right="0000..1")
     for alert in alerts:
-        spent, amount = format_dollars(alert["spent_nusd"]), format_dollars(alert["amount_nusd"])
         lines.append(
             f"{moment(alert['at_ms'])}  {alert['scope_id']} reached {alert['percent']} % ({alert['period']}): "
-            f"{spent} of {amount} $"
+            f"{usd(alert['spent_nusd'])} of {usd(alert['amount_nusd'])}"
         )
     none = ["no budget yet; set one: hydrant budget set TENANT month 100"]
     console.show({"budgets": documents, "alerts": alerts}, lines if rows or alerts else none)
 
 
 def _scope_id(session: "Session", owner: str) -> str:
+    from registry.errors import NotFoundError
     from registry.ops import keys, tenants
 
-    return keys.get_key(session, owner).id if owner.startswith("key_") else tenants.find_tenant(session, owner).id
+    if owner.startswith("key_"):
+        return keys.get_key(session, owner).id
+    try:
+        return tenants.find_tenant(session, owner).id
+    except NotFoundError as error:
+        raise Failure(f"{error.message}; a key is named by its id, key_... (hydrant key list)", "owner") from None
 
 
 def _documents(session: "Session", scope_id: str | None = None) -> dict[str, "BudgetDocument"]:
@@ -133,5 +148,7 @@ def _documents(session: "Session", scope_id: str | None = None) -> dict[str, "Bu
 
 
 def _so_far(document: "BudgetDocument") -> str:
+    from registry.ops.money import usd
+
     until = f" until {moment(document['ends_at_ms'])} UTC" if document["ends_at_ms"] is not None else ""
-    return f"{document['spent_usd']} $ are spent{until and ', it lasts'}{until}"
+    return f"{usd(document['spent_nusd'])} are spent{until and ', it lasts'}{until}"

@@ -27,6 +27,7 @@ SHM_BYTES = 2_000_000_000
 PROBE_TIMEOUT_S = 2.0
 BOOKS_OLD_S = 1800
 """Reconciled longer ago than this, the ledger's worker or beat is away."""
+_SERVICES = {"gateway": "gateway", "admin": "admin UI", "hosted": "hosted process"}
 SHM = Path("/dev/shm")  # noqa: S108 - not a temporary directory: where Linux keeps shared memory
 
 
@@ -138,8 +139,9 @@ def check_redis(settings: "Settings") -> Finding:
     return Finding("redis", Verdict.OK, "answers, with AOF")
 
 
-def check_books(ended_at_ms: int | None, differences: int, now_ms: int) -> Finding:
-    """The last comparison of events, usage, ledger and balances found no difference, and is not long ago."""
+def check_books(ended_at_ms: int | None, differences: int, now_ms: int, *, of_up: bool) -> Finding:
+    """The last comparison of events, usage, ledger and balances found no difference, and is not long ago. `of_up`:
+    hydrant up starts the ledger, not systemd."""
     if ended_at_ms is None:
         return Finding("ledger", Verdict.OK, "not reconciled yet; its worker does so every five minutes")
     ago = max(0, now_ms - ended_at_ms) // 1000
@@ -148,7 +150,8 @@ def check_books(ended_at_ms: int | None, differences: int, now_ms: int) -> Findi
         return Finding("ledger", Verdict.FAILED, detail, "see what differs: hydrant ledger reconcile")
     if ago > BOOKS_OLD_S:
         detail = f"was last reconciled {ago} s ago, and should be every five minutes"
-        return Finding("ledger", Verdict.WARNING, detail, "systemctl status hydrant-ledger hydrant-beat")
+        remedy = "start everything: hydrant up" if of_up else "systemctl status hydrant-ledger hydrant-beat"
+        return Finding("ledger", Verdict.WARNING, detail, remedy)
     return Finding("ledger", Verdict.OK, f"reconciled {ago} s ago, no difference")
 
 
@@ -162,32 +165,36 @@ def check_port(service: str, port: int) -> Finding:
         except OSError as error:
             taken = error
         else:
-            return Finding(name, Verdict.OK, f"free for the {service}")
+            return Finding(name, Verdict.OK, f"free for the {_SERVICES[service]}")
     if _is_ours(port):
-        return Finding(name, Verdict.OK, f"the {service} listens there")
+        return Finding(name, Verdict.OK, f"the {_SERVICES[service]} listens there")
     remedy = f"see who has it: ss -ltnp 'sport = :{port}'; or set HYDRANT_{service.upper()}_PORT to a free one"
-    return Finding(name, Verdict.FAILED, f"the {service} needs it: {taken.strerror}", remedy)
+    return Finding(name, Verdict.FAILED, f"the {_SERVICES[service]} needs it: {taken.strerror}", remedy)
 
 
-def check_noded(node: str, path: Path) -> Finding:
-    """The node daemon behind a socket of this machine answers."""
+def check_noded(node: str, path: Path, *, of_up: bool) -> Finding:
+    """The node daemon behind a socket of this machine answers. `of_up`: hydrant up starts it, not systemd."""
     from engine.client import NodedClient, NodedError
 
     name = f"node {node}"
     try:
         report = NodedClient(path).report()
     except NodedError as error:
-        remedy = f"start it (systemctl start hydrant-noded, or hydrant up), or remove {path} if the node is gone"
+        start = "hydrant up" if of_up else "systemctl start hydrant-noded"
+        remedy = f"start it: {start}; or remove {path} if the node is gone"
         return Finding(name, Verdict.FAILED, str(error).partition(";")[0], remedy)
     warm = "with a warm runtime" if report.get("warm", {}).get("ready") else "without a warm runtime yet"
-    return Finding(name, Verdict.OK, f"noded answers, {warm}, {len(report['stages'])} stage(s)")
+    stages = sum(stage["state"] not in ("gone", "failed") for stage in report["stages"])
+    return Finding(name, Verdict.OK, f"noded answers, {warm}, {stages} stage{'' if stages == 1 else 's'}")
 
 
-def check_seen(node: str, ago_ms: int, lost_after_ms: int) -> Finding:
-    """A node of another machine has reported lately."""
+def check_seen(node: str, ago_ms: int, lost_after_ms: int, *, of_up: bool) -> Finding:
+    """A node without a socket here has reported lately. `of_up`: hydrant up starts it, not systemd."""
     name, detail = f"node {node}", f"reported {ago_ms / 1000:.0f} s ago"
     if ago_ms <= lost_after_ms:
         return Finding(name, Verdict.OK, detail)
+    if of_up:
+        return Finding(name, Verdict.FAILED, detail, "start everything: hydrant up")
     remedy = f"on {node}: systemctl status hydrant-noded hydrant-worker; if it is gone for good: hydrant node cordon"
     return Finding(name, Verdict.FAILED, detail, f"{remedy} {node}")
 

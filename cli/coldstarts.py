@@ -142,7 +142,7 @@ def _pace(fields: dict[str, Any]) -> str:
 
 def _cost_fields(cost: "StartCost | None") -> list[tuple[str, object]]:
     """What the start has cost in device time, and its service after it."""
-    from registry.ops.money import format_dollars
+    from registry.ops.money import usd
 
     if cost is None or cost.startup_gpu_us is None:
         return []
@@ -150,7 +150,7 @@ def _cost_fields(cost: "StartCost | None") -> list[tuple[str, object]]:
         cost.waited, f"{cost.waited} request{'' if cost.waited == 1 else 's'}"
     )
     lines: list[tuple[str, object]] = [
-        ("start cost", f"{gpu_seconds(cost.startup_gpu_us)}, $ {format_dollars(cost.startup_nusd or 0)}"),
+        ("start cost", f"{gpu_seconds(cost.startup_gpu_us)}, {usd(cost.startup_nusd or 0)}"),
         ("waited for it", waited),
     ]
     if cost.busy_gpu_us is not None:
@@ -159,12 +159,12 @@ def _cost_fields(cost: "StartCost | None") -> list[tuple[str, object]]:
 
 
 def _share_table(cost: "StartCost | None") -> list[str]:
-    from registry.ops.money import format_dollars
+    from registry.ops.money import usd
 
     if cost is None or not cost.shares:
         return []
-    rows = [(s.tenant, s.requests, gpu_seconds(s.gpu_us), format_dollars(s.cost_nusd), s.charged) for s in cost.shares]
-    return table(("TENANT", "WAITED", "SHARE", "SHARE $", "CHARGED"), rows, right="0111")
+    rows = [(s.tenant, s.requests, gpu_seconds(s.gpu_us), usd(s.cost_nusd), s.charged) for s in cost.shares]
+    return table(("TENANT", "WAITED", "SHARE", "COST", "CHARGED"), rows, right="011.")
 
 
 def drawable(found: "Waterfall") -> "list[WaterfallRow]":

@@ -34,15 +34,21 @@ class Console:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> list[str]:
-    """Aligned lines under headings. `right` holds a "1" at each column whose values are flush right, else "0".
+    """Aligned lines under headings. `right` holds a "1" at each column whose values are flush right, a "." where their
+    decimal points are below each other, else "0".
 
     None is shown as "-"; a line break inside a value would break the table and becomes a blank.
     """
     cells = [[_cell(value) for value in row] for row in rows]
+    flush = right.ljust(len(headings), "0")
+    for column in range(len(headings)):
+        if flush[column] == ".":
+            _align_points(cells, column)
     lines = [list(headings), *cells]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    flush = right.ljust(len(headings), "0")
-    return ["  ".join(_pad(line[c], widths[c], flush[c] == "1") for c in range(len(widths))).rstrip() for line in lines]
+    return [
+        "  ".join(_pad(line[c], widths[c], flush[c] in "1.") for c in range(len(widths))).rstrip() for line in lines
+    ]
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> list[str]:
@@ -58,6 +64,13 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return " ".join(str(value).split()) if isinstance(value, str) else str(value)
+
+
+def _align_points(cells: list[list[str]], column: int) -> None:
+    """Blanks behind the values of a column, so that flush right puts their points below each other."""
+    behind = [len(row[column]) - row[column].find(".") if "." in row[column] else 0 for row in cells]
+    for row, length in zip(cells, behind, strict=True):
+        row[column] += " " * (max(behind) - length)
 
 
 def _pad(text: str, width: int, flush_right: bool) -> str:

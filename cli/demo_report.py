@@ -10,7 +10,7 @@ from cli.waterfall import draw
 from registry.db import SessionFactory, read_scope
 from registry.models import ColdStart, Group, LedgerEntry, Tenant, Usage
 from registry.ops.coldstarts import waterfall
-from registry.ops.money import format_dollars
+from registry.ops.money import format_dollars, usd
 
 COUNTED = ("prompt_tokens", "cached_tokens", "completion_tokens")
 
@@ -126,7 +126,7 @@ def _bill(sessions: SessionFactory) -> list[str]:
             served = "pipeline" if len(groups[row.group_id or ""].stages) > 1 else "standalone"
             lines.append(
                 f"{row.endpoint:<22}{row.lane:<9}{served:<12}{row.prompt_tokens:>7}{row.cached_tokens:>7}"
-                f"{row.completion_tokens:>7}{format_dollars(row.cost_nusd):>18}"
+                f"{row.completion_tokens:>7}{usd(row.cost_nusd):>18}"
             )
         total = session.scalar(select(func.sum(Usage.cost_nusd))) or 0
         tenant = session.scalars(select(Tenant).where(Tenant.name == "demo")).one()
@@ -135,8 +135,8 @@ def _bill(sessions: SessionFactory) -> list[str]:
         budget = (
             session.scalar(select(func.sum(LedgerEntry.amount_nusd)).where(mine, LedgerEntry.kind == "top_up")) or 0
         )
-    lines.append(f"{'total':<64}{format_dollars(total):>18}")
-    lines.append(f"{'budget, and balance after':<46}{format_dollars(budget):>18}{format_dollars(balance):>18}")
+    lines.append(f"{'total':<64}{usd(total):>18}")
+    lines.append(f"{'budget, and balance after':<46}{usd(budget):>18}{usd(balance):>18}")
     return lines
 
 

@@ -88,6 +88,7 @@ def _database(settings: "Settings", findings: list[Finding]) -> tuple[int, dict[
     """Whether the database is there and of this version; the largest model's bytes, and when each node reported."""
     from sqlalchemy import func, select
 
+    from cli.services import nodes_of_up
     from cli.workspace import open_engine, require_schema
     from registry.db import make_session_factory, read_scope
     from registry.models import Model, Node
@@ -113,14 +114,16 @@ def _database(settings: "Settings", findings: list[Finding]) -> tuple[int, dict[
             engine.dispose()
     findings.append(Finding("database", Verdict.OK, "answers, at this version's schema"))
     ended, differences = (None, 0) if last is None else (last.ended_at_ms, len(last.differences))
-    findings.append(checks.check_books(ended, differences, now_ms()))
+    findings.append(checks.check_books(ended, differences, now_ms(), of_up=bool(nodes_of_up(settings.home))))
     return int(largest or 0), seen
 
 
 def _nodes(settings: "Settings", seen: dict[str, int]) -> list[Finding]:
     """Nodes of this machine by their sockets, the others by their last report."""
+    from cli.services import nodes_of_up
     from tasks.state import NODE_LOST_MS
 
+    of_up = nodes_of_up(settings.home)
     sockets = {path.parent.name: path for path in sorted(settings.home.glob("*/noded.sock"))}
     if os.environ.get("HYDRANT_NODE_CONFIG"):
         from engine.node_config import ConfigError, load_config
@@ -133,9 +136,9 @@ def _nodes(settings: "Settings", seen: dict[str, int]) -> list[Finding]:
             ]
         sockets[config.name] = config.api_socket
     at_ms = now_ms()
-    here = [checks.check_noded(name, path) for name, path in sockets.items()]
+    here = [checks.check_noded(name, path, of_up=name in of_up) for name, path in sockets.items()]
     others = [
-        checks.check_seen(name, max(0, at_ms - last), NODE_LOST_MS)
+        checks.check_seen(name, max(0, at_ms - last), NODE_LOST_MS, of_up=name in of_up)
         for name, last in sorted(seen.items())
         if name not in sockets
     ]

@@ -1,5 +1,7 @@
 """How a command ends when it cannot do what was asked: exit status and one line (or one JSON document) that helps."""
 
+import sqlite3
+
 from registry.errors import RegistryError
 
 
@@ -28,8 +30,18 @@ def _of_database(error: Exception) -> Failure | None:
     from sqlalchemy.exc import InterfaceError, OperationalError
 
     if isinstance(error, OperationalError | InterfaceError):
+        if _waited_for_a_lock(error.orig):
+            return Failure("the database was busy with another change for too long, so nothing was done; try again")
         reason = (str(error.orig).strip().splitlines() or ["no reason given"])[0]
         return Failure(
             f"the database did not do its part: {reason}; check DATABASE_URL and that the server runs", "DATABASE_URL"
         )
     return None
+
+
+def _waited_for_a_lock(error: BaseException | None) -> bool:
+    """Whether SQLite or Postgres says that somebody else has held the lock for longer than we wait."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0)  # what the module itself raises has none
+        return code & 0xFF == sqlite3.SQLITE_BUSY  # the other bits say which kind of busy
+    return getattr(error, "sqlstate", None) == "55P03"  # lock_not_available

@@ -44,36 +44,42 @@ def invoice(console: Console, tenant: str, month: str, form: str) -> None:
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
-    from registry.ops.money import format_dollars
-
-    def usd(line: dict[str, Any]) -> str:
-        return format_dollars(line["amount_nusd"])
+    from registry.ops.money import usd
 
     lines = fields(
         [
             ("tenant", f"{document['tenant']} ({document['tenant_id']})"),
             ("month (UTC)", f"{document['month']}, {document['state']}"),
-            ("opening balance $", format_dollars(document["opening_nusd"])),
-            *((f"{name.replace('_', ' ')} $", format_dollars(sum_)) for name, sum_ in document["totals_nusd"].items()),
-            ("closing balance $", format_dollars(document["closing_nusd"])),
+            ("opening balance", usd(document["opening_nusd"])),
+            *((name.replace("_", " "), usd(sum_)) for name, sum_ in document["totals_nusd"].items()),
+            ("closing balance", usd(document["closing_nusd"])),
         ]
     )
     counts = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
-    used = [(line["model"], line["price_id"], *(line[c] for c in counts), usd(line)) for line in document["usage"]]
+    used = [
+        (line["model"], line["price_id"], *(line[c] for c in counts), usd(line["amount_nusd"]))
+        for line in document["usage"]
+    ]
     if used:
-        headings = ("MODEL", "PRICE", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "AMOUNT $")
-        lines += ["", *table(headings, used, right="0011111")]
+        headings = ("MODEL", "PRICE", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "AMOUNT")
+        lines += ["", *table(headings, used, right="001111.")]
     starts = [
-        (line["model"], line["cold_starts"], line["waited_requests"], gpu_seconds(line["gpu_us"]), usd(line))
+        (
+            line["model"],
+            line["cold_starts"],
+            line["waited_requests"],
+            gpu_seconds(line["gpu_us"]),
+            usd(line["amount_nusd"]),
+        )
         for line in document["cold_starts"]
     ]
     if starts:
-        lines += ["", *table(("MODEL", "COLD STARTS", "WAITED", "SHARE", "AMOUNT $"), starts, right="01111")]
+        lines += ["", *table(("MODEL", "COLD STARTS", "WAITED", "SHARE", "AMOUNT"), starts, right="0111.")]
     rest = [
-        (moment(line["at_ms"]), section, usd(line), line["author"], line["reason"] or line["attempt_id"])
+        (moment(line["at_ms"]), section, usd(line["amount_nusd"]), line["author"], line["reason"] or line["attempt_id"])
         for section in ("corrections", "credits", "adjustments")
         for line in document[section]
     ]
     if rest:
-        lines += ["", *table(("WHEN (UTC)", "KIND", "AMOUNT $", "BY", "FOR"), rest, right="00100")]
+        lines += ["", *table(("WHEN (UTC)", "KIND", "AMOUNT", "BY", "FOR"), rest, right="00.")]
     return lines

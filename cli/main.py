@@ -72,10 +72,8 @@ def _exit_usage(error: click.UsageError, as_json: bool) -> NoReturn:
     if as_json:
         param = getattr(error, "param", None)
         _print_error(error.format_message(), param.name if param is not None else None)
-    elif error.message or error.ctx is None:
-        error.show()
-    else:  # a group named without a command: its help says what there is
-        click.echo(error.ctx.get_help(), err=True)
+    else:
+        error.show()  # of a group named without a command, its help
     sys.exit(EXIT_USAGE)
 
 

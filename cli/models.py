@@ -10,6 +10,7 @@ import click
 from cli.aliases import alias, alias_words
 from cli.command import Group, confirm, reporting
 from cli.console import Console, fields, table
+from cli.errors import Failure
 from cli.hosted_models import add_hosted, update_hosted
 from cli.model_options import serving_options, split_serving
 from cli.params import DOLLARS, MOMENT, PRICE
@@ -189,6 +190,7 @@ def _expected(document: "ModelDocument") -> str | None:
 def show(console: Console, name: str) -> None:
     """One model: source, settings, price in force, aliases, service levels, what runs."""
     from cli.workspace import Workspace
+    from registry.ops.money import usd
 
     with Workspace(console) as here:
         document = _read_document(here, name)
@@ -204,10 +206,10 @@ def show(console: Console, name: str) -> None:
             ("provider", document["provider"]["model"] if document["provider"] else None),
             ("weights", f"{document['architecture']}, {document['layers']} layers, {size(document['weight_bytes'])}"),
             ("largest pipeline", document["max_stages"]),
-            ("price, $ per million", f"input {price['input_usd_per_million']}, cached"
-             f" {price['cached_input_usd_per_million']}, output {price['output_usd_per_million']}"),
-            ("price, $ per request", price["request_usd"]),
-            ("price, $ per GPU-second", price["gpu_second_usd"]),
+            ("price per million", f"input {usd(price['input_nusd'] * 10**6)}, cached"
+             f" {usd(price['cached_input_nusd'] * 10**6)}, output {usd(price['output_nusd'] * 10**6)}"),
+            ("price per request", usd(price["request_nusd"])),
+            ("price per GPU-second", usd(price["gpu_second_nusd"])),
             ("tenants pay for starts", document["charge_cold_starts"]),
             ("first token within", seconds(document["slo_ttft_ms"])),
             ("each token within", f"{document['slo_tpot_ms']} ms" if document["slo_tpot_ms"] else None),
@@ -282,16 +284,20 @@ def disable(console: Console, name: str) -> None:
 def delete(console: Console, name: str, stop: bool, yes: bool) -> None:
     """Take a model out of service for ever. Usage and prices stay, aliases of it alone go, weights are not touched."""
     from cli.workspace import Workspace
+    from registry.errors import ConflictError
     from registry.ops import models
 
     confirm(console, f"Delete model {name}?", yes=yes)
-    with Workspace(console) as here:
-        row = here.change(
-            lambda session, actor: models.delete_model(
-                session, actor, models.resolve_name(session, name).id, stop=stop
-            ),
-            reconcile=True,
-        )
+    try:
+        with Workspace(console) as here:
+            row = here.change(
+                lambda session, actor: models.delete_model(
+                    session, actor, models.resolve_name(session, name).id, stop=stop
+                ),
+                reconcile=True,
+            )
+    except ConflictError as error:
+        raise Failure(f"{error.message.partition(';')[0]}; stop it first, or add --stop", error.field) from None
     console.show({"deleted": {"model_id": row.id, "name": row.name}}, [f"deleted {row.name} ({row.id})"])
 
 
@@ -320,6 +326,7 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
     from registry.documents.models import price_document
     from registry.ids import now_ms
     from registry.ops import models, prices
+    from registry.ops.money import usd
 
     given = {field: value for field, value in amounts.items() if value is not None}
     if from_ms is not None and not given:
@@ -342,16 +349,16 @@ def price(console: Console, name: str, from_ms: int | None, **amounts: int | Non
     rows = [
         (
             moment(d["from_ms"]),
-            d["input_usd_per_million"],
-            d["cached_input_usd_per_million"],
-            d["output_usd_per_million"],
-            d["request_usd"],
-            d["gpu_second_usd"],
+            usd(d["input_nusd"] * 10**6),
+            usd(d["cached_input_nusd"] * 10**6),
+            usd(d["output_nusd"] * 10**6),
+            usd(d["request_nusd"]),
+            usd(d["gpu_second_nusd"]),
         )
         for d in documents
     ]
-    headings = ("FROM (UTC)", "INPUT $/M", "CACHED $/M", "OUTPUT $/M", "$/REQUEST", "$/GPU-SECOND")
-    console.show({"model": row.name, "prices": documents}, table(headings, rows, right="011111"))
+    headings = ("FROM (UTC)", "INPUT/M", "CACHED/M", "OUTPUT/M", "REQUEST", "GPU-SECOND")
+    console.show({"model": row.name, "prices": documents}, table(headings, rows, right="0....."))
 
 
 @model.command(examples=["hydrant model warm qwen3-8b", "hydrant model warm qwen3-8b --minutes 240"])

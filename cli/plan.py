@@ -45,8 +45,10 @@ def plan(
 ) -> None:
     """How MODEL would be started now: over how many nodes, on which devices, and what to expect of it.
 
-    Reads the present state of the cluster and changes nothing. Each what-if changes that one thing only.
+    Reads the present state of the cluster and changes nothing. Each what-if changes that one thing only. Ends with
+    status 1 when nothing could be started.
     """
+    from cli.services import nodes_of_up
     from cli.what_if import suppose
     from cli.workspace import Workspace
     from orchestrator.explain import explain
@@ -73,7 +75,7 @@ def plan(
     outcome = decide(replace(request, model=spec), cluster)
 
     supposed = _supposed(link_gbps, slo_ms, free_gb)
-    notes = [f"what if: {text}" for text in supposed] + _notes(name, enabled, state)
+    notes = [f"what if: {text}" for text in supposed] + _notes(name, enabled, state, nodes_of_up(here.settings.home))
     explanation = explain(outcome) + _untried(spec, outcome)
     planned = isinstance(outcome, Plan)
     console.show(
@@ -87,6 +89,8 @@ def plan(
         },
         [*notes, *(explanation if explained else [_in_short(outcome)])],
     )
+    if not planned:
+        click.get_current_context().exit(1)
 
 
 def _state(console: Console, here: "Workspace") -> "ControlState":
@@ -119,12 +123,13 @@ def _supposed(link_bps: int | None, slo_ms: int | None, free_bytes: int | None) 
     ]
 
 
-def _notes(name: str, enabled: bool, state: "ControlState") -> list[str]:
+def _notes(name: str, enabled: bool, state: "ControlState", of_up: frozenset[str]) -> list[str]:
     notes = []
     if not enabled:
         notes.append(f"{name} is disabled, so nothing starts it; enable it: hydrant model enable {name}")
     if state.lost:
-        notes.append(f"not counted, because they have stopped reporting: {', '.join(sorted(state.lost))}")
+        remedy = "; start them: hydrant up" if state.lost <= of_up else ""
+        notes.append(f"not counted, because they have stopped reporting: {', '.join(sorted(state.lost))}{remedy}")
     running = sorted(f"{g.group_id} is {g.state}" for g in state.groups if g.model == name)
     if running:
         notes.append(f"besides what runs already: {', '.join(running)}")

@@ -1,5 +1,6 @@
 """Lines that say what is going on: each with the seconds since the start, and one every few seconds while waiting."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,10 +17,12 @@ class TimedOut(Exception):
 
 
 class Progress:
-    """Prints to `out`, one line an event."""
+    """Prints to `out`, one line an event; on a terminal, waiting is one line that is written anew."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._rewrites = out.isatty()
+        self._passing = False
         self._began = self._said = time.monotonic()
 
     def elapsed_s(self) -> float:
@@ -34,10 +37,23 @@ class Progress:
 
     def show(self, lines: Iterable[str]) -> None:
         """Lines as they are, without the time: a report."""
+        self._write("\n".join(lines) + "\n")
+        self._passing = False
+
+    def _wait(self, text: str) -> None:
+        """A line that on a terminal stands until the next one takes its place."""
+        if not self._rewrites:
+            self.say(text)
+            return
+        line = f"[{self.elapsed_s():5.1f}s] {text}"
+        self._write(line[: shutil.get_terminal_size().columns - 1])
+        self._passing = True
+
+    def _write(self, text: str) -> None:
         self._said = time.monotonic()
         # A terminal that was closed, or a pipe whose reader has gone, must not keep what runs from being stopped.
         with suppress(OSError):
-            print("\n".join(lines), file=self._out, flush=True)
+            print(("\r\x1b[K" if self._passing else "") + text, end="", file=self._out, flush=True)
 
     def wait_for(self, what: str, found: Callable[[], T | None], *, within_s: float, hint: str) -> T:
         """Ask `found` until it returns something, saying that this waits for `what` when nothing was said for a while.
@@ -54,7 +70,7 @@ class Progress:
                 raise TimedOut(f"{what}: not there after {within_s:.0f} s. {hint}")
             # Since the last line of anyone: many short waits in a row are one long silence.
             if now - self._said > SILENCE_S:
-                self.say(f"  ... waiting for {what}")
+                self._wait(f"  ... waiting for {what}")
             time.sleep(0.1)
 
     @contextmanager
@@ -64,7 +80,7 @@ class Progress:
 
         def tick() -> None:
             while not ended.wait(SILENCE_S):
-                self.say(f"  ... {what}")
+                self._wait(f"  ... {what}")
 
         thread = Thread(target=tick, daemon=True)
         thread.start()

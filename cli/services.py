@@ -30,7 +30,9 @@ and would mark the shell, the editor and this very process as ours."""
 NOT_FOR_SERVICES = ("HYDRANT_NODE", "HYDRANT_NODE_CONFIG", "HYDRANT_FAILPOINT", "PYTHONDONTWRITEBYTECODE")
 """What the Procfile sets for each node, what only tests set, and what would slow every start."""
 DRAIN_S = 4
-"""How long running answers may go on when everything stops: honcho kills what has not ended after 5 s."""
+"""How long running answers may go on when everything stops."""
+GATEWAY_ENDS_WITHIN_S = DRAIN_S + 4.0
+"""Then it has also told Redis of the answers that were cut."""
 HONCHO_ENDS_WITHIN_S = 8.0
 """It kills after 5 s. One that is asked to end while it still starts its processes fails in its handler and waits
 for them for ever; they are then ended without it."""
@@ -61,6 +63,11 @@ class DevNode:
             f"link_gbps = {self.link_gbps}\nstore_gb = {self.store_gb}\n\n"
             f'[[device]]\nkind = "cpu"\ncores = [{self.core}]\nmemory_gb = {self.memory_gb}\n'
         )
+
+
+def nodes_of_up(home: Path) -> frozenset[str]:
+    """The nodes that an `up` of this home has started, or would start again: no unit of systemd does."""
+    return frozenset(path.stem for path in home.glob("node-[ab].toml"))
 
 
 @dataclass(frozen=True)
@@ -208,21 +215,39 @@ class Services:
         return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
     def stop(self, progress: Progress) -> None:
-        """End honcho and its processes, then the engines, which outlive their noded by design, and what they left."""
-        with progress.during("stopping"):
-            if self._honcho is not None and self._honcho.poll() is None:
-                progress.say(f"stopping (running answers get up to {DRAIN_S} s to end)")
-                self._honcho.terminate()
-                try:
-                    self._honcho.wait(timeout=HONCHO_ENDS_WITHIN_S)
-                except subprocess.TimeoutExpired:
-                    os.killpg(self._honcho.pid, signal.SIGKILL)
-                    self._honcho.wait()
+        """End the gateway, honcho and its other processes, then the engines, which outlive their noded by design, and
+        what they left."""
+        if self._honcho is not None and self._honcho.poll() is None:
+            progress.say(f"stopping (running answers get up to {DRAIN_S} s to end, then the rest ends)")
+            with progress.during("stopping: the gateway's running answers end"):
+                self._end_gateway()
+            with progress.during("stopping: the other processes end"):
+                self._end_honcho(self._honcho)
+        with progress.during("stopping: engines end, and their weights leave shared memory"):
             self.end_all()
             for node in self.nodes:
                 trouble = self.sweep(node)
                 if trouble:
                     progress.say(f"sweeping {node.name} failed:\n{trouble}")
+
+    def _end_gateway(self) -> None:
+        """The gateway first: what it still answers, and the bills of it, need Redis. honcho then ends the others."""
+        gateways = []
+        for process in marked_processes(self.home):
+            with suppress(psutil.Error):
+                if process.cmdline()[-2:] == ["-m", "gateway"]:
+                    process.terminate()
+                    gateways.append(process)
+        psutil.wait_procs(gateways, timeout=GATEWAY_ENDS_WITHIN_S)
+
+    @staticmethod
+    def _end_honcho(honcho: subprocess.Popen[bytes]) -> None:
+        honcho.terminate()
+        try:
+            honcho.wait(timeout=HONCHO_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(honcho.pid, signal.SIGKILL)
+            honcho.wait()
 
     def end_all(self) -> list[int]:
         """End every process that `up` or `demo` ever started in this home; their ids.

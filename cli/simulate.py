@@ -67,10 +67,12 @@ def simulate(
     engine = ENGINES[policy]
     try:
         cluster = cluster_of(read_cluster(cluster_path), {}, {})
-        models = _models(console, models_path, cluster, engine.style)
-        requests = read_log(log_path, (model.spec.name for model in models))
+        models, hosted = _models(console, models_path, cluster, engine.style)
+        requests, left_out = read_log(log_path, (model.spec.name for model in models), hosted)
     except FileError as error:
         raise Failure(str(error)) from error
+    if left_out:
+        console.warn(f"left out {left_out} requests for models of hosted providers: nothing is started for them")
     decides = replace(KNOWN[policy], idle_percent=idle_memory_percent)
     simulation = Simulation(cluster, models, engine, decides, requests)
     simulation.run()
@@ -79,6 +81,7 @@ def simulate(
     document: dict[str, Any] = {
         "policy": policy,
         "requests": len(requests),
+        "requests_left_out": left_out,
         "hours": round(requests[-1].at_ms / 3.6e6, 3),
         **total,
         "cold_starts": len(simulation.cold_starts),
@@ -93,16 +96,17 @@ def simulate(
     console.show(document, _lines(document))
 
 
-def _models(console: Console, path: Path | None, cluster: "Cluster", style: Any) -> "list[SimModel]":
+def _models(console: Console, path: Path | None, cluster: "Cluster", style: Any) -> "tuple[list[SimModel], set[str]]":
+    """The models to simulate; names of models that a provider serves, which cannot be."""
     from cli.cluster_file import models_of, read_models
 
     if path is not None:
-        return list(models_of(read_models(path), cluster, style, in_place=False))
-    return list(_registered(console, cluster, style))
+        return list(models_of(read_models(path), cluster, style, in_place=False)), set()
+    return _registered(console, cluster, style)
 
 
-def _registered(console: Console, cluster: "Cluster", style: Any) -> "list[SimModel]":
-    """The models of the database, as they would be on that cluster."""
+def _registered(console: Console, cluster: "Cluster", style: Any) -> "tuple[list[SimModel], set[str]]":
+    """The models of the database, as they would be on that cluster; names of those that a provider serves."""
     from dataclasses import replace
 
     from sqlalchemy import select
@@ -118,8 +122,9 @@ def _registered(console: Console, cluster: "Cluster", style: Any) -> "list[SimMo
     with Workspace(console) as here, here.read() as session:
         rows = session.scalars(select(Model).where(Model.deleted_at_ms.is_(None))).all()
         specs = [(model_spec(row), row.keep_alive_s * 1000) for row in rows if row.manifest]
+        hosted = set(session.scalars(select(Model.name).where(Model.lane == "hosted")))
     if not specs:
-        raise Failure("no model is registered; give --models FILE, or register one: hydrant model add --help")
+        raise Failure("no model is registered; give --models FILE, or register one: hydrant model register --help")
     found = []
     for spec, keep_alive_ms in specs:
         known = spec.profile
@@ -130,7 +135,7 @@ def _registered(console: Console, cluster: "Cluster", style: Any) -> "list[SimMo
         )
         there = replace(spec, profile=replace(known, tpot_ms=tpot, prefill_ms=prefill), profiles=tuple(kinds))
         found.append(SimModel(there, spec.name, keep_alive_ms, max(1, prefill * 1000 // USUAL_PROMPT_TOKENS)))
-    return found
+    return found, hosted
 
 
 def _figures(served: "Sequence[Served]", slo_ms: dict[str, int]) -> dict[str, Any]:

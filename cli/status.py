@@ -107,7 +107,8 @@ def _gateways(redis_url: str | None, reached: dict[str, str]) -> list[str]:
         with connect_redis(url) as redis:
             beats = redis.hgetall("hyd:gateways")
     except (RedisError, OSError, ValueError) as error:
-        reached["redis"] = f"does not answer ({str(error).strip() or type(error).__name__}); start it, or set REDIS_URL"
+        reason = str(error).strip() or type(error).__name__
+        reached["redis"] = f"does not answer ({reason}); start it (hydrant up starts one), or set REDIS_URL"
         return []
     reached["redis"] = "ok"
     at_ms = now_ms()
@@ -138,7 +139,7 @@ def _groups(documents: list[dict[str, Any]]) -> list[str]:
             d["state"],
             ", ".join(d["nodes"]),
             moment(d["created_at_ms"]),
-            f"{size(d['bytes_fetched'])} of {size(d['bytes_to_fetch'])}",
+            f"{size(d['bytes_fetched'])} of {size(d['bytes_to_fetch'])}" if d["bytes_to_fetch"] else "from memory",
         )
         for d in documents
     ]
@@ -147,5 +148,7 @@ def _groups(documents: list[dict[str, Any]]) -> list[str]:
 
 
 def _tenants(documents: list[dict[str, Any]]) -> list[str]:
-    rows = [(d["name"], d["enabled"], d["balance_usd"]) for d in documents]
-    return table(("TENANT", "ENABLED", "BALANCE $"), rows, right="001") if rows else ["no tenant"]
+    from registry.ops.money import usd
+
+    rows = [(d["name"], d["enabled"], usd(d["balance_nusd"])) for d in documents]
+    return table(("TENANT", "ENABLED", "BALANCE"), rows, right="00.") if rows else ["no tenant"]

@@ -79,10 +79,19 @@ def list_(console: Console) -> None:
         balances = money.balances_nusd(session)
         documents = [tenant_balance_document(row, balances.get(row.id, 0)) for row in tenants.list_tenants(session)]
     rows = [
-        (d["name"], d["tenant_id"], d["enabled"], d["class"], d["rpm"], d["tpm"], d["parallel"], d["balance_usd"])
+        (
+            d["name"],
+            d["tenant_id"],
+            d["enabled"],
+            d["class"],
+            d["rpm"],
+            d["tpm"],
+            d["parallel"],
+            money.usd(d["balance_nusd"]),
+        )
         for d in documents
     ]
-    lines = table(("NAME", "ID", "ENABLED", "CLASS", "RPM", "TPM", "PARALLEL", "BALANCE $"), rows, right="00001111")
+    lines = table(("NAME", "ID", "ENABLED", "CLASS", "RPM", "TPM", "PARALLEL", "BALANCE"), rows, right="0000111.")
     console.show({"tenants": documents}, lines if rows else ["no tenant yet; add one: hydrant tenant create NAME"])
 
 
@@ -117,15 +126,16 @@ def show(console: Console, name: str) -> None:
         "budgets": limits,
         "policies": policies,
     }
+    told = {**shown, "balance": money.usd(document["balance_nusd"]), "spent": money.usd(spent)}
     lines = fields(
-        (label, shown[field])
+        (label, told[field])
         for label, field in (
             ("name", "name"),
             ("id", "tenant_id"),
             ("enabled", "enabled"),
             ("class", "class"),
-            ("balance $", "balance_usd"),
-            ("spent on usage $", "spent_usd"),
+            ("balance", "balance"),
+            ("spent on usage", "spent"),
             ("requests a minute", "rpm"),
             ("tokens a minute", "tpm"),
             ("requests at once", "parallel"),
@@ -135,7 +145,7 @@ def show(console: Console, name: str) -> None:
     lines += ["created            " + (moment(document["created_at_ms"]) or ""), ""]
     lines += [
         f"budget: {'the tenant' if one['scope_id'] == one['tenant_id'] else one['scope_id']} ({one['period']}, "
-        f"{one['kind']}): {one['spent_usd']} of {one['amount_usd']} $ are spent"
+        f"{one['kind']}): {money.usd(one['spent_nusd'])} of {money.usd(one['amount_nusd'])} are spent"
         for one in limits
     ]
     for policy in policies:
@@ -238,5 +248,5 @@ def _enter(console: Console, name: str, amount: int, reason: str, *, credit: boo
         with here.read() as session:
             balance = money.balance_nusd(session, entry.tenant_id)
     document = {"entry": ledger_document(entry), "balance_nusd": balance, "balance_usd": money.format_dollars(balance)}
-    done = f"{'+' if amount > 0 else ''}{money.format_dollars(amount)} $ for {name}"
-    console.show(document, [f"{done}; the balance is now {money.format_dollars(balance)} $"])
+    done = f"{'+' if amount > 0 else ''}{money.usd(amount)} for {name}"
+    console.show(document, [f"{done}; the balance is now {money.usd(balance)}"])

@@ -56,7 +56,7 @@ def running(
 ) -> Iterator[Running]:
     """Start everything in HYDRANT_HOME, wait until it is ready, and stop all of it at the end, whatever happens.
 
-    `on_seeded` is called as soon as the secrets exist, since a start that fails later does not make them again.
+    `on_seeded` is called as soon as the secrets exist: a start that fails later does not make them again.
     Raises CannotStart, TimedOut, RegistryError, and Interrupted for a signal, at once whatever is being waited for.
     """
     settings = load_settings()
@@ -110,24 +110,23 @@ def _wait_until_ready(
         return wanted <= warm or None
 
     progress.wait_for(
-        "both nodes' warm runtimes (SGLang imported once)", nodes_warm, within_s=READY_WITHIN_S, hint=hint
+        "both nodes to import SGLang (usually half a minute; a minute and more on a busy machine)",
+        nodes_warm,
+        within_s=READY_WITHIN_S,
+        hint=hint,
     )
 
 
 def up(*, as_json: bool = False) -> int:
     """Start, print where to go, stay until a signal; 0 when all was stopped in order."""
     progress = Progress(sys.stderr if as_json else sys.stdout)
-
-    def show_secrets(seeded: seed.Seeded) -> None:
-        # With --json they are in the document alone: standard error is what ends up in logs.
-        if not as_json:
-            progress.say(secrets_once(seeded))
-
+    made: list[seed.Seeded] = []
     ready = False
     try:
-        with running(progress, link_gbps=1.0, slo_ttft_ms=15_000, keep_alive_s=300, on_seeded=show_secrets) as hydrant:
+        with running(progress, link_gbps=1.0, slo_ttft_ms=15_000, keep_alive_s=300, on_seeded=made.append) as hydrant:
             ready = True
-            progress.say(welcome(hydrant))
+            # With --json the secrets are in the document alone: standard error is what ends up in logs.
+            progress.say(welcome(hydrant) if not as_json else "ready")
             if as_json:
                 print(json.dumps(document(hydrant)), flush=True)
             while not hydrant.services.died():
@@ -137,25 +136,35 @@ def up(*, as_json: bool = False) -> int:
     except Interrupted as signalled:
         progress.say("stopped")
         return 0 if ready else signalled.exit_status
+    finally:
+        # A start that did not come to its end made them all the same, and the next one cannot show them.
+        if made and (made[0].api_key or made[0].owner_password) and not ready and not as_json:
+            progress.say("\n".join([f"what was made, for {made[0].owner} at the next start:", *secrets_once(made[0])]))
 
 
-def secrets_once(seeded: seed.Seeded) -> str:
+def secrets_once(seeded: seed.Seeded) -> tuple[str, str]:
     """The two secrets that are shown once, or how to have new ones."""
-    return "\n".join(
-        [
-            "shown once:" if seeded.api_key or seeded.owner_password else "made by an earlier start:",
-            f"  API key           {seeded.api_key or 'for another: ' + seeded.new_key_command}",
-            f"  one-time password {seeded.owner_password or 'for a new one: ' + seeded.new_password_command}",
-        ]
+    key = (
+        f"{seeded.api_key}   (shown once)" if seeded.api_key else f"made before; for another: {seeded.new_key_command}"
     )
+    password = (
+        f"{seeded.owner_password}   (shown once)"
+        if seeded.owner_password
+        else f"made before; for a new one: {seeded.new_password_command}"
+    )
+    return f"  API key           {key}", f"  one-time password {password}"
 
 
 def welcome(hydrant: Running) -> str:
-    """Where things are."""
+    """Where things are, and what opens them."""
+    key, password = secrets_once(hydrant.seeded)
     lines = [
         "ready",
         f"  OpenAI base URL   {hydrant.services.gateway_url}/v1   model: {seed.MODEL_NAME}",
-        f"  admin UI          {hydrant.services.admin_url}   user: {hydrant.seeded.owner}",
+        key,
+        f"  admin UI          {hydrant.services.admin_url}",
+        f"  user              {hydrant.seeded.owner}",
+        password,
         f"  log               {hydrant.services.log}",
         "Ctrl-C stops everything.",
     ]

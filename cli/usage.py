@@ -55,6 +55,7 @@ def rows(console: Console, limit: int, offset: int, **wanted: Any) -> None:
     are at least these."""
     from cli.workspace import Workspace
     from registry.documents.money import usage_document
+    from registry.ops.money import usd
     from registry.ops.usage import list_usage
 
     with Workspace(console) as here, here.read() as session:
@@ -68,14 +69,14 @@ def rows(console: Console, limit: int, offset: int, **wanted: Any) -> None:
             d["prompt_tokens"],
             d["cached_tokens"],
             d["completion_tokens"],
-            d["cost_usd"],
+            usd(d["cost_nusd"]),
             seconds(d["held_ms"]),
             d["attempt_id"],
         )
         for d in documents
     ]
-    headings = ("ENDED (UTC)", "MODEL", "OUTCOME", "PROMPT", "CACHED", "ANSWER", "COST $", "HELD", "ATTEMPT")
-    lines = table(headings, shown, right="000111110") if shown else ["nothing was used"]
+    headings = ("ENDED (UTC)", "MODEL", "OUTCOME", "PROMPT", "CACHED", "ANSWER", "COST", "HELD", "ATTEMPT")
+    lines = table(headings, shown, right="000111.10") if shown else ["nothing was used"]
     console.show({"usage": documents}, lines)
 
 
@@ -83,20 +84,21 @@ def rows(console: Console, limit: int, offset: int, **wanted: Any) -> None:
 @_filtered
 @reporting
 def totals(console: Console, **wanted: Any) -> None:
-    """Sums for each model, and over all."""
+    """Sums for each model, and over all. An invoice counts those requests that were answered, at least in part."""
     from cli.workspace import Workspace
     from registry.documents.money import totals_document
+    from registry.ops.money import usd
     from registry.ops.usage import usage_by_model, usage_totals
 
     with Workspace(console) as here, here.read() as session:
         restricted = _filter(session, wanted)
         by_model = {name: totals_document(sums) for name, sums in usage_by_model(session, restricted).items()}
         total = totals_document(usage_totals(session, restricted))
-    columns = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
+    columns = ("requests", "answered", "prompt_tokens", "cached_tokens", "completion_tokens")
     rows: list[tuple[str, dict[str, Any]]] = [(name, {**sums}) for name, sums in [*by_model.items(), ("all", total)]]
-    shown = [(name, *(sums[c] for c in columns)) for name, sums in rows]
-    headings = ("MODEL", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "COST $")
-    console.show({"totals": total, "by_model": by_model}, table(headings, shown, right="011111"))
+    shown = [(name, *(sums[c] for c in columns), usd(sums["cost_nusd"])) for name, sums in rows]
+    headings = ("MODEL", "REQUESTS", "ANSWERED", "PROMPT", "CACHED", "ANSWER", "COST")
+    console.show({"totals": total, "by_model": by_model}, table(headings, shown, right="011111."))
 
 
 @usage.command(examples=["hydrant usage ledger --tenant acme", "hydrant usage ledger --limit 200 --json"])

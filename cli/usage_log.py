@@ -1,7 +1,7 @@
 """Requests for a simulation, from what `hydrant usage csv` writes (or any CSV with the same four columns)."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from cli.cluster_file import FileError
@@ -10,9 +10,12 @@ from orchestrator.simulator.workload import Request
 COLUMNS = ("started_at_ms", "model_name", "prompt_tokens", "completion_tokens")
 
 
-def read_log(path: Path, models: Iterable[str]) -> list[Request]:
-    """Requests in order of time, the first at 0 ms. Raises FileError, which names the line, or what is missing."""
-    known = set(models)
+def read_log(path: Path, models: Iterable[str], left_out: Collection[str] = ()) -> tuple[list[Request], int]:
+    """Requests in order of time, the first at 0 ms; and how many were for models in `left_out`, which are not in them.
+
+    Raises FileError, which names the line, or what is missing.
+    """
+    known, skipped = set(models), 0
     found: list[tuple[int, str, int, int]] = []
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
@@ -22,14 +25,21 @@ def read_log(path: Path, models: Iterable[str]) -> list[Request]:
         for row in rows:
             where = f"{path}, line {rows.line_num}"
             if row["model_name"] not in known:
-                raise FileError(f"{where}: model_name: {row['model_name']!r} is not among the models to simulate")
+                if row["model_name"] in left_out:
+                    skipped += 1
+                    continue
+                raise FileError(
+                    f"{where}: model_name: {row['model_name']!r} is not among the models to simulate; register it,"
+                    " describe it with --models FILE, or remove its lines"
+                )
             at, prompt, output = (_number(where, row, name) for name in ("started_at_ms", *COLUMNS[2:]))
             found.append((at, row["model_name"], prompt, max(1, output)))
     if not found:
-        raise FileError(f"{path}: there is no request in it")
+        only = " for a model to simulate" if skipped else ""
+        raise FileError(f"{path}: there is no request{only} in it")
     found.sort()
     began = found[0][0]
-    return [Request(at - began, model, prompt, output) for at, model, prompt, output in found]
+    return [Request(at - began, model, prompt, output) for at, model, prompt, output in found], skipped
 
 
 def _number(where: str, row: dict[str, str], name: str) -> int:

@@ -203,6 +203,9 @@ class Gateway:
             await self._answer(scope, receive, reply, endpoint, trace)
         except ClientGone:
             return
+        except asyncio.CancelledError:
+            # The drain time is over. The task ends here in any case, and the server would log a failure of ours.
+            log.warning("the gateway stops; this request was cut")
         finally:
             if trace is not None:
                 trace.end(reply.status)

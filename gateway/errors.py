@@ -19,6 +19,8 @@ RETRY_S = 5
 """After how long to ask again for a model of which nobody knows when it will be there."""
 RETRY_MOST_S = 600
 _PERIODS = {"day": "for this day (UTC)", "month": "for this month (UTC)", "total": "in total"}
+_NOT_AGAIN = ((b"x-should-retry", b"false"),)
+"""Tells the SDKs not to repeat the request by themselves."""
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -124,6 +126,13 @@ def model_disabled(model: str) -> ApiError:
 
 def unknown_path(path: str) -> ApiError:
     """404: no endpoint has this path."""
+    if path == "/":
+        return ApiError(
+            404,
+            "This is the gateway, for programs: its endpoints are under `/v1`, which an SDK's base_url ends with, and "
+            "`/openapi.json` describes them. The admin UI has its own port, 8401 unless HYDRANT_ADMIN_PORT is set.",
+            code="unknown_url",
+        )
     return ApiError(404, f"There is no endpoint `{path}` here.", code="unknown_url")
 
 
@@ -158,13 +167,15 @@ def rate_limited(kind: str, message: str, retry_after_s: int) -> ApiError:
 
 
 def insufficient_quota() -> ApiError:
-    """429: the balance, less what running requests may still cost, does not cover this request."""
+    """429: the balance, less what running requests may still cost, does not cover this request. SDKs are told not to
+    repeat it by themselves."""
     return ApiError(
         429,
         "The balance does not cover what this request may cost (its prompt and max_tokens). "
         "Top up the tenant, wait for running requests to end, or lower max_tokens.",
         type_="insufficient_quota",
         code="insufficient_quota",
+        headers=_NOT_AGAIN,
     )
 
 
@@ -173,9 +184,7 @@ def over_budget(
 ) -> ApiError:
     """429: a budget does not cover this request. `busy`: it would, but for what running requests may still cost;
     otherwise asking again is of no use before the budget's window ends, and SDKs are told so."""
-    what = (
-        f"The {whose}'s budget {_PERIODS[period]} (${amount_nusd / 1e9:,.2f}) does not cover what this request may cost"
-    )
+    what = f"The {whose}'s budget {_PERIODS[period]} ({_usd(amount_nusd)}) does not cover what this request may cost"
     if busy:
         return ApiError(
             429,
@@ -196,8 +205,14 @@ def over_budget(
         type_="insufficient_quota",
         code="insufficient_quota",
         retry_after_s=retry_after_s,
-        headers=((b"x-should-retry", b"false"),),
+        headers=_NOT_AGAIN,
     )
+
+
+def _usd(amount_nusd: int) -> str:
+    """Dollars, exactly, with two decimals at least (as registry.ops.money.usd, which the gateway does not import)."""
+    whole, fraction = divmod(amount_nusd, 10**9)
+    return f"${whole}.{f'{fraction:09d}'.rstrip('0').ljust(2, '0')}"
 
 
 def idempotency_key_reused() -> ApiError:

@@ -32,7 +32,7 @@ from gateway.scopes import ScopesOfSnapshot
 from gateway.settings import Settings
 from gateway.snapshot import Key, Model, Snapshot, Tenant
 from gateway.tracing import Trace, step
-from gateway.upstream import UpstreamFailed, room_left
+from gateway.upstream import UpstreamFailed, as_asked, room_left
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Inference:
             raise
         except asyncio.CancelledError:
             # The gateway stops and the drain time is over.
-            self._end(call, outcome)
+            self._end(call, "gateway_stopped")
             await reply.fail(unavailable("The gateway is restarting. Try again.", "gateway_restarting"))
             raise
         finally:
@@ -269,7 +269,7 @@ class Inference:
                 # The worker refused the request itself: nothing ran, nothing is owed.
                 call.open_attempt.group_id = None
                 if not _shorten(call, refusal):
-                    raise
+                    raise as_asked(refusal, call.request.max_tokens, call.max_tokens) from None
                 continue
             except UpstreamFailed as error:
                 log.warning("worker %s failed: %s", route.group_id, error.reason)

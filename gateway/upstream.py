@@ -119,6 +119,21 @@ def room_left(message: str) -> int | None:
     return int(found[1]) - int(found[2]) if found else None
 
 
+def as_asked(refusal: ApiError, asked: int | None, sent: int) -> ApiError:
+    """A worker's refusal, but one of a request as too long with the `max_tokens` that the client `asked` for, where the
+    worker was `sent` less: nothing that asks for more than the context reaches it as it is."""
+    found = _TOO_LONG.search(refusal.message)
+    if found is None or asked is None or asked <= sent:
+        return refusal
+    context, prompt = int(found[1]), int(found[2])
+    fits = f"Ask for {context - prompt} at most, or shorten the prompt." if context > prompt else "Shorten the prompt."
+    message = (
+        f"This model's maximum context length is {context} tokens. You requested {prompt + asked}: {prompt} in the "
+        f"prompt and {asked} for the completion (max_tokens). {fits}"
+    )
+    return ApiError(refusal.status, message, param="max_tokens", code=refusal.code)
+
+
 class Upstream:
     """Calls to all workers, and to the hosted process."""
 

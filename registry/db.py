@@ -90,7 +90,7 @@ def session_scope(factory: SessionFactory) -> Iterator[Session]:
 @contextmanager
 def read_scope(factory: SessionFactory) -> Iterator[Session]:
     """A session that only reads, and never waits for writers. What it changed, if anything, is rolled back."""
-    with factory(bind=_reading(factory.kw["bind"])) as session:
+    with factory(bind=_reading(factory.kw["bind"]), autoflush=False) as session:
         yield session
 
 
@@ -98,7 +98,7 @@ def read_scope(factory: SessionFactory) -> Iterator[Session]:
 def separate_reader(session: Session) -> Iterator[Session]:
     """Another, reading session on the same database: it sees what is committed, and nothing that `session` still has to
     commit."""
-    with Session(_reading(session.get_bind().engine)) as reader:
+    with Session(_reading(session.get_bind().engine), autoflush=False) as reader:
         yield reader
 
 

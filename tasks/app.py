@@ -4,6 +4,7 @@ No result backend, JSON only, no late acknowledgement: a message that is lost is
 that comes twice changes nothing, so Redis' visibility timeout has nothing harmful to re-run.
 """
 
+import logging
 import os
 
 from celery import Celery
@@ -76,9 +77,10 @@ def _every(seconds: float, task: str, queue: str) -> dict[str, object]:
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
-def _logging(**_: object) -> None:
-    """Celery's own log set-up would replace ours."""
+def log_as_all(loglevel: int, **_: object) -> None:
+    """Celery's own log set-up would replace ours. What it says is held to its `-l`: at info two lines a task."""
     configure_logging()
+    logging.getLogger("celery").setLevel(loglevel)
 
 
 app = make_app(load_environment().redis_url.get_secret_value(), os.environ.get("HYDRANT_NODE"))

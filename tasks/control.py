@@ -26,7 +26,7 @@ from tasks.outbox import due_effects, mark_done, mark_sent, prune_outbox, send
 from tasks.reports import note_stopped, store_report
 from tasks.runtime import Runtime, runtime
 from tasks.speed import study_use
-from tasks.state import load_state
+from tasks.state import load_and_note
 from tasks.tracing import provider
 from tasks.watch import CONTROLLER, look
 
@@ -97,7 +97,7 @@ def run(here: Runtime) -> None:
             # Here, so that one who cannot reach the database, and stores no reports, does not look either.
             watching = look(here.redis, CONTROLLER, now)
             demand.known = is_known(watching, now)
-            state = load_state(session, demand, now, watching, here.facts, here.settings.store_bps)
+            state = load_and_note(session, demand, now, watching, here.facts, here.settings.store_bps)
             decisions = reconcile(state, policy)
             changed = apply(session, decisions, now, {name: one.traceparent for name, one in demand.models.items()})
         reach("control.decided")

@@ -42,21 +42,38 @@ def load_state(
     facts: Facts | None = None,
     store_bps: Mapping[str, int] | None = None,
 ) -> ControlState:
-    """Everything the controller may decide from, as of now.
+    """Everything the controller may decide from, as of now. Only reads.
 
     `store_bps`: what stores give to all nodes together, by origin (registry/store_origin.py), bytes/s.
 
     `watching_ms`: since when it has listened to nodes without a gap (tasks/watch.py). Silence before that is no sign.
     `facts`: what the caller's process has decoded before.
     """
-    # What is noted on the way is written with the controller's commit; a reader's session could not write it.
-    with session.no_autoflush:
-        return _load(session, demand, now_ms, watching_ms, facts or Facts(), store_bps or {})
+    return _load(session, demand, now_ms, watching_ms, facts or Facts(), store_bps or {})[0]
+
+
+def load_and_note(
+    session: Session,
+    demand: Demand,
+    now_ms: int,
+    watching_ms: int,
+    facts: Facts,
+    store_bps: Mapping[str, int],
+) -> ControlState:
+    """The same for the controller, which alone writes: with its commit go when each drain was first seen and when each
+    group was last used."""
+    state, drains, used = _load(session, demand, now_ms, watching_ms, facts, store_bps)
+    for node, began_ms in drains.items():
+        node.drain_began_at_ms = began_ms
+    for group, used_ms in used.items():
+        group.last_used_at_ms = used_ms
+    return state
 
 
 def _load(
     session: Session, demand: Demand, now_ms: int, watching_ms: int, facts: Facts, store_bps: Mapping[str, int]
-) -> ControlState:
+) -> tuple[ControlState, dict[Node, int | None], dict[Group, int | None]]:
+    """The state; when each node's drain was first seen, and when each group was last used, as of now."""
     groups = _live_groups(session)
     plans = {group.id: Plan.from_json(group.plan) for group in groups}
     nodes = session.scalars(
@@ -73,10 +90,11 @@ def _load(
     stopping = _stopping(session, groups, now_ms)
     deaf = unheard(session, [group.id for group in groups if group.state == GroupState.STARTING.value])
     heir_failures = _heir_failures(session, groups)
-    used = _note_use(groups, demand, now_ms)
+    used, last_used = _use(groups, demand, now_ms)
+    drains = {node: (node.drain_began_at_ms or now_ms) if node.draining else None for node in nodes}
     views = Groups(
         replace(
-            _group(g, plans[g.id], causes[g.id], demand),
+            _group(g, plans[g.id], causes[g.id], demand, last_used[g]),
             stopping=g.id in stopping,
             unheard=deaf.get(g.id, frozenset()),
             heir_failures=heir_failures.get(g.id, (0, None))[0],
@@ -85,7 +103,7 @@ def _load(
         for g in groups
     )
     kept_for_heirs = [kept_there for view in views for kept_there in kept(views, view)]
-    return ControlState(
+    state = ControlState(
         now_ms=now_ms,
         nodes=Nodes(_node(node, facts.of_node(node).warm, groups, kept_for_heirs) for node in nodes),
         models={
@@ -104,10 +122,11 @@ def _load(
         groups=views,
         routes_version=demand.routes_version,
         lost=frozenset(n.name for n in nodes if now_ms - max(n.seen_at_ms, watching_ms) > NODE_LOST_MS),
-        draining=_draining(nodes, now_ms),
+        draining={node.name: began_ms for node, began_ms in drains.items() if began_ms is not None},
         gateways_known=demand.known,
         stores=_stores(groups, store_bps),
     )
+    return state, drains, last_used
 
 
 def _live_groups(session: Session) -> Sequence[Group]:
@@ -127,13 +146,14 @@ def _stopping(session: Session, groups: Iterable[Group], now_ms: int) -> set[str
     return set(session.scalars(select(Outbox.group_id).where(Outbox.group_id.in_(ids), stop_under_way(now_ms))))
 
 
-def _note_use(groups: Iterable[Group], demand: Demand, now_ms: int) -> dict[str, int]:
-    """Note when each group was last used; when each model was last asked for, by its id.
+def _use(groups: Iterable[Group], demand: Demand, now_ms: int) -> tuple[dict[str, int], dict[Group, int | None]]:
+    """When each model was last asked for, by its id; when each group was last used.
 
     Kept in SQL, roughly: else a Redis that has lost its memory makes a model look idle for as long as it has been up.
     A request that came and went between two looks counts for the group that was used last.
     """
     used: dict[str, int] = {}
+    last_used = {group: group.last_used_at_ms for group in groups}
     serving: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         asked_ms = demand.models.get(group.model.name, ModelDemand()).last_request_at_ms or 0
@@ -145,8 +165,8 @@ def _note_use(groups: Iterable[Group], demand: Demand, now_ms: int) -> dict[str,
         latest = max(mine, key=lambda group: (group.last_used_at_ms or 0, group.ready_at_ms or 0, group.id))
         for group, at_ms in [(group, now_ms) for group in busy] or [(latest, used[model_id])]:
             if at_ms > (group.last_used_at_ms or 0) + LAST_USED_STEP_MS:
-                group.last_used_at_ms = at_ms
-    return used
+                last_used[group] = at_ms
+    return used, last_used
 
 
 def _pauses(session: Session, groups: Iterable[Group]) -> dict[str, tuple[int, ...]]:
@@ -161,16 +181,6 @@ def _expected(session: Session, now_ms: int) -> dict[str, tuple[int, int]]:
     begin, end = ModelUse.expected_from_ms, ModelUse.expected_until_ms
     rows = session.execute(select(ModelUse.model_id, begin, end).where(end > now_ms, begin < now_ms + LEAD_MS))
     return {model_id: (from_ms, until_ms) for model_id, from_ms, until_ms in rows if from_ms and until_ms}
-
-
-def _draining(nodes: Iterable[Node], now_ms: int) -> dict[str, int]:
-    """Nodes that are being emptied, and when that was first seen."""
-    for node in nodes:
-        if not node.draining:
-            node.drain_began_at_ms = None
-        elif node.drain_began_at_ms is None:
-            node.drain_began_at_ms = now_ms
-    return {node.name: node.drain_began_at_ms for node in nodes if node.drain_began_at_ms is not None}
 
 
 def _causes(session: Session, groups: Iterable[Group]) -> Mapping[str, Cause]:
@@ -237,7 +247,7 @@ def _stores(groups: Iterable[Group], store_bps: Mapping[str, int]) -> dict[str, 
 # --- groups and models ------------------------------------------------------------------------------------------------
 
 
-def _group(group: Group, plan: Plan, cause: Cause, demand: Demand) -> GroupView:
+def _group(group: Group, plan: Plan, cause: Cause, demand: Demand, last_used_ms: int | None) -> GroupView:
     probe = group.probe
     return GroupView(
         group_id=group.id,
@@ -264,7 +274,7 @@ def _group(group: Group, plan: Plan, cause: Cause, demand: Demand) -> GroupView:
         parent_id=group.parent_id,
         probe=ProbeView(probe["ok"], probe.get("error")) if probe and "ok" in probe else None,
         running=demand.running[group.id],
-        last_used_ms=group.last_used_at_ms,
+        last_used_ms=last_used_ms,
         why=None if group.why is None else Why.from_json(group.why),
         drain_version=group.drain_version,
         deadline_ms=group.deadline_ms,

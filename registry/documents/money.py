@@ -35,9 +35,10 @@ class UsageDocument(TypedDict):
 
 
 class TotalsDocument(TypedDict):
-    """Sums over attempts."""
+    """Sums over attempts. `answered`: of `requests`, those that got an answer or a part of one."""
 
     requests: int
+    answered: int
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -89,6 +90,7 @@ def totals_document(sums: UsageTotals) -> TotalsDocument:
     """Sums, with their cost in dollars."""
     return {
         "requests": sums.requests,
+        "answered": sums.answered,
         "prompt_tokens": sums.prompt_tokens,
         "cached_tokens": sums.cached_tokens,
         "completion_tokens": sums.completion_tokens,

@@ -19,6 +19,7 @@ from registry.months import borders_ms, month_of, next_month
 from registry.ops import tenants
 from registry.ops.csv_text import csv_lines
 from registry.ops.money import format_dollars
+from registry.ops.usage import ANSWERED
 
 CLOSING_MS = 600_000
 """How long after its end a month is still open: the longest that a transaction, and a clock, may be behind."""
@@ -35,11 +36,14 @@ def invoice(session: Session, tenant_id: str, month: str, now_ms: int | None = N
 
     Amounts are integer nano-dollars; what was charged, and corrections, credits and adjustments, add to the balance as
     they are (a charge is negative). `state` is `so far`, `closing` (over, and about to be stored) or `closed`.
-    Raises InvalidError for what is no month, or has not begun, and NotFoundError.
+    Raises InvalidError for what is no month, has not begun, or was over before the tenant was made, and NotFoundError.
     """
     tenant = tenants.get_tenant(session, tenant_id)
     begin, end = borders_ms(month)
     now = clock_ms() if now_ms is None else now_ms
+    first = month_of(tenant.created_at_ms)
+    if month < first:
+        raise InvalidError(f"{tenant.name} was made in {first}; choose a month from then on", "month")
     if begin > now:
         raise InvalidError(f"{month} has not begun yet; choose a month up to {month_of(now)} (UTC)", "month")
     stored = session.get(Invoice, (tenant_id, month))
@@ -126,10 +130,9 @@ def _usage_lines(session: Session, mine: Any) -> list[dict[str, Any]]:
         .group_by(LedgerEntry.attempt_id)
         .subquery()
     )
-    delivered = or_(Usage.outcome == "ok", Usage.completion_tokens > 0)
 
     def total(column: Any) -> Any:
-        return func.sum(case((delivered, column), else_=0))
+        return func.sum(case((ANSWERED, column), else_=0))
 
     query = (
         select(
@@ -148,6 +151,8 @@ def _usage_lines(session: Session, mine: Any) -> list[dict[str, Any]]:
     )
     lines = []
     for model, price_id, amount, *counts in session.execute(query).all():
+        if not amount and not any(counts):
+            continue  # tried, and not answered: nothing was sold
         price = None if price_id is None else session.get(Price, price_id)
         lines.append(
             {

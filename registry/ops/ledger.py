@@ -48,7 +48,7 @@ class UsageEvent(BaseModel):
     prompt_tokens: _Tokens
     cached_tokens: _Tokens
     completion_tokens: _Tokens
-    outcome: Literal["ok", "client_closed", "upstream_error", "gateway_lost"]
+    outcome: Literal["ok", "client_closed", "upstream_error", "gateway_stopped", "gateway_lost"]
     started_at_ms: _Time
     admitted_at_ms: _Time | None = None
     first_token_at_ms: _Time | None = None

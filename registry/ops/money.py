@@ -64,6 +64,11 @@ def format_dollars(amount_nusd: int) -> str:
     return f"{'-' if amount_nusd < 0 else ''}{whole}.{digits}"
 
 
+def usd(amount_nusd: int) -> str:
+    """The same as people write it: "$20.00", "-$3.10"."""
+    return f"{'-' if amount_nusd < 0 else ''}${format_dollars(abs(amount_nusd))}"
+
+
 def parse_price_per_million(text: str, field: str = "price") -> int:
     """Nano-dollars per token in a price given, as is usual, in dollars per million tokens: "0.02" is 20."""
     per_million = parse_dollars(text, field)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.errors import InvalidError
@@ -37,6 +37,9 @@ USAGE_COLUMNS = (
 )
 LEDGER_COLUMNS = ("id", "at_ms", "tenant_id", "kind", "amount_nusd", "attempt_id", "cold_start_id", "reason", "author")
 
+ANSWERED = or_(Usage.outcome == "ok", Usage.completion_tokens > 0)
+"""Whether an attempt's client got an answer, or a part of one."""
+
 
 @dataclass(frozen=True)
 class UsageFilter:
@@ -52,9 +55,10 @@ class UsageFilter:
 
 @dataclass(frozen=True)
 class UsageTotals:
-    """Sums over a filter."""
+    """Sums over a filter. `answered`: of `requests`, those that got an answer or a part of one, as on invoices."""
 
     requests: int
+    answered: int
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -123,6 +127,7 @@ def ledger_csv(session: Session, tenant_id: str | None = None) -> Iterator[str]:
 def _sums() -> Select[*tuple[Any, ...]]:
     sums: Select[*tuple[Any, ...]] = select(
         func.count(),
+        func.sum(case((ANSWERED, 1), else_=0)),
         func.sum(Usage.prompt_tokens),
         func.sum(Usage.cached_tokens),
         func.sum(Usage.completion_tokens),

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.models import LedgerEntry, Tenant, Usage
-from registry.ops.money import format_dollars
+from registry.ops.money import usd
 from registry.reconciliation.difference import Difference
 from registry.snapshot import BALANCE_KEY, BALANCE_ROWS_KEY
 
@@ -73,10 +73,10 @@ def _balances(session: Session, books: RedisBooks) -> Iterator[Difference]:
         total, count = sums.get(tenant_id, (0, 0))
         balance, rows = books.balances.get(tenant_id), books.rows_summed.get(tenant_id)
         if balance is None or rows is None:
-            told = f"Redis has no balance of tenant {tenant_id}; in SQL it is {_usd(total)}"
+            told = f"Redis has no balance of tenant {tenant_id}; in SQL it is {usd(total)}"
             yield Difference("balance_missing", tenant_id, "", told)
         elif rows == count and balance != total:
-            told = f"the balance of tenant {tenant_id} is {_usd(total)} by the ledger and {_usd(balance)} in Redis"
+            told = f"the balance of tenant {tenant_id} is {usd(total)} by the ledger and {usd(balance)} in Redis"
             yield Difference("balance_differs", tenant_id, f"{balance} {total}", told)
         elif rows != count:
             # While requests run Redis is a moment behind, but never at the same row for long.
@@ -92,8 +92,8 @@ def _reservations(books: RedisBooks) -> Iterator[Difference]:
         reserved = books.reserved.get(tenant_id, 0)
         if reserved != held[tenant_id]:
             told = (
-                f"{_usd(reserved)} of tenant {tenant_id} are reserved, and its open attempts"
-                f" reserve {_usd(held[tenant_id])}"
+                f"{usd(reserved)} of tenant {tenant_id} are reserved, and its open attempts"
+                f" reserve {usd(held[tenant_id])}"
             )
             yield Difference("reserved_differs", tenant_id, str(reserved - held[tenant_id]), told)
 
@@ -146,7 +146,3 @@ def _amounts(found: Mapping[bytes, bytes]) -> dict[str, int]:
 
 def _text(value: bytes) -> str:
     return value.decode()
-
-
-def _usd(amount_nusd: int) -> str:
-    return f"$ {format_dollars(amount_nusd)}"

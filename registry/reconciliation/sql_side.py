@@ -6,7 +6,7 @@ from sqlalchemy import and_, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.models import ColdStartShare, Invoice, LedgerEntry, Price, RejectedUsage, Usage
-from registry.ops.money import format_dollars
+from registry.ops.money import usd
 from registry.reconciliation.difference import Difference
 
 _SHARE = (ColdStartShare.cold_start_id, ColdStartShare.tenant_id, ColdStartShare.cost_nusd)
@@ -31,7 +31,7 @@ def _usage_not_charged(session: Session, begin: int) -> Iterator[Difference]:
     charged = exists().where(LedgerEntry.attempt_id == Usage.attempt_id, LedgerEntry.kind == "settle")
     query = select(Usage.attempt_id, Usage.cost_nusd).where(Usage.ended_at_ms >= begin, ~charged)
     for attempt_id, cost in session.execute(query.limit(MOST)):
-        told = f"attempt {attempt_id} is in the usage with {_usd(cost)}, and the ledger has no charge for it"
+        told = f"attempt {attempt_id} is in the usage with {usd(cost)}, and the ledger has no charge for it"
         yield Difference("usage_not_charged", attempt_id, "", told)
 
 
@@ -41,7 +41,7 @@ def _charge_without_usage(session: Session, begin: int) -> Iterator[Difference]:
         LedgerEntry.at_ms >= begin, LedgerEntry.attempt_id.is_not(None), ~used
     )
     for id_, attempt_id, amount in session.execute(query.limit(MOST)):
-        told = f"ledger entry {id_} charges {_usd(-amount)} for attempt {attempt_id}, of which there is no usage"
+        told = f"ledger entry {id_} charges {usd(-amount)} for attempt {attempt_id}, of which there is no usage"
         yield Difference("charge_without_usage", str(attempt_id), str(id_), told)
 
 
@@ -57,7 +57,7 @@ def _charge_differs(session: Session, begin: int) -> Iterator[Difference]:
     if begin:
         query = query.where(Usage.attempt_id.in_(touched))
     for attempt_id, cost, amount in session.execute(query.limit(MOST)):
-        told = f"attempt {attempt_id} has cost {_usd(cost)}, and the ledger has charged {_usd(-int(amount))} for it"
+        told = f"attempt {attempt_id} has cost {usd(cost)}, and the ledger has charged {usd(-int(amount))} for it"
         yield Difference("charge_differs", attempt_id, f"{cost} {amount}", told)
 
 
@@ -76,7 +76,7 @@ def _cost_differs(session: Session, begin: int) -> Iterator[Difference]:
         .where(Usage.ended_at_ms >= begin, Usage.cost_nusd != by_price)
     )
     for attempt_id, cost, wanted in session.execute(query.limit(MOST)):
-        told = f"attempt {attempt_id} has cost {_usd(cost)}, and its tokens cost {_usd(wanted)} at its price"
+        told = f"attempt {attempt_id} has cost {usd(cost)}, and its tokens cost {usd(wanted)} at its price"
         yield Difference("cost_differs", attempt_id, f"{cost} {wanted}", told)
 
 
@@ -94,15 +94,15 @@ def _cold_start_charge_differs(session: Session, begin: int) -> Iterator[Differe
         )
     )
     for start, tenant, cost, amount in session.execute(owed.limit(MOST)):
-        charged = "nothing" if amount is None else _usd(-amount)
-        told = f"tenant {tenant} owes {_usd(cost)} of cold start {start}, and the ledger has charged {charged}"
+        charged = "nothing" if amount is None else usd(-amount)
+        told = f"tenant {tenant} owes {usd(cost)} of cold start {start}, and the ledger has charged {charged}"
         yield Difference("cold_start_charge_differs", f"{start} {tenant}", f"{cost} {amount}", told)
     shared = exists().where(same, ColdStartShare.charged.is_(True))
     paid = select(LedgerEntry.cold_start_id, LedgerEntry.tenant_id, LedgerEntry.amount_nusd).where(
         LedgerEntry.at_ms >= begin, LedgerEntry.cold_start_id.is_not(None), ~shared
     )
     for paid_start, payer, amount in session.execute(paid.limit(MOST)):
-        told = f"tenant {payer} was charged {_usd(-amount)} for cold start {paid_start} without a share to pay"
+        told = f"tenant {payer} was charged {usd(-amount)} for cold start {paid_start} without a share to pay"
         yield Difference("cold_start_charge_differs", f"{paid_start} {payer}", str(amount), told)
 
 
@@ -126,11 +126,7 @@ def _invoice_differs(session: Session) -> Iterator[Difference]:
         closing, by_ledger = row.document["closing_nusd"], int(total or 0)
         if closing != by_ledger:
             told = (
-                f"the closed invoice {row.month} of tenant {row.tenant_id} ends with {_usd(closing)},"
-                f" and the ledger had {_usd(by_ledger)} then"
+                f"the closed invoice {row.month} of tenant {row.tenant_id} ends with {usd(closing)},"
+                f" and the ledger had {usd(by_ledger)} then"
             )
             yield Difference("invoice_differs", f"{row.tenant_id} {row.month}", f"{closing} {by_ledger}", told)
-
-
-def _usd(amount_nusd: int) -> str:
-    return f"$ {format_dollars(int(amount_nusd))}"

@@ -40,4 +40,4 @@ def test_what_is_no_budget_is_refused(hydrant) -> None:
     hydrant.run("budget", "set", "acme", "week", "1", expect=2)
     hydrant.run("budget", "set", "acme", "day", "0", expect=1)
     hydrant.run("budget", "set", "acme", "day", "1", "--alert", "101", expect=1)
-    hydrant.run("budget", "set", "nobody", "day", "1", expect=1)
+    assert "a key is named by its id" in hydrant.run("budget", "set", "nobody", "day", "1", expect=1).stderr

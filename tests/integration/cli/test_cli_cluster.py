@@ -72,7 +72,7 @@ def test_the_plan_needs_both_links_and_each_what_if_changes_one_thing(cluster) -
     assert faster["plan"]["s"] == 1
     assert faster["what_if"] == {"link_bps": 125_000_000, "slo_ttft_ms": None, "free_bytes": None}
     assert cluster.json("plan", "tiny", "--slo-ms", "5000")["plan"]["s"] == 1
-    refused = cluster.json("plan", "tiny", "--free-gb", "0.0001")
+    refused = cluster.json("plan", "tiny", "--free-gb", "0.0001", expect=1)
     assert refused["plan"] is None
     assert refused["refusal"]["reason"] == "no_memory"
     assert cluster.json("plan", "tiny")["plan"]["s"] == 2, "a what-if changes nothing"
@@ -86,7 +86,7 @@ def test_a_plan_in_words(cluster) -> None:
     assert "what if: the first token had to come within 0.00 s" in long
     assert "first token too late" in long
     assert "were not judged" in cluster.run("plan", "tiny", "--explain").stdout
-    assert "no plan" in cluster.run("plan", "tiny", "--free-gb", "0.0001").stdout
+    assert "no plan" in cluster.run("plan", "tiny", "--free-gb", "0.0001", expect=1).stdout
     cluster.run("model", "disable", "tiny")
     assert "hydrant model enable tiny" in cluster.run("plan", "tiny").stdout
 
@@ -265,6 +265,16 @@ def test_a_group_that_drains_is_shown_with_why(cluster) -> None:
         (shown,) = groups
         assert (shown["state"], shown["reason"]) == ("draining", "makes room for other")
         assert Why.from_json(shown["why"]) == why
+
+
+def test_weights_that_are_held_are_not_fetched_and_a_model_that_runs_is_deleted_with_stop_only(cluster) -> None:
+    with cluster.sql() as session:
+        start(session, at_ms=2_000_000)
+        for stage in session.get_one(Group, "grp_2000000").stages:
+            stage.bytes_fetched = stage.bytes_to_fetch = 0
+    assert "from memory" in cluster.run("status").stdout
+    assert "add --stop" in cluster.run("model", "delete", "tiny", "--yes", expect=1).stderr
+    cluster.run("model", "delete", "tiny", "--yes", "--stop")
 
 
 def test_status_says_what_does_not_answer(hydrant) -> None:

@@ -23,7 +23,7 @@ def test_the_cost_of_a_start_is_shown_before_and_after_it_is_split(hydrant) -> N
     with hydrant.sql() as session:
         group_costs.complete(session, now_ms(), split_before_ms=now_ms(), awaited={})
     text = hydrant.run("coldstart", "show", model.name).stdout
-    assert "4.000 GPU s, $ 0.001" in text
+    assert "4.000 GPU s, $0.001" in text
     assert "1 request\n" in text
     cost = hydrant.json("coldstart", "show", model.name)["cost"]
     assert [(one["tenant"], one["cost_nusd"], one["charged"]) for one in cost["shares"]] == [("acme", 1_000_000, True)]

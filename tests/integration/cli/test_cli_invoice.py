@@ -21,7 +21,7 @@ def test_an_invoice_in_each_form(hydrant) -> None:
     assert json.loads(hydrant.run("invoice", "acme", month, "--format", "json").stdout)["invoice"]["month"] == month
     text = hydrant.run("invoice", "acme", month).stdout
     assert "billed twice" in text
-    assert "closing balance $  4.75" in text
+    assert "closing balance  $4.75" in text
     rows = list(csv.DictReader(io.StringIO(hydrant.run("invoice", "acme", month, "--format", "csv").stdout)))
     assert [row["section"] for row in rows] == ["opening balance", "credits", "adjustments", "closing balance"]
     assert rows[1]["reason"] == "'=HYPERLINK(1)"

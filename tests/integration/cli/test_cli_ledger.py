@@ -18,7 +18,7 @@ def test_books_that_agree_and_books_that_do_not(hydrant, monkeypatch: pytest.Mon
         (tenant_id,) = client.hkeys("hyd:balance")
         client.hset("hyd:balance", tenant_id, 6)
     told = hydrant.run("ledger", "reconcile", expect=1).stdout
-    assert f"balance_differs: the balance of tenant {tenant_id} is $ 5.00 by the ledger" in told
+    assert f"balance_differs: the balance of tenant {tenant_id} is $5.00 by the ledger" in told
     findings = {one["check"]: one for one in hydrant.json("doctor", "--control-only", expect=1)["findings"]}
     assert findings["ledger"]["verdict"] == "failed"
     assert "1 difference" in findings["ledger"]["detail"]

@@ -73,6 +73,19 @@ def test_what_usage_csv_writes_can_be_read_for_registered_models(hydrant, simula
     assert (found["requests"], found["attainment"]) == (1, 100.0)
 
 
+def test_requests_for_models_of_providers_are_left_out_and_counted(hydrant, simulate, tmp_path):
+    source = write_model(tmp_path / "tiny", layers=4)
+    hydrant.run("model", "register", "tiny", str(source), "--input-price", "1", "--output-price", "1")
+    hydrant.run("model", "add-hosted", "gpt", "--provider-model", "openai/gpt-4.1-mini", "--key-env", "OPENAI_API_KEY",
+                "--input-price", "1", "--output-price", "1")  # fmt: skip
+    theirs = rows(5, 6, model="gpt").removeprefix(LOG)
+    found = simulate(rows(0, model="tiny") + theirs, models=None)
+    assert (found["requests"], found["requests_left_out"]) == (1, 2)
+    assert "left out 2 requests" in found["warnings"][0]
+    told = simulate(LOG + theirs, models=None, bad=True)["error"]["message"]
+    assert "no request for a model to simulate" in told
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

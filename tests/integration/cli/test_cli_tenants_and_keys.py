@@ -282,4 +282,4 @@ def test_a_tenant_is_shown_with_what_it_spends_and_may_spend(hydrant) -> None:
                 "--input-price", "0.4", "--output-price", "1.6")  # fmt: skip
     shown = hydrant.json("tenant", "show", "acme")["tenant"]
     assert (shown["spent_nusd"], shown["budgets"][0]["amount_usd"], shown["policies"]) == (0, "5.00", [])
-    assert "0.00 of 5.00 $ are spent" in hydrant.run("tenant", "show", "acme").stdout
+    assert "$0.00 of $5.00 are spent" in hydrant.run("tenant", "show", "acme").stdout

@@ -94,6 +94,22 @@ def test_a_signal_stops_everything_in_order(start: Callable[..., Up], number: si
     assert "up to 4 s" in up.text()
 
 
+def test_the_gateway_ends_before_what_its_last_answers_need(start: Callable[..., Up], tmp_path: Path) -> None:
+    order = tmp_path / "order"
+
+    def service(name: str, takes_s: float) -> str:
+        # The last two words, at which the shell does not look, are how the real gateway's command ends.
+        script = f"trap 'sleep {takes_s}; echo {name} >> {order}; exit' TERM; while :; do sleep 0.05; done"
+        return f'{name}: exec sh -c "{script}" -m {name}\n'
+
+    up = start(procfile=service("gateway", 1) + service("redis", 0))
+    up.wait_for("Ctrl-C stops everything")
+    up.wait_for_services(2)
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(60) == 0
+    assert order.read_text().split() == ["gateway", "redis"]
+
+
 def test_a_second_signal_does_not_keep_the_rest_from_being_stopped(start: Callable[..., Up]) -> None:
     up = start(procfile=STUBBORN)
     up.wait_for("Ctrl-C stops everything")

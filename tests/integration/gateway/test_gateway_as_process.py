@@ -114,3 +114,26 @@ async def test_log_lines_bear_the_id_of_the_request_and_no_word_of_it(
     assert f"endpoint={CHAT}" in answered
     assert "status=502" in answered
     assert not [secret for secret in (KEY, question["messages"][0]["content"], "broken") if secret in text]
+
+
+async def test_an_answer_that_outlives_the_drain_time_is_cut_and_billed_as_such(
+    world: World, worker: FakeWorker, redis_server: RedisServer, tmp_path: Path, question: dict[str, Any]
+) -> None:
+    await world.route("small", route_entry(worker.url))
+    worker.token_delay = 0.05
+    environ = environment(redis_server, tmp_path, HYDRANT_DRAIN_TIMEOUT_S="1")
+    with (tmp_path / "log").open("w+b") as log:
+        async with (
+            running(environ, log) as (process, client),
+            client.post(CHAT, json=question | {"stream": True, "max_tokens": 1000}) as answer,
+        ):
+            await answer.content.readuntil(b"\n\n")
+            process.send_signal(signal.SIGTERM)
+            assert b"gateway_restarting" in await answer.read()
+            assert await asyncio.wait_for(process.wait(), 20) in (0, -signal.SIGTERM)
+        log.seek(0)
+        text = log.read().decode()
+    (event,) = await world.events()
+    assert event["outcome"] == "gateway_stopped"
+    assert event["completion_tokens"] > 0
+    assert "Exception" not in text

@@ -161,6 +161,9 @@ async def test_a_bound_of_the_clients_that_does_not_fit_is_refused(
         assert answer.status == 400
         assert "maximum context length of 16" in (await answer.json())["error"]["message"]
     assert len(worker.requests) == 1
+    async with client.post(CHAT, json=question | {"max_tokens": 999_999}) as answer:
+        assert answer.status == 400
+        assert "999999 for the completion" in (await answer.json())["error"]["message"]
 
 
 async def test_a_stream_of_nonsense_is_the_workers_failure(

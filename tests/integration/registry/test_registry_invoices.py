@@ -15,7 +15,7 @@ from registry.db import SessionFactory, read_scope, session_scope
 from registry.errors import InvalidError
 from registry.models import Invoice, LedgerEntry, Usage
 from registry.months import borders_ms, month_of, next_month
-from registry.ops import group_costs, invoices, ledger, money, prices
+from registry.ops import group_costs, invoices, ledger, money, prices, usage
 
 
 def ms(text: str) -> int:
@@ -145,6 +145,21 @@ def test_months_that_nobody_closed_are_closed_in_order(books: Books) -> None:
     mine = [one for one in documents if one["tenant_id"] == books.tenant.id]
     assert [one["month"] for one in mine] == ["2026-10", "2026-11", "2026-12", "2027-01"]
     assert [one["opening_nusd"] for one in mine] == [0, 7, 7, 7]
+
+
+def test_what_was_not_answered_at_all_is_no_line_and_no_answered_request(books: Books) -> None:
+    books.settle(outcome="upstream_error", prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+    assert books.invoice("2026-10", OCTOBER + 1)["usage"] == []
+    books.settle()
+    (line,) = books.invoice("2026-10", OCTOBER + 1)["usage"]
+    with read_scope(books.sessions) as session:
+        totals = usage.usage_totals(session, usage.UsageFilter())
+    assert (totals.requests, totals.answered, line["requests"]) == (2, 1, 1)
+
+
+def test_a_month_before_the_tenant_was_made_has_no_invoice(books: Books) -> None:
+    with pytest.raises(InvalidError, match="acme was made in 2026-10"):
+        books.invoice("2026-09", NOVEMBER)
 
 
 def test_a_month_that_has_not_begun_has_no_invoice(books: Books) -> None:

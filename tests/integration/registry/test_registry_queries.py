@@ -48,7 +48,7 @@ def test_totals_are_those_of_the_rows(
     with read_scope(session_factory) as session:
         assert len(usage.list_usage(session, wanted)) == requests
         assert usage.usage_totals(session, wanted) == UsageTotals(
-            requests, 100 * requests, 40 * requests, 10 * requests, 3200 * requests
+            requests, requests, 100 * requests, 40 * requests, 10 * requests, 3200 * requests
         )
 
 
@@ -59,7 +59,7 @@ def test_totals_by_model_add_up_and_nothing_is_zero(
         by_model = usage.usage_by_model(session, UsageFilter())
         assert {name: totals.requests for name, totals in by_model.items()} == {"big": 2, "smol": 4}
         assert usage.usage_totals(session, UsageFilter(model_id=billed[2].id)) == by_model["smol"]
-        assert usage.usage_totals(session, UsageFilter(key_id="key_none")) == UsageTotals(0, 0, 0, 0, 0)
+        assert usage.usage_totals(session, UsageFilter(key_id="key_none")) == UsageTotals(0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])

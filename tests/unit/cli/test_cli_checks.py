@@ -1,8 +1,10 @@
 """Each check finds its own fault and says how to mend it."""
 
 import json
+import os
 import re
 import socket
+import subprocess
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ import pytest
 
 from cli import checks
 from cli.checks import Verdict
-from cli.services import ROOT
+from cli.services import ROOT, nodes_of_up, procfile
+from cli.up import dev_nodes
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -130,14 +133,14 @@ def test_a_port_that_hydrant_itself_has() -> None:
 
 
 def test_a_noded_that_does_not_answer(tmp_path: Path) -> None:
-    finding = checks.check_noded("node-a", tmp_path / "noded.sock")
+    finding = checks.check_noded("node-a", tmp_path / "noded.sock", of_up=False)
     assert finding.verdict is Verdict.FAILED
     assert "noded" in (finding.remedy or "")
 
 
 def test_a_node_that_is_silent() -> None:
-    assert checks.check_seen("gpu-1", 3_000, 20_000).verdict is Verdict.OK
-    finding = checks.check_seen("gpu-1", 90_000, 20_000)
+    assert checks.check_seen("gpu-1", 3_000, 20_000, of_up=False).verdict is Verdict.OK
+    finding = checks.check_seen("gpu-1", 90_000, 20_000, of_up=False)
     assert finding.verdict is Verdict.FAILED
     assert "90 s ago" in finding.detail
     assert "gpu-1" in (finding.remedy or "")
@@ -145,3 +148,25 @@ def test_a_node_that_is_silent() -> None:
     assert units
     for unit in units:
         assert (ROOT / f"deploy/systemd/{unit}.service").exists()
+
+
+def test_what_up_started_is_started_again_by_up(tmp_path: Path) -> None:
+    for node in dev_nodes(1.0, 31000):
+        (tmp_path / f"{node.name}.toml").write_text(node.toml())
+    assert nodes_of_up(tmp_path) == {"node-a", "node-b"}
+    findings = [
+        checks.check_noded("node-a", tmp_path / "noded.sock", of_up=True),
+        checks.check_seen("node-a", 90_000, 20_000, of_up=True),
+        checks.check_books(1, 0, 10**9, of_up=True),
+    ]
+    for finding in findings:
+        assert finding.remedy is not None
+        assert "hydrant up" in finding.remedy
+        assert "systemctl" not in finding.remedy
+
+
+def test_the_procfile_by_itself_says_what_starts_it() -> None:
+    environ = {name: value for name, value in os.environ.items() if name != "HYDRANT_HOME"}
+    done = subprocess.run(["sh", "-c", procfile()["redis"]], env=environ, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "start all of this with hydrant up" in done.stderr

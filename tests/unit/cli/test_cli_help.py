@@ -91,6 +91,20 @@ def test_a_mistyped_command_is_a_usage_error(words: list[str]) -> None:
     assert '"error"' in as_json.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["invoice", "demo"], "Missing argument 'MONTH'"),
+        (["model", "register", "x", "/models/x"], "Missing option '--input-price'"),
+        (["simulate", "--cluster", "c.toml"], "Missing option '--from-log'"),
+    ],
+)
+def test_what_is_missing_is_named_in_place_of_the_whole_help(words: list[str], missing: str) -> None:
+    result = CliRunner().invoke(cli, words)
+    assert missing in result.stderr
+    assert len(result.stderr.splitlines()) <= 4
+
+
 def test_a_group_alone_shows_its_help_as_an_error() -> None:
     result = CliRunner().invoke(cli, ["tenant"])
     assert result.exit_code == 2

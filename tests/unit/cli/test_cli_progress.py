@@ -38,6 +38,23 @@ def test_short_waits_in_a_row_are_never_silent_for_long(clock: Clock) -> None:
     assert max(later - before for before, later in pairwise(told)) < module.SILENCE_S + 0.5
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_waiting_is_one_line_that_is_written_anew(clock: Clock) -> None:
+    out = Terminal()
+    progress = Progress(out)
+    progress.wait_for("a part", lambda: clock.now > 10 or None, within_s=60, hint="")
+    progress.say("there")
+    text = out.getvalue()
+    assert text.count("waiting for a part") == 3
+    assert text.count("\n") == 1
+    last = text.split("\r\x1b[K")[-1]
+    assert re.fullmatch(r"\[ *[0-9.]+s\] there\n", last), last
+
+
 def test_what_does_not_come_is_an_error_with_its_hint(clock: Clock) -> None:
     with pytest.raises(TimedOut, match=r"a part: not there after 5 s\. Look at the log"):
         Progress(io.StringIO()).wait_for("a part", lambda: None, within_s=5, hint="Look at the log")

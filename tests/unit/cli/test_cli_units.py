@@ -82,6 +82,16 @@ def test_a_bad_value_is_a_usage_error(kind: "click.ParamType", text: str) -> Non
         kind.convert(text, None, None)
 
 
+def test_money_is_aligned_at_its_point() -> None:
+    rows = [("a", "$20.00", 1), ("b", "-$3.000002", 2), ("c", None, 3)]
+    assert table(("", "COST", "N"), rows, right="0.1") == [
+        "         COST  N",
+        "a  $20.00      1",
+        "b  -$3.000002  2",
+        "c    -         3",
+    ]
+
+
 def test_tables_align_and_a_line_break_in_a_value_breaks_nothing() -> None:
     lines = table(("NAME", "N"), [("a\nb", 5), (None, 12345), (True, "x")], right="01")
     assert lines == ["NAME      N", "a b       5", "-     12345", "yes       x"]

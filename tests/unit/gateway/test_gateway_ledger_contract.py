@@ -20,7 +20,7 @@ USAGES = st.builds(
 PRICES = st.builds(Price, st.just("prc_1"), AMOUNT, AMOUNT, AMOUNT, AMOUNT)
 
 
-@pytest.mark.parametrize("outcome", ["ok", "client_closed", "upstream_error"])
+@pytest.mark.parametrize("outcome", ["ok", "client_closed", "upstream_error", "gateway_stopped"])
 @given(usage=USAGES, price=PRICES)
 def test_gateway_and_ledger_agree_on_every_cost(outcome: str, usage: Usage, price: Price) -> None:
     account = Account("req_1", "ten_1", "key_1", "m", "mod_1", price, "direct", "/v1/completions", False, "gw_1")

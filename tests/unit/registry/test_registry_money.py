@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import InvalidError
-from registry.ops.money import format_dollars, format_price_per_million, parse_dollars, parse_price_per_million
+from registry.ops.money import format_dollars, format_price_per_million, parse_dollars, parse_price_per_million, usd
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,12 @@ def test_prices_are_given_per_million_tokens() -> None:
         parse_price_per_million("0.0001")
     with pytest.raises(InvalidError, match="negative"):
         parse_price_per_million("-1")
+
+
+def test_people_read_dollars_with_their_sign() -> None:
+    assert [usd(value) for value in (0, 20_000_000_000, -3_100_000_000, 1)] == [
+        "$0.00",
+        "$20.00",
+        "-$3.10",
+        "$0.000000001",
+    ]

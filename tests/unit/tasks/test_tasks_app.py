@@ -1,5 +1,6 @@
 """The Celery application: every message is a hint, and nothing but JSON is read."""
 
+import logging
 from collections import Counter
 
 import pytest
@@ -26,6 +27,22 @@ def test_only_json_is_accepted_and_nothing_is_kept_or_redelivered(make_app):
 def test_a_unix_socket_is_named_as_kombu_wants_it(make_app):
     assert make_app("unix:///run/r.sock", None).conf.broker_url == "redis+socket:///run/r.sock"
     assert make_app("redis://h:6379/1", None).conf.broker_url == "redis://h:6379/1"
+
+
+def test_celery_says_what_its_level_lets_through_and_tasks_all(make_app):
+    from tasks.app import log_as_all
+
+    root, celery = logging.getLogger(), logging.getLogger("celery")
+    before = root.handlers[:], root.level, celery.level
+    try:
+        log_as_all(loglevel=logging.WARNING, logfile=None, format="", colorize=False)
+        assert not logging.getLogger("celery.app.trace").isEnabledFor(logging.INFO)
+        assert logging.getLogger("celery.worker").isEnabledFor(logging.WARNING)
+        assert logging.getLogger("tasks.invoices").isEnabledFor(logging.INFO)
+    finally:
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+        celery.setLevel(before[2])
 
 
 def test_a_nodes_worker_has_no_task_that_opens_the_database(make_app):
