@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator import deadlines, equal_share
-from orchestrator.control import Cause, ControlState, GroupView, Start
-from orchestrator.groups import Groups
+from orchestrator.control import ControlState, Start
+from orchestrator.groups import Cause, Groups, GroupView
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.scaling import idle_since, retry_at
 from orchestrator.types import ConsolidationMode, ConsolidationTarget, Fetch, NodeState, Plan, Sharing, StagePlan

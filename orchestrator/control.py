@@ -6,103 +6,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
-from orchestrator.groups import Groups
+from orchestrator.groups import Cause, Groups, GroupView
 from orchestrator.keep_alive import keep_alive_in_plenty_ms, keep_alive_ms
 from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.service_class import ServiceClass, slo_ms
 from orchestrator.types import ClusterState, ModelSpec, NoPlan, Plan, PlanRequest, Sharing, StoreState
 from orchestrator.why import Why, WhyCode
-
-
-class Cause(StrEnum):
-    """Why a group was started."""
-
-    DEMAND = "demand"
-    WARM = "warm"
-    MIN_REPLICAS = "min_replicas"
-    CONSOLIDATION = "consolidation"
-    PREWARM = "prewarm"
-
-
-class StageState(StrEnum):
-    """A stage as its noded reports it; `PLANNED` until it is first reported."""
-
-    PLANNED = "planned"
-    FETCHING = "fetching"
-    STARTING = "starting"
-    LOADING = "loading"
-    READY = "ready"
-    STOPPING = "stopping"
-    GONE = "gone"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class StageView:
-    """One rank of a group."""
-
-    stage_id: str
-    rank: int
-    node: str
-    state: StageState
-    verified: bool = False
-    reason: str | None = None
-    bytes_fetched: int = 0
-    bytes_to_fetch: int = 0
-
-    @property
-    def alive(self) -> bool:
-        """Whether processes or device memory of this stage may exist.
-
-        Those of a planned one may: its effects are on their way until its node has taken a stop.
-        """
-        return self.state not in (StageState.GONE, StageState.FAILED)
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeView:
-    """What came of asking a group's first rank for one token, which its node does by itself."""
-
-    ok: bool
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GroupView:
-    """A group that is not over, or whose processes are not all gone yet.
-
-    running        requests on it, summed over live gateways.
-    why            why it began to end, if it did.
-    probe          None until the first rank's node has told.
-    last_used_ms   when a request was last seen on it, roughly; None when none was.
-    heir_failures  standalone workers that failed to replace this pipeline; `heir_failed_ms` is the last one's moment.
-    drain_version  the routes version from which no gateway may choose it; None while it is routed.
-    unheard        nodes that have not answered what was sent to start it, a minute after it was first sent.
-    """
-
-    group_id: str
-    model: str
-    state: GroupState
-    version: int
-    cause: Cause
-    plan: Plan
-    stages: tuple[StageView, ...]
-    created_ms: int
-    ready_ms: int | None = None
-    parent_id: str | None = None
-    probe: ProbeView | None = None
-    running: int = 0
-    drain_version: int | None = None
-    deadline_ms: int = 0
-    stopping: bool = False
-    why: Why | None = None
-    last_used_ms: int | None = None
-    heir_failures: int = 0
-    heir_failed_ms: int | None = None
-    unheard: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

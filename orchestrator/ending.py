@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from orchestrator.consolidation import targets
-from orchestrator.control import ControlState, GroupView, ModelView, StageState, StageView
+from orchestrator.control import ControlState, ModelView
+from orchestrator.groups import GroupView, StageState, StageView
 from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.prewarming import is_awaited
 from orchestrator.scaling import idle_since

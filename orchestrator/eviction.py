@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.consolidation import kept
-from orchestrator.control import ControlState, GroupView, ModelView
+from orchestrator.control import ControlState, ModelView
+from orchestrator.groups import GroupView
 from orchestrator.keep_alive import missed
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.nodes import Nodes

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from orchestrator.consolidation import heirs, kept
-from orchestrator.control import Cause, ControlState, GroupView, ModelView
+from orchestrator.control import ControlState, ModelView
 from orchestrator.ending import idle, idle_ms, unused_for
+from orchestrator.groups import Cause, GroupView
 from orchestrator.keep_alive import returns_per_ms
 from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.policies.policy import Policy

@@ -9,7 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from orchestrator.control import Cause, GroupView, ModelView
+from orchestrator.control import ModelView
+from orchestrator.groups import Cause, GroupView
 from orchestrator.keep_alive import LONGEST, WORTH_OF_A_START, keep_alive_ms
 
 FEWEST = 8

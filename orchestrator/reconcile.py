@@ -18,21 +18,10 @@ from orchestrator.consolidation import (
     workers_in_the_end,
     workers_to_come,
 )
-from orchestrator.control import (
-    Cause,
-    ControlState,
-    Decision,
-    GroupView,
-    ModelView,
-    Move,
-    StageState,
-    Start,
-    Stop,
-    Wait,
-)
+from orchestrator.control import ControlState, Decision, ModelView, Move, Start, Stop, Wait
 from orchestrator.ending import broken, idle, on_draining_node, spare, unwanted
 from orchestrator.eviction import Room, find_room
-from orchestrator.groups import Groups
+from orchestrator.groups import Cause, Groups, GroupView, StageState
 from orchestrator.idle_memory import admits, is_plenty, over_budget
 from orchestrator.lifecycle import OVER, SERVING, GroupState
 from orchestrator.plan import RETRY_MS

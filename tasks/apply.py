@@ -9,8 +9,9 @@ import structlog
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from orchestrator.control import Cause, Decision, Move, Start, Stop, Wait
+from orchestrator.control import Decision, Move, Start, Stop, Wait
 from orchestrator.explain import why_text
+from orchestrator.groups import Cause
 from orchestrator.lifecycle import OVER, SERVING, GroupState, move
 from orchestrator.types import Plan, Profile
 from registry.ids import new_id

@@ -13,7 +13,7 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from orchestrator.calibration import WINDOW, Marks, Observation, StageMarks, error_permille, fetch_bps, learn, observe
-from orchestrator.control import Cause
+from orchestrator.groups import Cause
 from orchestrator.types import Plan, Profile
 from registry.models import Calibration, ColdStart, ColdStartEvent, Device, Group, Model, Node, Stage, StartObservation
 from tasks.learnt import ALL_MODELS

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from orchestrator.control import StageState
+from orchestrator.groups import StageState
 from registry.models import ColdStartEvent, Group, Node, Outbox, Stage
 from registry.ops.nodes import upsert_from_report
 from tasks.apply import node_effect

@@ -9,8 +9,9 @@ from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from orchestrator.control import Cause, ControlState, Decision, Wait
+from orchestrator.control import ControlState, Decision, Wait
 from orchestrator.explain import refusal_text
+from orchestrator.groups import Cause
 from orchestrator.lifecycle import SERVING, GroupState
 from registry.models import Group, Model
 

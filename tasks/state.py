@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session, defer, selectinload
 
 from orchestrator import calibration
 from orchestrator.consolidation import kept
-from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
-from orchestrator.groups import Groups
+from orchestrator.control import ControlState, ModelView
+from orchestrator.groups import Cause, Groups, GroupView, ProbeView, StageState, StageView
 from orchestrator.lifecycle import OVER, GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.prewarming import LEAD_MS

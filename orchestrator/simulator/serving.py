@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from orchestrator import predict
-from orchestrator.control import GroupView
+from orchestrator.groups import GroupView
 from orchestrator.lifecycle import GroupState
 from orchestrator.simulator.workload import Request
 from orchestrator.types import ModelSpec

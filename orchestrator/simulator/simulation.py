@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.consolidation import FIRST_TOKENS_MS
-from orchestrator.control import Cause, Decision, GroupView, ModelView, Move, Start, Stop, Wait
+from orchestrator.control import Decision, ModelView, Move, Start, Stop, Wait
+from orchestrator.groups import Cause, GroupView
 from orchestrator.keep_alive import REMEMBERED
 from orchestrator.lifecycle import SERVING, GroupState
 from orchestrator.partition import split

@@ -6,17 +6,8 @@ from functools import partial
 from typing import Any
 
 from orchestrator.consolidation import kept
-from orchestrator.control import (
-    ControlState,
-    GroupView,
-    ModelView,
-    Move,
-    ProbeView,
-    StageState,
-    StageView,
-    Start,
-)
-from orchestrator.groups import Groups
+from orchestrator.control import ControlState, ModelView, Move, Start
+from orchestrator.groups import Groups, GroupView, ProbeView, StageState, StageView
 from orchestrator.lifecycle import OVER, GroupState, move
 from orchestrator.nodes import Nodes
 from orchestrator.simulator.cluster import Cluster, Server

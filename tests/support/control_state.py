@@ -6,8 +6,8 @@ from typing import Any
 
 from support.clusters import GB, NOW, a_model, a_node
 
-from orchestrator.control import Cause, ControlState, GroupView, ModelView, ProbeView, StageState, StageView
-from orchestrator.groups import Groups
+from orchestrator.control import ControlState, ModelView
+from orchestrator.groups import Cause, Groups, GroupView, ProbeView, StageState, StageView
 from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.types import (

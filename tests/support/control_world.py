@@ -14,19 +14,8 @@ from support.clusters import NOW
 from support.whys import untold
 
 from orchestrator.consolidation import kept, targets
-from orchestrator.control import (
-    ControlState,
-    GroupView,
-    ModelView,
-    Move,
-    ProbeView,
-    StageState,
-    StageView,
-    Start,
-    Stop,
-    Wait,
-)
-from orchestrator.groups import Groups
+from orchestrator.control import ControlState, ModelView, Move, Start, Stop, Wait
+from orchestrator.groups import Groups, GroupView, ProbeView, StageState, StageView
 from orchestrator.lifecycle import OVER, SERVING, GroupState, move
 from orchestrator.nodes import Nodes
 from orchestrator.reconcile import reconcile

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from support.clusters import GB, NOW, a_node
 from support.control_state import SMALL, a_plan, group, model, stage, state
 
-from orchestrator.control import Cause, Move, Start, Wait
+from orchestrator.control import Move, Start, Wait
+from orchestrator.groups import Cause
 from orchestrator.idle_memory import budget_bytes, held_bytes
 from orchestrator.keep_alive import returns_per_ms
 from orchestrator.lifecycle import GroupState

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support.clusters import NOW, a_node
 from support.control_state import group, model, state
 
-from orchestrator.control import Cause, Start, Wait
+from orchestrator.control import Start, Wait
+from orchestrator.groups import Cause
 from orchestrator.keep_alive import LONGEST, WORTH_OF_A_START, keep_alive_ms
 from orchestrator.lifecycle import GroupState
 from orchestrator.policies import POLICIES

@@ -7,7 +7,8 @@ from support.clusters import GB, NOW, a_node
 from support.control_state import a_plan, drain_first, group, heir, model, stage, state, waiting
 
 from orchestrator.consolidation import DRAIN_FIRST_AFTER_MS
-from orchestrator.control import Cause, Move, StageState, Start, Wait
+from orchestrator.control import Move, Start, Wait
+from orchestrator.groups import Cause, StageState
 from orchestrator.lifecycle import GroupState
 from orchestrator.reconcile import reconcile
 from orchestrator.why import Why, WhyCode

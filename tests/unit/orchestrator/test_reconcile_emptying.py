@@ -6,8 +6,9 @@ import pytest
 from support.clusters import NOW, a_node
 from support.control_state import group, heir, model, stage, state, waiting
 
-from orchestrator.control import Cause, Move, StageState, Start, Wait
+from orchestrator.control import Move, Start, Wait
 from orchestrator.ending import DRAIN_WAIT_MS
+from orchestrator.groups import Cause, StageState
 from orchestrator.lifecycle import GroupState
 from orchestrator.reconcile import reconcile
 from orchestrator.why import Why, WhyCode

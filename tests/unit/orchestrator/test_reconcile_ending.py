@@ -7,7 +7,8 @@ from support.clusters import NOW, a_node
 from support.control_state import group, heir, model, probed, stage, state, waiting
 
 from orchestrator.consolidation import FIRST_TOKENS_MS
-from orchestrator.control import Cause, Move, StageState, Start, Stop
+from orchestrator.control import Move, Start, Stop
+from orchestrator.groups import Cause, StageState
 from orchestrator.lifecycle import GroupState
 from orchestrator.nodes import Nodes
 from orchestrator.reconcile import reconcile

@@ -6,8 +6,9 @@ import pytest
 from support.clusters import GB, NOW, a_model, a_node
 from support.control_state import SMALL, a_plan, drain_first, group, heir, model, probed, stage, state, waiting
 
-from orchestrator.control import Cause, GroupView, Move, StageState, Start, Wait
+from orchestrator.control import Move, Start, Wait
 from orchestrator.explain import refusal_text
+from orchestrator.groups import Cause, GroupView, StageState
 from orchestrator.lifecycle import GroupState
 from orchestrator.plan import RETRY_MS
 from orchestrator.reconcile import reconcile
