@@ -15,12 +15,12 @@ from redis import Redis
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from registry.budget_windows import field, is_over, window_at
+from registry.budget_windows import is_over
 from registry.db import separate_reader
 from registry.errors import SnapshotError
 from registry.ids import now_ms as clock_ms
-from registry.models import AliasTarget, ApiKey, Budget, ColdPolicy, LedgerEntry, Model, Price, Tenant
-from registry.ops.budgets import list_budgets, spent_nusd
+from registry.models import AliasTarget, ApiKey, ColdPolicy, LedgerEntry, Model, Price, Tenant
+from registry.ops.budgets import fields_at, list_budgets, spent_nusd
 from registry.snapshot import (
     BALANCE_KEY,
     BALANCE_ROWS_KEY,
@@ -256,7 +256,7 @@ def rebuild_redis_if_lost(
     present = {_text(field) for field in redis.hkeys(BALANCE_KEY)}
     lost = tenant_ids - present
     # What a budget's present and next window have seen is always there, so that a new day begins without a pause.
-    windows = _windows(budgets, _redis_ms(redis))
+    windows = fields_at(budgets, _redis_ms(redis))
     known = {_text(name) for name in redis.hkeys(BUDGET_SPENT_KEY)}
     unknown = {budget.tenant_id for name, (budget, _) in windows.items() if name not in known}
     publish_balances(session, redis, lost | recent | unknown)
@@ -304,18 +304,8 @@ def _write_spent(redis: Redis, sums: Mapping[str, int]) -> None:
         redis.eval(_SET_SPENT, 1, BUDGET_SPENT_KEY, *arguments)
 
 
-def _windows(budgets: Sequence[Budget], at_ms: int) -> dict[str, tuple[Budget, int]]:
-    """The Redis fields of each budget's window at `at_ms` and of the one after it, and which window that is."""
-    found = {}
-    for budget in budgets:
-        now = window_at(budget.period, at_ms)
-        for window in (now,) if budget.period == "total" else (now, now + 1):
-            found[field(budget.scope_id, budget.period, window)] = (budget, window)
-    return found
-
-
 def _sum_budgets(session: Session, tenant_ids: Sequence[str], at_ms: int) -> dict[str, int]:
-    windows = _windows(list_budgets(session, tenant_ids), at_ms)
+    windows = fields_at(list_budgets(session, tenant_ids), at_ms)
     return {
         name: spent_nusd(session, budget.tenant_id, budget.scope_id, budget.period, window)
         for name, (budget, window) in windows.items()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from registry.budget_windows import PERIODS, bounds_ms, window_at
+from registry.budget_windows import PERIODS, bounds_ms, field, window_at
 from registry.errors import InvalidError, NotFoundError
 from registry.ids import now_ms
 from registry.models import ApiKey, Budget, BudgetAlert, ColdStartShare, Tenant, Usage
@@ -116,6 +116,16 @@ def spending(session: Session, budgets: Sequence[Budget], at_ms: int) -> list[Sp
             )
         )
     return spendings
+
+
+def fields_at(budgets: Sequence[Budget], at_ms: int) -> dict[str, tuple[Budget, int]]:
+    """The Redis fields of each budget's window at `at_ms` and of the one after it, and which window that is."""
+    found = {}
+    for budget in budgets:
+        now = window_at(budget.period, at_ms)
+        for window in (now,) if budget.period == "total" else (now, now + 1):
+            found[field(budget.scope_id, budget.period, window)] = (budget, window)
+    return found
 
 
 def spent_nusd(session: Session, tenant_id: str, scope_id: str, period: str, window: int) -> int:

@@ -13,7 +13,7 @@ class Difference:
     """
 
     kind: str
-    subject: str  # an attempt, tenant or cold start
+    subject: str  # an attempt, tenant, budget's window or cold start
     mark: str
     sentence: str
 

@@ -36,6 +36,7 @@ def take_a_look(session: Session, redis: Redis, now_ms: int, since_ms: int | Non
         "usage": int(session.scalar(usage) or 0),
         "ledger": int(session.scalar(entries) or 0),
         "balances": len(books.balances),
+        "budgets": len(books.spent),
         "open_attempts": len(books.attempts),
         "events": len(books.events),
     }

@@ -15,7 +15,7 @@ from support.watching import watched
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
 from registry.models import LedgerEntry, Reconciliation, Tenant, Usage
-from registry.ops import group_costs, invoices, ledger, reconciliations
+from registry.ops import budgets, group_costs, invoices, ledger, reconciliations
 from registry.ops.money import top_up
 from registry.publish import publish_balances
 from registry.reconciliation.difference import confirmed
@@ -38,6 +38,8 @@ class Books:
             self.price.from_ms = 0
             self.model.charge_cold_starts = True
             top_up(session, "tester", self.tenant.id, 10**9, "test")
+            budgets.set_budget(session, "tester", self.tenant.id, "total", amount_nusd=10**9)
+        self.budget = f"{self.tenant.id}:total:0"
         self.attempt = self.settle(self.event())
         self.publish()
 
@@ -99,6 +101,9 @@ def test_books_with_a_charged_start_and_open_attempts_agree(books):
     books.open(books.event())
     books.open(books.event(started_at_ms=now_ms(), gateway_id="gw-new"))
     books.open(books.event(ended_at_ms=now_ms()), final=True)
+    in_budget = books.event(budgets=[books.budget])
+    books.open(in_budget)
+    books.redis.hincrby("hyd:budget:reserved", books.budget, in_budget["reserved_nusd"])
     books.redis.xadd("hyd:usage", {"event": json.dumps(books.event())})
     assert books.kinds() == []
 
@@ -111,6 +116,8 @@ def lost_charge(books):
 
 def lost_usage(books):
     books.sql(delete(Usage).where(Usage.attempt_id == books.attempt))
+    books.redis.hdel("hyd:budget:spent", books.budget)
+    books.publish()
 
 
 def changed_charge(books):
@@ -167,6 +174,22 @@ def reserved_by_nobody(books):
     books.redis.hincrby("hyd:reserved", books.tenant.id, 5)
 
 
+def changed_spending(books):
+    books.redis.hincrby("hyd:budget:spent", books.budget, 1)
+
+
+def lost_spending(books):
+    books.redis.hdel("hyd:budget:spent", books.budget)
+
+
+def reserved_of_a_budget_by_nobody(books):
+    books.redis.hincrby("hyd:budget:reserved", books.budget, 5)
+
+
+def unreserved_in_a_budget(books):
+    books.open(books.event(budgets=[books.budget]), reserved=True)
+
+
 def unreserved_attempt(books):
     books.open(books.event(), reserved=False)
 
@@ -204,6 +227,10 @@ def silent_gateway(books):
         (unpublished_balance, "balance_behind"),
         (reserved_by_nobody, "reserved_differs"),
         (unreserved_attempt, "reserved_differs"),
+        (changed_spending, "budget_differs"),
+        (lost_spending, "budget_missing"),
+        (reserved_of_a_budget_by_nobody, "reserved_differs"),
+        (unreserved_in_a_budget, "reserved_differs"),
         (waiting_event, "event_waiting"),
         (lost_event, "event_lost"),
         (settled_and_open, "attempt_not_closed"),
