@@ -21,9 +21,12 @@ START_SECONDS = 60.0
 
 
 class HostedProcess:
-    """One `python -m gateway.hosted`. `url` stays the same over `kill` and `start`."""
+    """One `python -m gateway.hosted`. `url` stays the same over `kill` and `start`.
 
-    def __init__(self, directory: Path) -> None:
+    `stall_s`: how long it bears a worker's or provider's silence; a stand-in needs no time for an answer.
+    """
+
+    def __init__(self, directory: Path, stall_s: int = 2) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -32,7 +35,7 @@ class HostedProcess:
         self._environ = os.environ | {
             "HYDRANT_HOSTED_SECRET": HOSTED_SECRET,
             "HYDRANT_HOSTED_PORT": str(port),
-            "HYDRANT_STALL_TIMEOUT_S": "2",
+            "HYDRANT_STALL_TIMEOUT_S": str(stall_s),
             "STAND_IN_API_KEY": PROVIDER_KEY,
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -84,7 +84,7 @@ def real_service() -> Iterator[RealService]:
         redis = RedisServer(home, aof=True).start()
         stack.callback(redis.stop)
         # It imports litellm for seconds, while the engines start.
-        hosted = HostedProcess(home)
+        hosted = HostedProcess(home, stall_s=60)
         hosted.start()
         stack.callback(hosted.stop)
         node = EngineNode(home, "node-c", (31100, 31149), 0)
