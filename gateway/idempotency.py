@@ -75,7 +75,8 @@ class _Answer:
             await self._pass_on(reply, client.gone)
         finally:
             self._followers -= 1
-            if not self._followers and not self._ended:
+            # One that came while the work was being ended leaves nobody new behind.
+            if not (self._followers or self._ended or self.gone.done()):
                 self._leaving = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.gone.set_result, None)
 
     async def _pass_on(self, reply: Reply, gone: asyncio.Future[None]) -> None:
