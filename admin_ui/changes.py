@@ -94,14 +94,9 @@ def press(change: Callable[[Session, str], object], done: str, *, reconcile: boo
     try:
         apply(change, reconcile=reconcile)
     except RegistryError as error:
-        flash(in_words(error), "bad")
+        flash(sentence(error.message), "bad")
     else:
         flash(done, "ok")
-
-
-def in_words(error: RegistryError) -> str:
-    """The error's message as a sentence."""
-    return sentence(error.message)
 
 
 def redis_is_up() -> bool:

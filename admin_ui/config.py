@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from registry.errors import InvalidError
-from registry.settings import Settings
+from registry.settings import IDLE_MEMORY_PERCENT, Settings
 from registry.snapshot import HoldDoc
 
 DEFAULT_LOGIN_LIMITS = ("10 per minute", "100 per hour")
@@ -35,7 +35,7 @@ class AdminConfig:
     allow_plain_http: bool = False
     trusted_proxies: int = 0
     provider_http: bool = False
-    idle_memory_percent: int = 30
+    idle_memory_percent: int = IDLE_MEMORY_PERCENT
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "AdminConfig":

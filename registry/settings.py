@@ -20,6 +20,8 @@ from registry.snapshot import HoldDoc
 from registry.store_origin import origin
 
 SECRET_NAMES = ("key_pepper", "flask_secret", "hosted_secret")
+IDLE_MEMORY_PERCENT = 30
+"""orchestrator.policies.policy.IDLE_PERCENT, which this part does not import; a test holds them together."""
 
 
 def default_home() -> Path:
@@ -45,7 +47,9 @@ class Settings(BaseSettings):
     policy: Literal["hydrant", "hydraserve", "serverlessllm", "serverless-vllm"] = Field(
         default="hydrant", validation_alias="HYDRANT_POLICY"
     )
-    idle_memory_percent: int = Field(default=30, ge=0, le=100, validation_alias="HYDRANT_IDLE_MEMORY_PERCENT")
+    idle_memory_percent: int = Field(
+        default=IDLE_MEMORY_PERCENT, ge=0, le=100, validation_alias="HYDRANT_IDLE_MEMORY_PERCENT"
+    )
     store_gbps: dict[str, Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]] = Field(
         default_factory=dict, validation_alias="HYDRANT_STORE_GBPS"
     )

@@ -74,6 +74,18 @@ def ask(model: str, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "Count, please."}], "max_tokens": 3} | more
 
 
+async def broken_off(client: aiohttp.ClientSession, world: World, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The one usage event of a stream that its provider breaks off after four tokens."""
+    async with client.post(path, json=body) as answer:
+        events = await answer.read()
+    assert b'"error"' in events
+    assert b"[DONE]" not in events
+    [event] = await world.until_events(1)
+    assert event["outcome"] == "upstream_error"
+    assert 1 <= event["completion_tokens"] <= 4
+    return event
+
+
 def text_of(events: bytes) -> str:
     chunks = [json.loads(e[6:]) for e in events.decode().split("\n\n") if e.startswith("data: {")]
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
@@ -173,13 +185,7 @@ async def test_a_text_stream_that_breaks_is_an_error_and_billed_for_what_came(
     client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, fault: str
 ) -> None:
     setattr(provider, fault, 4)
-    async with client.post(TEXT, json={"model": name, "prompt": "Count", "stream": True, "max_tokens": 8}) as answer:
-        events = await answer.read()
-    assert b'"error"' in events
-    assert b"[DONE]" not in events
-    [event] = await world.until_events(1)
-    assert event["outcome"] == "upstream_error"
-    assert 1 <= event["completion_tokens"] <= 4
+    event = await broken_off(client, world, TEXT, {"model": name, "prompt": "Count", "stream": True, "max_tokens": 8})
     assert event["estimated"]
 
 
@@ -304,13 +310,7 @@ async def test_a_stream_that_breaks_is_an_error_and_billed_for_what_came(
     client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str, fault: str
 ) -> None:
     setattr(provider, fault, 4)
-    async with client.post(CHAT, json=ask(name, stream=True, max_tokens=8)) as answer:
-        events = await answer.read()
-    assert b'"error"' in events
-    assert b"[DONE]" not in events
-    [event] = await world.until_events(1)
-    assert event["outcome"] == "upstream_error"
-    assert 1 <= event["completion_tokens"] <= 4
+    await broken_off(client, world, CHAT, ask(name, stream=True, max_tokens=8))
     assert len(provider.requests) == 1
 
 
