@@ -46,16 +46,16 @@ class Up:
 
     def wait_for_services(self, count: int) -> None:
         end = time.monotonic() + 60
-        while len([p for p in self.started() if "sleep" in p.name()]) < count:
+        while len(self.started("sleep")) < count:
             assert time.monotonic() < end, self.text()
             time.sleep(0.05)
 
-    def started(self) -> list[psutil.Process]:
-        """What is alive of all that was ever started in this home."""
+    def started(self, name: str = "") -> list[psutil.Process]:
+        """What is alive, with this in its name, of all that was ever started in this home."""
         found = []
         for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == str(self.home):
+            try:  # a process may end between any two questions about it: a service's own `sleep` does all the time
+                if process.environ().get(MARK) == str(self.home) and name in process.name():
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
@@ -198,7 +198,7 @@ def test_documented_variables_reach_the_services_and_only_the_nodes_own_do_not(s
     )
     up.wait_for("Ctrl-C stops everything")
     up.wait_for_services(2)
-    service = next(p for p in up.started() if p.name() == "sleep").environ()
+    service = up.started("sleep")[0].environ()
     assert service["HYDRANT_KEY_PEPPER"] == "of-the-environment"
     assert service["HYDRANT_GATEWAY_WORKERS"] == "2"
     assert "HYDRANT_NODE" not in service
