@@ -39,6 +39,7 @@ ABLATIONS: dict[str, tuple[Policy, Engine]] = {
     "no room made for a service level": (replace(HYDRANT, makes_room=MakesRoom.TO_START), _ALL),
     "no room made at all": (replace(HYDRANT, makes_room=MakesRoom.NEVER), _ALL),
     "keep-alive as set": (replace(HYDRANT, learns=False), _ALL),
+    "idle memory without a bound": (replace(HYDRANT, idle_percent=100), _ALL),
     "nobody expected": (replace(HYDRANT, prewarms=False), _ALL),
     "links shared equally": (HYDRANT, replace(_ALL, sharing=Sharing.EQUALLY)),
     "only whole models kept in host memory": (HYDRANT, replace(_ALL, keeps=Keeps.WHOLE_MODELS)),
