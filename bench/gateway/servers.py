@@ -30,7 +30,12 @@ class Servers:
     ) -> subprocess.Popen[bytes]:
         """Start a process that runs on `core` only."""
         pinned = ["taskset", "--cpu-list", str(core), "nice", "-n", str(nice), *command]
-        return self._processes.start(pinned, env=env, cwd=ROOT, log=self.home / f"{name}.log")
+        process = self._processes.start(pinned, env=env, cwd=ROOT, log=self.home / f"{name}.log")
+        group = Path(f"/proc/{process.pid}/autogroup")
+        if nice and group.exists():
+            # Where Linux weighs sessions against each other (sched(7), autogroups), `nice` alone counts within one.
+            group.write_text(str(nice))
+        return process
 
     async def until_up(self, name: str, process: subprocess.Popen[bytes], url: str, within_s: float) -> float:
         """Wait until `url` answers 200; the seconds that it took. Raises LoadError with the end of the log."""
