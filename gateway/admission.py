@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from math import ceil
-from typing import Any
+from typing import NamedTuple
 
 import orjson
 from redis.asyncio import Redis
@@ -35,8 +35,7 @@ DAY_MS = 86_400_000
 CHECKPOINT_BATCH = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """What the rate-limit headers say, of the tightest limit; None: there is none. `reset_ms` to the next minute."""
 
     reset_ms: int
@@ -83,7 +82,8 @@ class Admission:
         """Checks limits, balance and budgets, reserves, and writes the attempt.
 
         Raises `ApiError` 429 when one of them does not allow it, and RedisError when Redis does not answer: then it is
-        unknown whether the attempt was written, and the caller must release it. So must a caller that is cancelled.
+        unknown whether the attempt was written, and the caller must release it. So must a caller that is cancelled: it
+        learns of that when Redis has answered.
         """
         account = attempt.account
         keys = [
@@ -105,7 +105,7 @@ class Admission:
             "" if attempt.lock is None else attempt.lock[1],
             *account.scopes.admission_args,
         ]
-        answer = await self._whatever_happens(self._admit(keys=keys, args=args))
+        answer = await self._admit(keys=keys, args=args)
         verdict, scope_kind, at_ms = answer[0].decode(), answer[1].decode(), answer[2]
         fields = tuple(field.decode() for field in answer[7:])
         admitted = Admitted(MINUTE_MS - at_ms % MINUTE_MS, *(None if number < 0 else number for number in answer[3:7]))
@@ -120,14 +120,6 @@ class Admission:
             raise _refusal(verdict, scope_kind, admitted)
         attempt.applied(at_ms, fields)
         return admitted
-
-    async def _whatever_happens(self, answer: asyncio.Future[list[Any]]) -> list[Any]:
-        """Waits for the answer, when cancelled too: what is sent by another connection then comes after it."""
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            await asyncio.wait({answer})
-            raise
 
     def release(self, attempt: Attempt) -> asyncio.Future[None]:
         """Gives everything back that `admit` took. Harmless when repeated. Fails with RedisError."""

@@ -62,7 +62,7 @@ CANCEL_SECONDS = 1.0
 # The cycle collector looks after so many new objects, instead of 700: a saturated gateway then spends 5 % less.
 COLLECT_EVERY = 50_000
 _NO_SNAPSHOT_LIMITS = HoldLimits(0, 0, 0.0)
-_INFERENCE = {endpoint.value: endpoint for endpoint in Endpoint}
+_INFERENCE = {endpoint.path: endpoint for endpoint in Endpoint}
 
 
 class Gateway:
@@ -210,9 +210,9 @@ class Gateway:
             if trace is not None:
                 trace.end(reply.status)
             if reply.started:
-                metrics.REQUESTS(endpoint.value if endpoint else "other", reply.status).inc()
+                metrics.REQUESTS(endpoint.path if endpoint else "other", reply.status).inc()
             if self._settings.access_log and endpoint is not None:
-                access.info("answered", endpoint=endpoint.value, status=reply.status, ms=reply.elapsed_ms)
+                access.info("answered", endpoint=endpoint.path, status=reply.status, ms=reply.elapsed_ms)
 
     async def _answer(
         self, scope: Scope, receive: Receive, reply: Reply, endpoint: Endpoint | None, trace: Trace | None

@@ -119,7 +119,7 @@ class Idempotency:
         Raises `ApiError` 422 when the key is in use for another body, and `ClientGone`.
         """
         name = rediskeys.idempotency(tenant_id, hashlib.sha256(key.encode()).hexdigest())
-        fingerprint = hashlib.sha256(endpoint.value.encode() + b"\0" + body).hexdigest()
+        fingerprint = hashlib.sha256(endpoint.path.encode() + b"\0" + body).hexdigest()
         answer = self._answers.get(name)
         if answer is not None and answer.is_open:
             if answer.fingerprint != fingerprint:

@@ -87,7 +87,7 @@ class Inference:
             raise invalid_request(f"The model `{request.model}` {does}.", "model")
         if model.provider is not None and not endpoint.has_providers:
             raise invalid_request(
-                f"The model `{request.model}` is a provider's: it does not speak {endpoint.value}.", "model"
+                f"The model `{request.model}` is a provider's: it does not speak {endpoint.path}.", "model"
             )
         run = partial(self._run, api_key, snapshot, key, tenant, model, request, arrived_at_ms, trace)
         if (sent := sent_key(scope)) is None:
@@ -196,7 +196,7 @@ class Inference:
             model_id=model.model_id,
             price=model.price,
             lane=lane,
-            endpoint=request.endpoint.value,
+            endpoint=request.endpoint.path,
             stream=request.stream,
             gateway_id=self._gateway_id,
             scopes=self._scopes.find(snapshot, tenant, key, model),

@@ -111,15 +111,10 @@ class Metering:
         if self._allowance.holds(attempt.attempt_id):
             self._allowance.pass_on(attempt, successor)
             return self._succeed(attempt, successor)
-        replacing = asyncio.ensure_future(self._admission.replace(attempt, successor))
         try:
-            moved = await asyncio.shield(replacing)
-        except RedisError:
-            # Redis may have done it and only its answer was lost: then the successor holds the reservation.
-            self.release(successor)
-            raise
-        except asyncio.CancelledError:
-            await asyncio.wait({replacing})
+            moved = await self._admission.replace(attempt, successor)
+        except (RedisError, asyncio.CancelledError):
+            # Redis may have done it, and only its answer or who waits for it was lost: then the successor holds it all.
             self.release(successor)
             raise
         return self._succeed(attempt, successor) if moved else None

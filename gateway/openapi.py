@@ -129,7 +129,7 @@ def openapi_document() -> dict[str, Any]:
         "info": {"title": "Hydrant inference API", "version": version("hydrant"), "description": _DESCRIPTION},
         "security": [{"bearer": []}, {"x-api-key": []}],
         "paths": {
-            **{endpoint.value: {"post": _inference(endpoint)} for endpoint in Endpoint},
+            **{endpoint.path: {"post": _inference(endpoint)} for endpoint in Endpoint},
             "/v1/models": {"get": _get("listModels", "The models that the key may use", _json(MODELS), 401, 503)},
             "/v1/models/{model}": {
                 "parameters": [one_model],

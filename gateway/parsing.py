@@ -47,6 +47,10 @@ class Endpoint(Enum):
     EMBEDDINGS = "/v1/embeddings"
     RESPONSES = "/v1/responses"
 
+    def __init__(self, path: str) -> None:
+        # Every request asks for it several times, and Enum's own `value` is a property in Python.
+        self.path = path
+
     def lane(self, of_model: str) -> str:
         """Who speaks to the worker: litellm for its translation of Messages, nobody in between where it has none.
 
@@ -151,9 +155,10 @@ def parse_request(
     for name in ENGINE_FIELDS & body.keys():
         if body.get(name) is not None:
             raise invalid_request(f"`{name}` is reserved for the operator and cannot be set by a request.", name)
-    for name in _DEFAULTS[endpoint] & defaults.keys():
-        if body.get(name) is None:
-            body[name] = defaults[name]
+    if defaults:
+        for name in _DEFAULTS[endpoint] & defaults.keys():
+            if body.get(name) is None:
+                body[name] = defaults[name]
     stream = fields.boolean(body, "stream")
     options = _stream_options(body)
     has_media = False

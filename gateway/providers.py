@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from gateway.attempts import Account
 from gateway.call import Call
@@ -81,4 +80,4 @@ class Providers:
 
 
 def _account_of(account: Account, model: Model) -> Account:
-    return replace(account, model=model.name, model_id=model.model_id, price=model.price, lane="hosted")
+    return account._replace(model=model.name, model_id=model.model_id, price=model.price, lane="hosted")

@@ -43,13 +43,22 @@ _ERRORS: dict[str, type[RedisError]] = {
 Argument = str | int | bytes
 
 
+class Answer(asyncio.Future[Any]):
+    """What a script returns, or RedisError. Who is cancelled while it waits learns of that when the answer has come:
+    until then nobody knows what the script has done, and what undoes it must come after it."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """asyncio's: not before its end."""
+        return False
+
+
 @dataclass(slots=True)
 class _Call:
-    """`answer` is done when who called has been cancelled. `script` None: it loads one, and nobody waits for it."""
+    """`script` None: it loads one, and nobody waits for it."""
 
     packed: bytes
     script: Script | None
-    answer: asyncio.Future[Any]
+    answer: Answer
     sent_at: float = 0.0
     repeated: bool = False
 
@@ -68,9 +77,9 @@ class Scripts:
         """A script to be called; Redis is given it when it does not know it."""
         return Script(self, text)
 
-    def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
+    def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Answer:
         """What the script returns, or RedisError; then it is unknown whether it has run."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer = Answer(loop=asyncio.get_running_loop())
         self._waiting.append(_Call(_pack("EVALSHA", script.sha, len(keys), *keys, *args), script, answer))
         if self._line is not None:
             self._send()
@@ -186,10 +195,10 @@ class _Line(asyncio.Protocol):
     def _answered(self, call: _Call, answer: Any) -> None:
         if isinstance(answer, NoScriptError) and call.script is not None and not call.repeated:
             # It has not run.
-            self.send(_Call(_pack("SCRIPT", "LOAD", call.script.text), None, self._loop.create_future()))
+            self.send(_Call(_pack("SCRIPT", "LOAD", call.script.text), None, Answer(loop=self._loop)))
             call.repeated = True
             self.send(call)
-        elif call.answer.done() or call.script is None:
+        elif call.script is None:
             return
         elif isinstance(answer, RedisError):
             call.answer.set_exception(answer)
@@ -215,7 +224,7 @@ class Script:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         self._scripts = scripts
 
-    def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
+    def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Answer:
         """What the script returns, or RedisError; then it is unknown whether it has run."""
         return self._scripts.call(self, keys, args)
 
@@ -235,5 +244,5 @@ def _late() -> RedisError:
 
 def _tell(calls: Sequence[_Call], error: RedisError) -> None:
     for call in calls:
-        if call.script is not None and not call.answer.done():
+        if call.script is not None:
             call.answer.set_exception(error)

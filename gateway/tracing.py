@@ -84,9 +84,12 @@ class Tracing:
             self._provider.shutdown()
 
 
+_NOTHING = nullcontext()
+
+
 def step(trace: Trace | None, name: str) -> Any:
     """`trace.step(name)`, or nothing where there is no trace: then it gives None."""
-    return nullcontext() if trace is None else trace.step(name)
+    return _NOTHING if trace is None else trace.step(name)
 
 
 def _traceparent(span: Span) -> str:

@@ -183,14 +183,14 @@ class Upstream:
         if route.provider is not None:
             headers["x-hydrant-secret"] = self._settings.hosted_secret
             headers["x-hydrant-provider"] = route.provider.decode()
-            return self._settings.hosted_url + endpoint.value, headers
+            return self._settings.hosted_url + endpoint.path, headers
         if lane == "litellm":
             headers["x-hydrant-secret"] = self._settings.hosted_secret
             headers["x-hydrant-upstream-url"] = route.url
             headers["x-hydrant-upstream-key"] = route.api_key
-            return self._settings.hosted_url + endpoint.value, headers
+            return self._settings.hosted_url + endpoint.path, headers
         headers["authorization"] = f"Bearer {route.api_key}"
-        return route.url + endpoint.value, headers
+        return route.url + endpoint.path, headers
 
 
 async def _raise_refusal(answer: Answer, lane: str) -> None:

@@ -24,7 +24,7 @@ from gateway.stream import OpenAIStream, usage_json
 
 log = logging.getLogger(__name__)
 
-_ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
+_ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 
 
 class Hosted:

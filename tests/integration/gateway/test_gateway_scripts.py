@@ -56,12 +56,21 @@ async def test_one_script_that_fails_fails_alone(scripts: Scripts) -> None:
 async def test_a_caller_that_leaves_takes_nobody_with_it(scripts: Scripts) -> None:
     add = scripts.register("return redis.call('INCR', KEYS[1])")
     await add(["n"], [])
-    callers = [asyncio.ensure_future(add(["n"], [])) for _ in range(10)]
+    finished = []
+
+    async def call(number: int) -> int:
+        try:
+            return int(await add(["n"], []))
+        finally:
+            finished.append(number)
+
+    callers = [asyncio.create_task(call(number)) for number in range(10)]
     await asyncio.sleep(0)
     callers[3].cancel()
     answers = await asyncio.gather(*callers, return_exceptions=True)
     assert isinstance(answers[3], asyncio.CancelledError)
     assert all(isinstance(answer, int) for number, answer in enumerate(answers) if number != 3)
+    assert finished == list(range(10))  # it learns of its end in its turn: then the script has run
 
 
 async def test_without_redis_every_caller_is_told_and_later_ones_are_served(

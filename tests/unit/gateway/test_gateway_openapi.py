@@ -57,7 +57,7 @@ def made() -> set[tuple[int, str | None]]:
 
 def test_every_endpoint_is_described() -> None:
     paths = openapi_document()["paths"]
-    assert {path for path, item in paths.items() if "post" in item} == {endpoint.value for endpoint in Endpoint}
+    assert {path for path, item in paths.items() if "post" in item} == {endpoint.path for endpoint in Endpoint}
 
 
 def test_every_error_code_is_documented_with_its_status_and_no_other() -> None:
