@@ -118,6 +118,9 @@ def test_what_is_not_there_is_told_as_json(admin: AdminApp) -> None:
     assert program.refused(404, "GET", "/admin/v1/nothing")["code"] == "unknown_url"
     assert program.refused(405, "PUT", "/admin/v1/tenants")["code"] == "method_not_allowed"
     assert program.send("PUT", "/admin/v1/tenants").headers["Allow"]
+    for path in {one.path for prefix, one in OPERATIONS if not prefix}:
+        assert program.refused(404, "GET", f"{path}/nothing")["code"] == "unknown_url"
+        assert program.refused(405, "PUT", path)["code"] == "method_not_allowed"
     assert program.refused(413, "POST", "/admin/v1/tenants", b"x" * 1_000_001)["code"] == "request_too_large"
     assert program.refused(400, "GET", "/admin/v1/tenants/%00")["param"] is None
     assert "text/html" in admin.client().get("/nothing").content_type
