@@ -6,7 +6,7 @@ ask for something: a budget that nobody holds, or a guardrail that nobody runs, 
 
 import re
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,13 +25,14 @@ HELP = {
     "budget_id": "budgets have no ids here; use max_budget and budget_duration",
     "budget_limits": "use PUT /admin/v1/budgets/{key}/{period} for several budgets of one key",
     "key": "a key's text is made here and cannot be chosen; leave the field out and use the one in the answer",
-    "blocked": "use POST /key/delete to end a key, or disable its tenant",
+    "blocked": "use POST /key/delete to end a key, or blocked of POST /team/update",
     "organization_id": "a tenant belongs to no organization",
     "team_member_budget": "use max_budget of a key",
     "model_rpm_limit": "limits are of a key or a tenant; use rpm_limit",
     "model_tpm_limit": "limits are of a key or a tenant; use tpm_limit",
     "aliases": "aliases are of models: POST /admin/v1/models/{model}/aliases",
     "auto_rotate": "rotate keys by POST /admin/v1/keys/{key}/rotate",
+    "spend": "what was spent is in the ledger and stays; use another max_budget",
 }
 ALL_MODELS = ("all-team-models", "all-proxy-models", "*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 30 * 86_400}
@@ -42,11 +43,14 @@ class LiteLLMBody(BaseModel):
     """A body of LiteLLM's: fields that nobody knows are looked at before they are passed over."""
 
     model_config = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True, protected_namespaces=())
+    zero_asks: ClassVar[frozenset[str]] = frozenset()
+    """Fields in which everything but null asks for something."""
 
     def refuse_unknown(self, kept: frozenset[str] = IGNORED) -> None:
         """Raises ApiError 400 for the first field that asks for what Hydrant does not do."""
         for name, value in (self.model_extra or {}).items():
-            if name not in kept and value not in (None, False, 0, "", [], {}):
+            silent = value is None or (value in (False, 0, "", [], {}) and name not in self.zero_asks)
+            if name not in kept and not silent:
                 raise bad_request(f"{name} is not supported: {HELP.get(name, 'leave it out')}", name)
 
 
@@ -140,6 +144,7 @@ class NewTeam(LimitFields):
 class UpdateKey(KeyFields):
     """What is not given stays; null lifts a limit. `key` is the key itself, or the `token` of its answer."""
 
+    zero_asks = frozenset({"spend"})
     key: Text
 
 
