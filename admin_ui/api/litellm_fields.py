@@ -68,6 +68,10 @@ class LimitFields(LiteLLMBody):
         default=None, description="1d or 24h: a day; 1mo or 30d: a month; else in total"
     )
 
+    def limits(self) -> dict[str, Any]:
+        """The limits that were sent, as the registry calls them."""
+        return {ours: getattr(self, theirs) for theirs, ours in _LIMITS.items() if theirs in self.model_fields_set}
+
     def budget(self) -> dict[str, Any]:
         """The fields of its budget that were sent."""
         return {name: getattr(self, name) for name in BUDGET_FIELDS if name in self.model_fields_set}
@@ -83,18 +87,15 @@ class KeyFields(LimitFields):
 
     def changes(self) -> dict[str, Any]:
         """The fields that were sent, as the registry calls them."""
-        found: dict[str, Any] = {}
-        for theirs, ours in _NAMES.items():
-            if theirs in self.model_fields_set:
-                found[ours] = getattr(self, theirs)
+        found = self.limits()
+        if self.key_alias is not None:
+            found["name"] = self.key_alias
         if "models" in self.model_fields_set:
-            found["models"] = ["*"] if not self.models or set(self.models) & set(ALL_MODELS) else self.models
+            found["models"] = _permitted(self.models)
         if "user_id" in self.model_fields_set:
             found["user_id"] = self.user_id or None
         if self.duration:
             found["expires_at_ms"] = end_of(self.duration)
-        if found.get("name", "") is None:
-            del found["name"]
         return found
 
 
@@ -124,12 +125,23 @@ class NewUser(GenerateKey):
         return str(named[0]) if named else None
 
 
-class NewTeam(LimitFields):
-    """A tenant. Its name is `team_alias`, or `team_id`: by either it is found afterwards, and an id is made for it."""
+class TeamFields(LimitFields):
+    """What a tenant may do. `team_alias` is its name."""
 
     team_alias: Text | None = None
-    team_id: Text | None = None
     models: list[Text] | None = None
+
+    def refuse_what_teams_lack(self) -> None:
+        """Raises ApiError 400 for the first field that asks for what no tenant has."""
+        self.refuse_unknown(OF_PEOPLE)
+        if set(self.models or ()) - set(ALL_MODELS):
+            raise bad_request("models: keys have a list of models here, tenants have none; leave it out", "models")
+
+
+class NewTeam(TeamFields):
+    """A tenant. Its name is `team_alias`, or `team_id`: by either it is found afterwards, and an id is made for it."""
+
+    team_id: Text | None = None
 
     def name(self) -> str:
         """The tenant's name. Raises ApiError 400 where two are given."""
@@ -139,6 +151,24 @@ class NewTeam(LimitFields):
                 "send a team_alias, or a team_id, or both alike: it becomes the tenant's name", "team_alias"
             )
         return named.pop()
+
+
+class UpdateTeam(TeamFields):
+    """What is not given stays; null lifts a limit. `team_id` is the tenant's id or name, `team_alias` its new name;
+    `blocked` locks it out, or lets it in again."""
+
+    team_id: Text
+    blocked: bool | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of the tenant's own that were sent, as the registry calls them."""
+        return self.limits() | ({} if self.team_alias is None else {"name": self.team_alias})
+
+
+class DeleteTeams(LiteLLMBody):
+    """Tenants to be locked out and their keys ended; by id or name."""
+
+    team_ids: list[Text] = Field(min_length=1, max_length=1000)
 
 
 class UpdateKey(KeyFields):
@@ -187,12 +217,11 @@ class DeleteModel(LiteLLMBody):
 
 
 BUDGET_FIELDS = ("max_budget", "soft_budget", "budget_duration")
-_NAMES = {
-    "key_alias": "name",
-    "rpm_limit": "rpm",
-    "tpm_limit": "tpm",
-    "max_parallel_requests": "parallel",
-}
+_LIMITS = {"rpm_limit": "rpm", "tpm_limit": "tpm", "max_parallel_requests": "parallel"}
+
+
+def _permitted(models: list[str] | None) -> list[str]:
+    return ["*"] if not models or set(models) & set(ALL_MODELS) else models
 
 
 def end_of(duration: str) -> int | None:

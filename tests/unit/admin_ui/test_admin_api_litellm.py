@@ -83,7 +83,9 @@ def test_what_would_not_be_held_is_refused_by_name(script: Program, admin: Admin
     assert audited(admin) == before
 
 
-@pytest.mark.parametrize(("field", "value"), [("spend", 0), ("spend", 5), ("blocked", True), ("team_id", "Acme Robotics")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("spend", 0), ("spend", 5), ("blocked", True), ("team_id", "Acme Robotics")]
+)
 def test_a_change_that_would_not_be_made_is_refused_by_name(
     script: Program, admin: AdminApp, samples: Samples, field: str, value: Any
 ) -> None:
