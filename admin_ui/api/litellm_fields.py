@@ -178,6 +178,31 @@ class UpdateKey(KeyFields):
     key: Text
 
 
+class UpdateUser(LimitFields):
+    """What is not given stays, and so does `models` when it is empty; null lifts a limit. It is the user's key that is
+    changed, and a user with several has them changed by POST /key/update."""
+
+    zero_asks = frozenset({"spend"})
+    user_id: Text
+    user_role: str | None = None
+    models: list[Text] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of the key that were sent, as the registry calls them."""
+        return self.limits() | ({"models": _permitted(self.models)} if self.models else {})
+
+    def asked(self) -> list[str]:
+        """The fields that ask for a change, by name."""
+        sent = self.model_fields_set & {*_LIMITS, *BUDGET_FIELDS}
+        return sorted(sent | {"models"} if self.models else sent)
+
+
+class DeleteUsers(LiteLLMBody):
+    """Users whose keys shall be ended."""
+
+    user_ids: list[Text] = Field(min_length=1, max_length=1000)
+
+
 class DeleteKeys(LiteLLMBody):
     """Keys to be ended, by themselves or by `token`, or by alias."""
 

@@ -11,7 +11,7 @@ from admin_ui.api.answers import bad_request
 from admin_ui.api.keys import pepper
 from admin_ui.api.litellm import TAG, api, iso, usd
 from admin_ui.api.litellm_budgets import BudgetInfo
-from admin_ui.api.litellm_fields import DeleteKeys, GenerateKey, UpdateKey, needs_tenant
+from admin_ui.api.litellm_fields import DeleteKeys, GenerateKey, UpdateKey, UpdateUser, needs_tenant
 from admin_ui.api.management import Text
 from admin_ui.api.operation import Query, change
 from admin_ui.database import db
@@ -112,20 +112,22 @@ def litellm_key_info(query: KeyQuery) -> KeyInfoAnswer:
 )  # fmt: skip
 def litellm_update_key(body: UpdateKey) -> KeyInfo:
     body.refuse_unknown()
-    budget = body.budget()
-    litellm_budgets.refuse_unless_owner(budget)
+    litellm_budgets.refuse_unless_owner(body.budget())
 
     def do(session: Session, actor: str) -> ApiKey:
-        key = keys.find_key(session, body.key, pepper())
-        changes = body.changes()
-        if changes or not budget:
-            keys.update_key(session, actor, key.id, **changes)
-        if budget:
-            litellm_budgets.set_by(session, actor, key.tenant_id, key.id, budget)
-        return key
+        return change_key(session, actor, keys.find_key(session, body.key, pepper()), body)
 
-    row = change(do, balance_of=lambda key: key.tenant_id)
-    return key_info(row)
+    return key_info(change(do, balance_of=lambda key: key.tenant_id))
+
+
+def change_key(session: Session, actor: str, key: ApiKey, body: UpdateKey | UpdateUser) -> ApiKey:
+    """Give a key what the fields ask for."""
+    changes, budget = body.changes(), body.budget()
+    if changes or not budget:
+        keys.update_key(session, actor, key.id, **changes)
+    if budget:
+        litellm_budgets.set_by(session, actor, key.tenant_id, key.id, budget)
+    return key
 
 
 @api.operation(

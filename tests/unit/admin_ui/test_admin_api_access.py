@@ -26,7 +26,8 @@ OPERATOR = {
     *("update_model", "delete_model", "warm_model", "stop_model", "add_alias", "share_alias", "remove_alias"),
     *("cordon_node", "uncordon_node", "drain_node"),
     *("litellm_generate_key", "litellm_update_key", "litellm_delete_keys", "litellm_delete_model"),
-    *("litellm_new_team", "litellm_update_team", "litellm_delete_teams", "litellm_new_user"),
+    *("litellm_new_team", "litellm_update_team", "litellm_delete_teams"),
+    *("litellm_new_user", "litellm_update_user", "litellm_delete_users"),
 }
 
 

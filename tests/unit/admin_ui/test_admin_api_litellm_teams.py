@@ -182,7 +182,7 @@ def test_a_deleted_team_is_locked_out_without_keys_and_its_books_stay(
 ) -> None:
     team = samples.tenant.id
     for name in ("ended", "over", "live"):
-        script.ok("POST", "/key/generate", {"team_id": team, "key_alias": name})
+        script.ok("POST", "/key/generate", {"team_id": team, "key_alias": name, "duration": "30d"})
     script.ok("POST", "/key/delete", {"key_aliases": ["ended"]})
     with session_scope(admin.sessions) as session:
         session.scalars(select(ApiKey).where(ApiKey.name == "over")).one().expires_at_ms = now_ms() - 1

@@ -303,6 +303,8 @@ def test_every_change_is_audited_in_the_tokens_name(
         ("litellm_new_team", "POST", "/team/new", {"team_alias": "team"}),
         ("litellm_update_team", "POST", "/team/update", {"team_id": "team", "rpm_limit": 3}),
         ("litellm_new_user", "POST", "/user/new", {"user_id": "ada", "teams": ["team"]}),
+        ("litellm_update_user", "POST", "/user/update", {"user_id": "ada", "rpm_limit": 3}),
+        ("litellm_delete_users", "POST", "/user/delete", {"user_ids": ["ada"]}),
         ("litellm_delete_teams", "POST", "/team/delete", {"team_ids": ["team"]}),
         ("update_model", "PATCH", f"/admin/v1/models/{model}", {"keep_alive_s": 9}),
         ("set_price", "POST", f"/admin/v1/models/{model}/prices", price),
