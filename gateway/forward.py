@@ -18,7 +18,8 @@ PREFIX = "/admin/v1/"
 LITELLM_PATHS = frozenset(
     (
         *("/key/generate", "/key/info", "/key/update", "/key/delete"),
-        *("/team/new", "/team/info", "/team/list", "/user/new", "/user/info"),
+        *("/team/new", "/team/info", "/team/list", "/team/update", "/team/delete"),
+        *("/user/new", "/user/info", "/user/list", "/user/update", "/user/delete"),
         *("/model/new", "/model/info", "/v1/model/info", "/model/delete", "/spend/logs"),
     )
 )

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from registry.errors import ConflictError, NotFoundError, RegistryError
 
 PREFIX = "/admin/v1"
-LITELLM_PREFIXES = ("/key/", "/model/", "/v1/model/", "/spend/")
+LITELLM_PREFIXES = ("/key/", "/team/", "/user/", "/model/", "/v1/model/", "/spend/")
 
 
 class ErrorDetail(TypedDict):

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
-from admin_ui.api.answers import bad_request
+from admin_ui.api.answers import ApiError, bad_request
+from admin_ui.api.authentication import current_token
 from admin_ui.api.litellm import iso, usd
 from admin_ui.api.litellm_fields import nusd
+from admin_ui.permissions import Permission, allows
 from registry.errors import ConflictError
 from registry.models import Budget
 from registry.ops import budgets
@@ -65,6 +67,18 @@ class BudgetInfo(TypedDict):
     soft_budget: float | None
     budget_duration: str | None
     budget_reset_at: str | None
+
+
+def refuse_unless_owner(sent: Mapping[str, object]) -> None:
+    """Raises ApiError 403 for fields of a budget that come with the token of someone who may not change money."""
+    if sent and not allows(current_token().role, Permission.CHANGE_MONEY):
+        raise ApiError(
+            403,
+            "A budget that a key or a team has is changed with the token of an owner.",
+            "not_permitted",
+            type_="permission_error",
+            param=next(iter(sent)),
+        )
 
 
 def set_by(session: Session, actor: str, tenant_id: str, scope_id: str, sent: Mapping[str, object]) -> None:
@@ -136,5 +150,5 @@ def _amount(field: str, dollars: object) -> int | None:
         return None
     amount = nusd(field, dollars)
     if amount == 0:
-        raise bad_request(f"{field} must be above 0; use POST /key/delete to end a key", field)
+        raise bad_request(f"{field} must be above 0; POST /key/delete ends a key, blocked locks a team out", field)
     return amount

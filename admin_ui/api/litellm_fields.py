@@ -6,7 +6,7 @@ ask for something: a budget that nobody holds, or a guardrail that nobody runs, 
 
 import re
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,13 +25,14 @@ HELP = {
     "budget_id": "budgets have no ids here; use max_budget and budget_duration",
     "budget_limits": "use PUT /admin/v1/budgets/{key}/{period} for several budgets of one key",
     "key": "a key's text is made here and cannot be chosen; leave the field out and use the one in the answer",
-    "blocked": "use POST /key/delete to end a key, or disable its tenant",
+    "blocked": "use POST /key/delete to end a key, or blocked of POST /team/update",
     "organization_id": "a tenant belongs to no organization",
     "team_member_budget": "use max_budget of a key",
     "model_rpm_limit": "limits are of a key or a tenant; use rpm_limit",
     "model_tpm_limit": "limits are of a key or a tenant; use tpm_limit",
     "aliases": "aliases are of models: POST /admin/v1/models/{model}/aliases",
     "auto_rotate": "rotate keys by POST /admin/v1/keys/{key}/rotate",
+    "spend": "what was spent is in the ledger and stays; use another max_budget",
 }
 ALL_MODELS = ("all-team-models", "all-proxy-models", "*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 30 * 86_400}
@@ -42,11 +43,14 @@ class LiteLLMBody(BaseModel):
     """A body of LiteLLM's: fields that nobody knows are looked at before they are passed over."""
 
     model_config = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True, protected_namespaces=())
+    zero_asks: ClassVar[frozenset[str]] = frozenset()
+    """Fields in which everything but null asks for something."""
 
     def refuse_unknown(self, kept: frozenset[str] = IGNORED) -> None:
         """Raises ApiError 400 for the first field that asks for what Hydrant does not do."""
         for name, value in (self.model_extra or {}).items():
-            if name not in kept and value not in (None, False, 0, "", [], {}):
+            silent = value is None or (value in (False, 0, "", [], {}) and name not in self.zero_asks)
+            if name not in kept and not silent:
                 raise bad_request(f"{name} is not supported: {HELP.get(name, 'leave it out')}", name)
 
 
@@ -64,6 +68,10 @@ class LimitFields(LiteLLMBody):
         default=None, description="1d or 24h: a day; 1mo or 30d: a month; else in total"
     )
 
+    def limits(self) -> dict[str, Any]:
+        """The limits that were sent, as the registry calls them."""
+        return {ours: getattr(self, theirs) for theirs, ours in _LIMITS.items() if theirs in self.model_fields_set}
+
     def budget(self) -> dict[str, Any]:
         """The fields of its budget that were sent."""
         return {name: getattr(self, name) for name in BUDGET_FIELDS if name in self.model_fields_set}
@@ -79,18 +87,15 @@ class KeyFields(LimitFields):
 
     def changes(self) -> dict[str, Any]:
         """The fields that were sent, as the registry calls them."""
-        found: dict[str, Any] = {}
-        for theirs, ours in _NAMES.items():
-            if theirs in self.model_fields_set:
-                found[ours] = getattr(self, theirs)
+        found = self.limits()
+        if self.key_alias is not None:
+            found["name"] = self.key_alias
         if "models" in self.model_fields_set:
-            found["models"] = ["*"] if not self.models or set(self.models) & set(ALL_MODELS) else self.models
+            found["models"] = _permitted(self.models)
         if "user_id" in self.model_fields_set:
             found["user_id"] = self.user_id or None
         if self.duration:
             found["expires_at_ms"] = end_of(self.duration)
-        if found.get("name", "") is None:
-            del found["name"]
         return found
 
 
@@ -120,12 +125,23 @@ class NewUser(GenerateKey):
         return str(named[0]) if named else None
 
 
-class NewTeam(LimitFields):
-    """A tenant. Its name is `team_alias`, or `team_id`: by either it is found afterwards, and an id is made for it."""
+class TeamFields(LimitFields):
+    """What a tenant may do. `team_alias` is its name."""
 
     team_alias: Text | None = None
-    team_id: Text | None = None
     models: list[Text] | None = None
+
+    def refuse_what_teams_lack(self) -> None:
+        """Raises ApiError 400 for the first field that asks for what no tenant has."""
+        self.refuse_unknown(OF_PEOPLE)
+        if set(self.models or ()) - set(ALL_MODELS):
+            raise bad_request("models: keys have a list of models here, tenants have none; leave it out", "models")
+
+
+class NewTeam(TeamFields):
+    """A tenant. Its name is `team_alias`, or `team_id`: by either it is found afterwards, and an id is made for it."""
+
+    team_id: Text | None = None
 
     def name(self) -> str:
         """The tenant's name. Raises ApiError 400 where two are given."""
@@ -137,10 +153,54 @@ class NewTeam(LimitFields):
         return named.pop()
 
 
+class UpdateTeam(TeamFields):
+    """What is not given stays; null lifts a limit. `team_id` is the tenant's id or name, `team_alias` its new name;
+    `blocked` locks it out, or lets it in again."""
+
+    team_id: Text
+    blocked: bool | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of the tenant's own that were sent, as the registry calls them."""
+        return self.limits() | ({} if self.team_alias is None else {"name": self.team_alias})
+
+
+class DeleteTeams(LiteLLMBody):
+    """Tenants to be locked out and their keys ended; by id or name."""
+
+    team_ids: list[Text] = Field(min_length=1, max_length=1000)
+
+
 class UpdateKey(KeyFields):
     """What is not given stays; null lifts a limit. `key` is the key itself, or the `token` of its answer."""
 
+    zero_asks = frozenset({"spend"})
     key: Text
+
+
+class UpdateUser(LimitFields):
+    """What is not given stays, and so does `models` when it is empty; null lifts a limit. It is the user's key that is
+    changed, and a user with several has them changed by POST /key/update."""
+
+    zero_asks = frozenset({"spend"})
+    user_id: Text
+    user_role: str | None = None
+    models: list[Text] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of the key that were sent, as the registry calls them."""
+        return self.limits() | ({"models": _permitted(self.models)} if self.models else {})
+
+    def asked(self) -> list[str]:
+        """The fields that ask for a change, by name."""
+        sent = self.model_fields_set & {*_LIMITS, *BUDGET_FIELDS}
+        return sorted(sent | {"models"} if self.models else sent)
+
+
+class DeleteUsers(LiteLLMBody):
+    """Users whose keys shall be ended."""
+
+    user_ids: list[Text] = Field(min_length=1, max_length=1000)
 
 
 class DeleteKeys(LiteLLMBody):
@@ -182,12 +242,11 @@ class DeleteModel(LiteLLMBody):
 
 
 BUDGET_FIELDS = ("max_budget", "soft_budget", "budget_duration")
-_NAMES = {
-    "key_alias": "name",
-    "rpm_limit": "rpm",
-    "tpm_limit": "tpm",
-    "max_parallel_requests": "parallel",
-}
+_LIMITS = {"rpm_limit": "rpm", "tpm_limit": "tpm", "max_parallel_requests": "parallel"}
+
+
+def _permitted(models: list[str] | None) -> list[str]:
+    return ["*"] if not models or set(models) & set(ALL_MODELS) else models
 
 
 def end_of(duration: str) -> int | None:

@@ -7,16 +7,15 @@ from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from admin_ui.api import litellm_budgets
-from admin_ui.api.answers import ApiError, bad_request
-from admin_ui.api.authentication import current_token
+from admin_ui.api.answers import bad_request
 from admin_ui.api.keys import pepper
 from admin_ui.api.litellm import TAG, api, iso, usd
 from admin_ui.api.litellm_budgets import BudgetInfo
-from admin_ui.api.litellm_fields import DeleteKeys, GenerateKey, UpdateKey, needs_tenant
+from admin_ui.api.litellm_fields import DeleteKeys, GenerateKey, UpdateKey, UpdateUser, needs_tenant
 from admin_ui.api.management import Text
 from admin_ui.api.operation import Query, change
 from admin_ui.database import db
-from admin_ui.permissions import Permission, allows
+from admin_ui.permissions import Permission
 from registry.errors import ConflictError, NotFoundError
 from registry.ids import now_ms
 from registry.models import ApiKey
@@ -113,27 +112,22 @@ def litellm_key_info(query: KeyQuery) -> KeyInfoAnswer:
 )  # fmt: skip
 def litellm_update_key(body: UpdateKey) -> KeyInfo:
     body.refuse_unknown()
-    budget = body.budget()
-    if budget and not allows(current_token().role, Permission.CHANGE_MONEY):
-        raise ApiError(
-            403,
-            "A budget that a key has is changed with the token of an owner.",
-            "not_permitted",
-            type_="permission_error",
-            param=next(iter(budget)),
-        )
+    litellm_budgets.refuse_unless_owner(body.budget())
 
     def do(session: Session, actor: str) -> ApiKey:
-        key = keys.find_key(session, body.key, pepper())
-        changes = body.changes()
-        if changes or not budget:
-            keys.update_key(session, actor, key.id, **changes)
-        if budget:
-            litellm_budgets.set_by(session, actor, key.tenant_id, key.id, budget)
-        return key
+        return change_key(session, actor, keys.find_key(session, body.key, pepper()), body)
 
-    row = change(do, balance_of=lambda key: key.tenant_id)
-    return key_info(row)
+    return key_info(change(do, balance_of=lambda key: key.tenant_id))
+
+
+def change_key(session: Session, actor: str, key: ApiKey, body: UpdateKey | UpdateUser) -> ApiKey:
+    """Give a key what the fields ask for."""
+    changes, budget = body.changes(), body.budget()
+    if changes or not budget:
+        keys.update_key(session, actor, key.id, **changes)
+    if budget:
+        litellm_budgets.set_by(session, actor, key.tenant_id, key.id, budget)
+    return key
 
 
 @api.operation(

@@ -5,10 +5,9 @@ from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from admin_ui.api import litellm_budgets
-from admin_ui.api.answers import bad_request
 from admin_ui.api.litellm import TAG, api, iso, usd
 from admin_ui.api.litellm_budgets import BudgetInfo
-from admin_ui.api.litellm_fields import ALL_MODELS, OF_PEOPLE, NewTeam
+from admin_ui.api.litellm_fields import DeleteTeams, NewTeam, UpdateTeam
 from admin_ui.api.litellm_keys import KeyInfo, key_info
 from admin_ui.api.management import PageSize, Text
 from admin_ui.api.operation import Query, change
@@ -47,6 +46,19 @@ class TeamAnswer(TypedDict):
     team_memberships: list[str]
 
 
+class UpdatedTeam(TypedDict):
+    """A team as it is now."""
+
+    team_id: str
+    data: TeamInfo
+
+
+class DeletedTeams(TypedDict):
+    """What was locked out, as it was named."""
+
+    deleted_teams: list[str]
+
+
 class TeamQuery(Query):
     """`team_id`: a tenant's id or name."""
 
@@ -65,9 +77,7 @@ class TeamQuery(Query):
     errors=(409,),
 )
 def litellm_new_team(body: NewTeam) -> TeamInfo:
-    body.refuse_unknown(OF_PEOPLE)
-    if set(body.models or ()) - set(ALL_MODELS):
-        raise bad_request("models: keys have a list of models here, tenants have none; leave it out", "models")
+    body.refuse_what_teams_lack()
 
     def do(session: Session, actor: str) -> Tenant:
         tenant = tenants.create_tenant(
@@ -103,6 +113,50 @@ def litellm_team_info(query: TeamQuery) -> TeamAnswer:
 @api.operation("GET", "/team/list", Permission.SEE, "Tenants, by name", tag=TAG, answer=list[TeamInfo])
 def litellm_team_list() -> list[TeamInfo]:
     return [_team_info(tenant) for tenant in tenants.list_tenants(db())]
+
+
+@api.operation(
+    "POST", "/team/update", Permission.CHANGE_TENANTS, "Change a tenant, lock it out or let it in", tag=TAG,
+    body=UpdateTeam, answer=UpdatedTeam, errors=(404, 409),
+)  # fmt: skip
+def litellm_update_team(body: UpdateTeam) -> UpdatedTeam:
+    body.refuse_what_teams_lack()
+    budget = body.budget()
+    litellm_budgets.refuse_unless_owner(budget)
+
+    def do(session: Session, actor: str) -> Tenant:
+        tenant = tenants.find_tenant(session, body.team_id)
+        changes = body.changes()
+        if changes:
+            tenants.update_tenant(session, actor, tenant.id, **changes)
+        if body.blocked is not None and body.blocked is tenant.enabled:
+            tenants.set_enabled(session, actor, tenant.id, not body.blocked)
+        if budget:
+            litellm_budgets.set_by(session, actor, tenant.id, tenant.id, budget)
+        return tenant
+
+    tenant = change(do, balance_of=lambda tenant: tenant.id)
+    return {"team_id": tenant.id, "data": _team_info(tenant)}
+
+
+@api.operation(
+    "POST", "/team/delete", Permission.CHANGE_TENANTS,
+    "Lock tenants out and end their keys for ever: all that are named, or none; what they paid and used stays", tag=TAG,
+    body=DeleteTeams, answer=DeletedTeams, errors=(404,),
+)  # fmt: skip
+def litellm_delete_teams(body: DeleteTeams) -> DeletedTeams:
+    body.refuse_unknown()
+
+    def do(session: Session, actor: str) -> None:
+        for named in body.team_ids:
+            tenant = tenants.find_tenant(session, named)
+            if tenant.enabled:
+                tenants.set_enabled(session, actor, tenant.id, False)
+            for key in keys.list_keys(session, tenant.id, live=True):
+                keys.revoke_key(session, actor, key.id)
+
+    change(do)
+    return {"deleted_teams": body.team_ids}
 
 
 def _team_info(tenant: Tenant) -> TeamInfo:

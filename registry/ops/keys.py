@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
 from registry.errors import ConflictError, InvalidError, NotFoundError
@@ -110,19 +110,27 @@ def list_keys(
     tenant_id: str | None = None,
     *,
     user_id: str | None = None,
+    live: bool = False,
     before_id: str | None = None,
     limit: int | None = None,
 ) -> Sequence[ApiKey]:
-    """Keys, newest first, of one tenant, of one user or of all; revoked and expired ones too. `before_id` (the last id
-    of a page of `limit`) gives the next page."""
+    """Keys, newest first, of one tenant, of one user or of all; revoked and expired ones too, unless only `live` ones
+    are wanted. `before_id` (the last id of a page of `limit`) gives the next page."""
     query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit)
     if tenant_id is not None:
         query = query.where(ApiKey.tenant_id == tenant_id)
     if user_id is not None:
         query = query.where(ApiKey.user_id == user_id)
+    if live:
+        query = query.where(not_ended(now_ms()))
     if before_id is not None:
         query = query.where(ApiKey.id < before_id)
     return session.scalars(query).all()
+
+
+def not_ended(at_ms: int) -> ColumnElement[bool]:
+    """Whether a key is neither revoked nor expired."""
+    return and_(ApiKey.revoked_at_ms.is_(None), or_(ApiKey.expires_at_ms.is_(None), ApiKey.expires_at_ms > at_ms))
 
 
 def update_key(session: Session, actor: str, key_id: str, **changes: Any) -> ApiKey:

@@ -82,6 +82,16 @@ def test_the_management_api_works(admin: AdminApp, samples: Samples) -> None:
     assert program.ok("POST", "/admin/v1/tenants/Acme Robotics/top-up", top_up, Idempotency_Key="k") == first
     made = program.ok("POST", "/key/generate", {"team_id": "Night Shift", "models": ["small"]})
     program.ok("POST", "/key/delete", {"keys": [made["key"]]})
+    for name in ("ada", "bo"):
+        program.ok("POST", "/user/new", {"user_id": name, "teams": ["Night Shift"]})
+    users = program.ok("GET", "/user/list?user_ids=ada,bo&team=Night Shift&page=2&page_size=1")
+    assert ([user["user_id"] for user in users["users"]], users["total"], users["total_pages"]) == (["bo"], 2, 2)
+    program.ok("GET", f"/user/list?page_size=100&page={2**53}")
+    program.ok("POST", "/user/update", {"user_id": "bo", "max_budget": 5, "models": ["small"]})
+    program.ok("POST", "/user/delete", {"user_ids": ["bo"]})
+    program.ok("POST", "/team/update", {"team_id": "Night Shift", "team_alias": "Day Shift", "rpm_limit": 5})
+    program.ok("POST", "/team/delete", {"team_ids": ["Day Shift"]})
+    program.refused(409, "POST", "/user/update", {"user_id": "ada", "rpm_limit": 5})
     program.refused(404, "GET", "/admin/v1/models/\ufffd")
     program.refused(400, "GET", "/admin/v1/tenants/%00")
     program.refused(400, "POST", "/key/generate", {"team_id": "a\u0000b"})

@@ -81,7 +81,8 @@ async def raw(gateway: RunningGateway, request: bytes) -> bytes:
     ("path", "forwarded"),
     [
         ("/admin/v1/tenants", True), ("/admin/v1/models/org/x", True), ("/key/generate", True), ("/spend/logs", True),
-        ("/v1/model/info", True), ("/team/list", True), ("/user/info", True),
+        ("/v1/model/info", True), ("/team/list", True), ("/team/delete", True), ("/user/info", True),
+        ("/user/list", True), ("/user/delete", True), ("/user/delete/", False),
         ("/team/other", False), ("/admin/v1", False), ("/admin/v1/", False), ("/admin/v1/../login", False),
         ("/admin/v1/a/./b", False), ("/admin/v1//login", False), ("/admin/v1/a\\b", False), ("/login", False),
         ("/key/other", False), ("/users", False), ("/", False), ("/static/app/app.css", False),

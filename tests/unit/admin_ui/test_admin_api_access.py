@@ -26,7 +26,8 @@ OPERATOR = {
     *("update_model", "delete_model", "warm_model", "stop_model", "add_alias", "share_alias", "remove_alias"),
     *("cordon_node", "uncordon_node", "drain_node"),
     *("litellm_generate_key", "litellm_update_key", "litellm_delete_keys", "litellm_delete_model"),
-    *("litellm_new_team", "litellm_new_user"),
+    *("litellm_new_team", "litellm_update_team", "litellm_delete_teams"),
+    *("litellm_new_user", "litellm_update_user", "litellm_delete_users"),
 }
 
 
@@ -118,6 +119,9 @@ def test_what_is_not_there_is_told_as_json(admin: AdminApp) -> None:
     assert program.refused(404, "GET", "/admin/v1/nothing")["code"] == "unknown_url"
     assert program.refused(405, "PUT", "/admin/v1/tenants")["code"] == "method_not_allowed"
     assert program.send("PUT", "/admin/v1/tenants").headers["Allow"]
+    for path in {one.path for prefix, one in OPERATIONS if not prefix}:
+        assert program.refused(404, "GET", f"{path}/nothing")["code"] == "unknown_url"
+        assert program.refused(405, "PUT", path)["code"] == "method_not_allowed"
     assert program.refused(413, "POST", "/admin/v1/tenants", b"x" * 1_000_001)["code"] == "request_too_large"
     assert program.refused(400, "GET", "/admin/v1/tenants/%00")["param"] is None
     assert "text/html" in admin.client().get("/nothing").content_type

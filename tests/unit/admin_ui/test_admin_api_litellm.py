@@ -83,6 +83,18 @@ def test_what_would_not_be_held_is_refused_by_name(script: Program, admin: Admin
     assert audited(admin) == before
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("spend", 0), ("spend", 5), ("blocked", True), ("team_id", "Acme Robotics")]
+)
+def test_a_change_that_would_not_be_made_is_refused_by_name(
+    script: Program, admin: AdminApp, samples: Samples, field: str, value: Any
+) -> None:
+    before = audited(admin)
+    body = {"key": samples.key_id, "rpm_limit": 3, field: value}
+    assert script.refused(400, "POST", "/key/update", body)["param"] == field
+    assert audited(admin) == before
+
+
 def test_the_only_tenant_needs_no_name(admin: AdminApp) -> None:
     script = Program(admin, "operator")
     assert script.refused(400, "POST", "/key/generate", {})["param"] == "team_id"

@@ -12,6 +12,7 @@ from support.redis_server import RedisServer
 from support.safetensors_writer import write_model
 
 from admin_ui.api import resources
+from gateway.forward import LITELLM_PATHS
 from registry.db import read_scope, session_scope
 from registry.models import ApiKey, LedgerEntry
 from registry.ops import usage
@@ -269,6 +270,10 @@ def test_a_database_that_does_not_answer_is_503(database: Path, redis_server: Re
     assert error["code"] == "database_unavailable"
 
 
+def test_gateways_pass_on_all_of_litellms_routes() -> None:
+    assert {one.path for one in resources.litellm.api.operations} == LITELLM_PATHS
+
+
 def test_every_change_is_audited_in_the_tokens_name(
     owner: Program, admin: AdminApp, samples: Samples, tmp_path: Path
 ) -> None:
@@ -296,7 +301,11 @@ def test_every_change_is_audited_in_the_tokens_name(
         ("litellm_generate_key", "POST", "/key/generate", {"team_id": "new", "key_alias": "theirs"}),
         ("litellm_delete_keys", "POST", "/key/delete", {"key_aliases": ["theirs"]}),
         ("litellm_new_team", "POST", "/team/new", {"team_alias": "team"}),
+        ("litellm_update_team", "POST", "/team/update", {"team_id": "team", "rpm_limit": 3}),
         ("litellm_new_user", "POST", "/user/new", {"user_id": "ada", "teams": ["team"]}),
+        ("litellm_update_user", "POST", "/user/update", {"user_id": "ada", "rpm_limit": 3}),
+        ("litellm_delete_users", "POST", "/user/delete", {"user_ids": ["ada"]}),
+        ("litellm_delete_teams", "POST", "/team/delete", {"team_ids": ["team"]}),
         ("update_model", "PATCH", f"/admin/v1/models/{model}", {"keep_alive_s": 9}),
         ("set_price", "POST", f"/admin/v1/models/{model}/prices", price),
         ("add_alias", "POST", f"/admin/v1/models/{model}/aliases", {"alias": "nick"}),
