@@ -56,9 +56,11 @@ class Proxy:
         elif request.endpoint is Endpoint.RESPONSES:
             reader = ResponsesStream()
         else:
+            # How many answers a provider gives is its own affair: the hosted process sees that the last one ended.
+            theirs = call.lane == "hosted"
             reader = OpenAIStream(
-                choices=request.choices,
-                prompts=request.prompts,
+                choices=1 if theirs else request.choices,
+                prompts=1 if theirs else request.prompts,
                 wants_usage=request.wants_usage,
                 wants_running_usage=request.wants_running_usage,
             )

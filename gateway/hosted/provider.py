@@ -54,7 +54,7 @@ async def answer(
     if wanted.name not in readers:
         raise provider_error(502, "misconfigured", "This model's provider makes no embeddings here. Tell the operator.")
     translation = ProviderTranslation(request, wanted)
-    reader = readers[wanted.name](prompt_bytes(translation.body), request.choices)
+    reader = readers[wanted.name](prompt_bytes(translation.body), request.choices, request.prompts)
     tap = Tap(shared, reader if request.stream else None)
     patience = timeouts(stall_s)
     failure = partial(_failure, tap, reader, wanted, key)

@@ -23,14 +23,15 @@ _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 class Reader:
     """Follows one answer. `finished`: it is whole. `failed`: the provider reported an error (`error`, its object).
 
-    `prompt_bytes` is the text of the request's messages, `choices` how many answers were asked for.
+    `prompt_bytes` is the text of the request's messages; `choices` answers were asked for, in all, to `prompts` texts.
     """
 
-    def __init__(self, prompt_bytes: int, choices: int = 1) -> None:
+    def __init__(self, prompt_bytes: int, choices: int = 1, prompts: int = 1) -> None:
         self.failed = False
         self.error: object = None
         self._prompt_guess = prompt_bytes // BYTES_PER_TOKEN
         self._choices = choices
+        self._prompts = prompts
         self._told: Usage | None = None
         self._told_all = False
         # Parts of the answer so far: each holds a token at least.
@@ -93,16 +94,20 @@ class Reader:
 class OpenAIReader(Reader):
     """OpenAI's protocol: usage comes once, at the end."""
 
-    def __init__(self, prompt_bytes: int, choices: int = 1) -> None:
-        super().__init__(prompt_bytes, choices)
+    def __init__(self, prompt_bytes: int, choices: int = 1, prompts: int = 1) -> None:
+        super().__init__(prompt_bytes, choices, prompts)
+        self._begun: set[int] = set()
         self._reasons: set[int] = set()
 
     @property
     def finished(self) -> bool:
-        return len(self._reasons) >= self._choices and not self.failed
+        # Not every provider knows `n`: one that gives each prompt fewer answers tells its usage after the last of them.
+        least = self._prompts if self._told_all else self._choices
+        return len(self._reasons) >= least and self._reasons >= self._begun and not self.failed
 
     def _document(self, document: dict[str, Any]) -> None:
         for choice in document.get("choices") or ():
+            self._begun.add(choice.get("index", 0))
             if choice.get("finish_reason") is not None:
                 self._reasons.add(choice.get("index", 0))
             said = (choice.get("delta") or {}) | {"text": choice.get("text")}
@@ -115,8 +120,8 @@ class OpenAIReader(Reader):
 class EmbeddingsReader(Reader):
     """OpenAI's embeddings: whole answers with a vector for each text."""
 
-    def __init__(self, prompt_bytes: int, choices: int = 1) -> None:
-        super().__init__(prompt_bytes, choices)
+    def __init__(self, prompt_bytes: int, choices: int = 1, prompts: int = 1) -> None:
+        super().__init__(prompt_bytes, choices, prompts)
         self._vectors = 0
 
     @property
@@ -131,8 +136,8 @@ class EmbeddingsReader(Reader):
 class AnthropicReader(Reader):
     """Anthropic's Messages: the prompt is told at the beginning, the answer at the end."""
 
-    def __init__(self, prompt_bytes: int, choices: int = 1) -> None:
-        super().__init__(prompt_bytes, choices)
+    def __init__(self, prompt_bytes: int, choices: int = 1, prompts: int = 1) -> None:
+        super().__init__(prompt_bytes, choices, prompts)
         self._reason: str | None = None
         self._stopped = False
 
@@ -172,8 +177,8 @@ class AnthropicReader(Reader):
 class GeminiReader(Reader):
     """Gemini's generateContent: each part of a stream tells the usage so far."""
 
-    def __init__(self, prompt_bytes: int, choices: int = 1) -> None:
-        super().__init__(prompt_bytes, choices)
+    def __init__(self, prompt_bytes: int, choices: int = 1, prompts: int = 1) -> None:
+        super().__init__(prompt_bytes, choices, prompts)
         self._reasons: set[int] = set()
         self._blocked = False
 

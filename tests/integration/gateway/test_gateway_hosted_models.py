@@ -116,6 +116,18 @@ async def test_a_plain_answer_and_its_bill(
     assert await world.redis.exists(f"hyd:activity:{name}") == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_provider_that_knows_no_n_has_answered_with_the_one_answer_that_it_gives(
+    client: aiohttp.ClientSession, world: World, stream: bool
+) -> None:
+    async with client.post(CHAT, json=ask("openai", n=3, stream=stream)) as answer:
+        said = await answer.read()
+        assert answer.status == 200, said
+    assert (b"data: [DONE]" if stream else b"one two three") in said
+    [event] = await world.until_events(1)
+    assert (event["outcome"], event["completion_tokens"]) == ("ok", 3)
+
+
 @pytest.mark.parametrize("name", READERS)
 async def test_a_stream_and_its_bill(
     client: aiohttp.ClientSession, world: World, provider: FakeProvider, name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from support.fake_provider import CACHED, PROMPT, WORDS, _anthropic, _embeddings, _gemini, _openai, _openai_text
@@ -59,6 +60,25 @@ def test_a_stream_that_is_cut_has_lower_bounds(kind: type[Reader], api: object, 
         reader.feed(event)
     assert not reader.finished
     assert reader.usage == usage
+
+
+@pytest.mark.parametrize("api", [_openai, _openai_text])
+def test_fewer_answers_than_were_asked_for_are_whole_with_their_usage(api: Any) -> None:
+    *before, usage, _end = api(WORDS[:5], "x")
+    reader = OpenAIReader(40, choices=3)
+    for event in before:
+        reader.feed(event)
+    assert not reader.finished  # another one may follow
+    reader.feed(usage)
+    assert reader.finished
+    assert OpenAIReader(40, choices=3).whole(json.dumps(api(WORDS[:5], None)).encode()) == Usage(PROMPT, CACHED, 5)
+
+
+def test_an_answer_that_has_begun_and_not_ended_is_not_whole_though_usage_came() -> None:
+    choices = [{"index": 0, "finish_reason": "stop"}, {"index": 1, "finish_reason": None}]
+    body = {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    with pytest.raises(ValueError, match="not finished"):
+        OpenAIReader(40, choices=3).whole(json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("kind", [OpenAIReader, AnthropicReader, GeminiReader])
