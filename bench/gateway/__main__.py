@@ -160,6 +160,8 @@ def main() -> int:
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "apart": cores.apart,
+            # Which build it is counts for a tenth: Hydrant and LiteLLM's proxy run on the same one.
+            "python": sys.version,
         },
         "quick": options.quick,
         "json_connections": rounds.JSON_CONNECTIONS,
