@@ -37,7 +37,7 @@ unit:           ## the tests that need neither services nor SGLang
 	@deploy/setup.sh dev
 	.venv/bin/pytest tests/unit
 
-conformance:    ## SDKs and client libraries on a real SGLang, and many requests made from the OpenAPI documents (20 min)
+conformance:    ## SDKs and client libraries on a real SGLang, and many requests made from the OpenAPI documents (6 min)
 	@deploy/setup.sh dev
 	@deploy/setup.sh engine
 	@deploy/setup.sh clients
@@ -68,7 +68,7 @@ simulate:       ## the paper's end-to-end test, simulated with the controller's 
 	@deploy/setup.sh dev
 	.venv/bin/python -m bench.simulate
 
-soak:           ## ten thousand requests while gateway, Redis, ledger and database are killed, and then the books (15 min)
+soak:           ## ten thousand requests while gateway, Redis, ledger and database are killed, and then the books (4 min)
 	@deploy/setup.sh dev
 	HYDRANT_KILL_REQUESTS=10000 .venv/bin/pytest -s tests/integration/books
 
