@@ -101,6 +101,7 @@ class Scripts:
             await asyncio.wait(self._closing)
 
     async def _open(self) -> None:
+        failure: RedisError = ConnectionError("no connection to Redis could be opened")
         try:
             connection: Connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
             async with asyncio.timeout(CALL_SECONDS):
@@ -108,11 +109,13 @@ class Scripts:
             self._line = _Line(connection, self._send, self._ended)
             self._send()
         except TimeoutError:
-            self._fail(_late())
-        except RedisError as error:
-            self._fail(error)
+            failure = _late()
+        except (RedisError, OSError) as error:
+            failure = error if isinstance(error, RedisError) else ConnectionError(str(error))
         finally:
             self._opening = None
+            if self._line is None:
+                self._fail(failure)
 
     def _send(self) -> None:
         while self._waiting and self._line is not None and len(self._line.under_way) < UNDER_WAY:

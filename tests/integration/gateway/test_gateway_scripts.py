@@ -117,3 +117,17 @@ async def test_scripts_that_are_closed_leave_nobody_waiting(scripts: Scripts) ->
     await scripts.aclose()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(answer, RedisError) for answer in answers)
+
+
+async def test_a_connection_that_fails_in_an_unforeseen_way_leaves_nobody_waiting(
+    client: redis.asyncio.Redis, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("no more files")
+
+    monkeypatch.setattr(client.connection_pool, "make_connection", fail)
+    async with asyncio.timeout(10):
+        with pytest.raises(RedisError):
+            await scripts.register("return 1")([], [])
+    monkeypatch.undo()
+    assert await scripts.register("return 1")([], []) == 1
