@@ -40,7 +40,7 @@ def command_of_unit(name: str) -> list[str]:
 
 def _shown(words: list[str]) -> list[str]:
     """The words with what differs on purpose made equal: the log level, who and where it is."""
-    text = " ".join(words).replace(" -l WARNING", "").replace("${HYDRANT_HOME}", "$HYDRANT_HOME")
+    text = re.sub(r"\$\{HYDRANT_HOME(:\?[^}]*)?\}", "$HYDRANT_HOME", " ".join(words).replace(" -l WARNING", ""))
     text = text.replace("${HYDRANT_NODE}", "node-a")
     return re.sub(r"@(hydrant|%%h)\b", "@HOST", text).split()
 
