@@ -43,7 +43,7 @@ conformance:    ## SDKs and client libraries on a real SGLang, and many requests
 	@deploy/setup.sh clients
 	HYDRANT_CONFORMANCE_EXAMPLES=200 .venv/bin/pytest tests/conformance
 
-races:          ## the race tests of admission, a hundred times each instead of three times (20 min)
+races:          ## the race tests of admission, a hundred times each instead of three times (12 min)
 	@deploy/setup.sh dev
 	HYDRANT_RACES=100 .venv/bin/python -m pytest -q tests/integration/tasks/test_tasks_races.py \
 	  tests/integration/tasks/test_tasks_admission_model.py
