@@ -31,8 +31,7 @@ class Profile(Record):
     runtime_floor_ms  from fork to ready with every byte already present: what a fetch can hide behind.
     tail_ms           from the last byte fetched to ready: copying the last tensors, the readiness probe.
     per_stage_floor_ms  what each stage after the first adds to the floor (rendezvous of the ranks).
-    plain_start_ms    what a node without a warm runtime adds to the floor (it must import everything first); long until
-                      it is measured, so that a node that imports still does not rank as high as a warm one.
+    plain_start_ms    what a node without a warm runtime adds to the floor (it must import everything first).
     hop_ms            handing the hidden state from one stage to the next.
     tpot_batch_us     what each further request that a worker serves at the same time adds to tpot_ms, in microseconds.
     """
@@ -42,7 +41,7 @@ class Profile(Record):
     runtime_floor_ms: int = 0
     tail_ms: int = 2000
     per_stage_floor_ms: int = 0
-    plain_start_ms: int = 15_000
+    plain_start_ms: int = 0
     hop_ms: int = 1
     tpot_batch_us: int = 0
 

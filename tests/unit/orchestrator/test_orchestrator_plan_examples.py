@@ -15,7 +15,6 @@ from orchestrator.types import (
     NoPlanReason,
     Plan,
     PlanRequest,
-    Profile,
     Reason,
     ReasonCode,
     Verdict,
@@ -196,13 +195,6 @@ def test_a_warm_node_is_preferred_to_one_that_must_import_everything():
     alone = planned(model, ClusterState((cold,), NOW))
     assert alone.predicted_ttft_ms == 22_000
     assert ReasonCode.PLAIN_START in codes(alone)
-
-
-def test_a_start_without_a_warm_runtime_is_taken_for_slow_until_one_was_measured():
-    importing, warm = a_node("a", gbps=64, warm=False), a_node("b")
-    model = a_model(profile=Profile(), slo_ttft_ms=30_000)
-    assert planned(model, ClusterState((importing, warm), NOW)).stages[0].node == "b"
-    assert planned(model, ClusterState((importing,), NOW)).predicted_ttft_ms > 15_000
 
 
 def test_the_device_that_fits_best_is_taken_within_a_node_and_between_equal_nodes():
