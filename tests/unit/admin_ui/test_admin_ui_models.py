@@ -15,7 +15,7 @@ from support.safetensors_writer import write_model
 from orchestrator.types import NoPlan, NoPlanReason
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import Calibration, ColdStart, Group, Model, ModelUse
+from registry.models import Calibration, ColdStart, ColdStartEvent, Group, Model, ModelUse
 from registry.ops import aliases, models, prices
 
 SECONDS_TO_REGISTER = 20
@@ -309,6 +309,20 @@ def test_the_waterfall_has_every_stage_and_both_times(admin: AdminApp, samples: 
     page = admin.signed_in("viewer").get(f"/models/cold-starts/{samples.cold_start.id}").text
     for text in ("rank 0 on node-a", "rank 1 on node-b", "fetching weights", "runtime starts", "4.52 s", "4.14 s"):
         assert text in page
+
+
+def test_a_stopped_start_is_told_below_the_waterfall(admin: AdminApp, samples: Samples) -> None:
+    start = samples.cold_start
+    with session_scope(admin.sessions) as session:
+        session.add(
+            ColdStartEvent(cold_start_id=start.id, stage_id="", kind="stopped", at_ms=start.requested_at_ms + 209_000)
+        )
+    page = admin.signed_in("viewer").get(f"/models/cold-starts/{start.id}").text
+    assert "It stopped 3 min 29 s after it was asked for." in page
+    labels = re.findall(r'<text x="([0-9.]+)%" y="12" text-anchor="(\w+)">([0-9.]+) s</text>', page)
+    assert labels[0][1] == "start"
+    assert all(float(x) <= 92 or anchor == "end" for x, anchor, _at in labels)
+    assert float(labels[-1][2]) < 10
 
 
 def test_what_starts_have_taken_is_shown(admin: AdminApp, samples: Samples) -> None:
