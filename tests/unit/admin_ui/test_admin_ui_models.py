@@ -137,6 +137,25 @@ def test_a_learned_keep_alive_beyond_the_set_one_is_shown_with_its_bound(admin: 
     assert bound in admin.signed_in("operator").get(path).text
 
 
+def test_all_that_is_wrong_with_a_registration_is_told_at_once(admin: AdminApp) -> None:
+    bad = {"name": "no spaces", "source": "ftp://host/x", **SERVING, **PRICES, "input_nusd": "0.0001"}
+    page = send(admin.signed_in("owner"), "/models/new", bad).text
+    for message in ("Name must start with", "Source must be a directory", "multiple of $0.001 per million tokens"):
+        assert message in page
+
+
+def test_the_kv_cache_is_shown_in_whole_megabytes_and_stays_as_it_was(admin: AdminApp, samples: Samples) -> None:
+    with session_scope(admin.sessions) as session:
+        session.get_one(Model, samples.model.id).kv_reserve_bytes = 188_743_680
+    client, path = admin.signed_in("owner"), f"/models/{samples.model.id}/edit"
+    assert re.search(r'<input[^>]*name="kv_reserve_bytes"[^>]*value="0.189"', client.get(path).text)
+    sent = {"name": samples.model.name, **SERVING}
+    assert send(client, path, {**sent, "kv_reserve_bytes": "0.189"}).status_code == 302
+    assert stored(admin, samples.model.id).kv_reserve_bytes == 188_743_680
+    assert send(client, path, {**sent, "kv_reserve_bytes": "0.19"}).status_code == 302
+    assert stored(admin, samples.model.id).kv_reserve_bytes == 190_000_000
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -177,7 +196,9 @@ def test_a_new_price_is_added_and_the_old_one_kept(admin: AdminApp, samples: Sam
     assert "$1.25 / M tokens" in page
     assert "$0.0008" in page
     assert "All 2 prices" in page
-    assert send(client, path, {**sent, "input_nusd": "-1"}).status_code == 422
+    refused = send(client, path, {**sent, "input_nusd": "-1"})
+    assert refused.status_code == 422
+    assert "$1.25 / M tokens" in refused.text, "the price that would be replaced"
 
 
 def test_the_price_form_begins_with_the_price_in_force_and_not_with_one_to_come(
