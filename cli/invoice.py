@@ -48,6 +48,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
 
     lines = fields(
         [
+            ("invoice", document["number"]),
             ("tenant", f"{document['tenant']} ({document['tenant_id']})"),
             ("month (UTC)", f"{document['month']}, {document['state']}"),
             ("opening balance", usd(document["opening_nusd"])),

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from orchestrator.placement import Offer
 from orchestrator.types import Candidate, ConsolidationMode, PlanRequest, Reason, ReasonCode
 
+TELLING_WAIT_MS = 100
+"""A shorter wait is counted, but not told: nearly every start has one, and in words it is of 0 s."""
 _MODES = {mode: ReasonCode(mode.value) for mode in ConsolidationMode}
 
 
@@ -25,7 +27,7 @@ def _choice(
     if chosen.tpot_ms is not None and model.slo_tpot_ms is not None:
         facts |= {"tpot_ms": chosen.tpot_ms, "slo_tpot_ms": model.slo_tpot_ms}
     yield Reason(ReasonCode.DEGRADED if degraded else ReasonCode.MEETS_SLO, facts)
-    if request.waited_ms:
+    if request.waited_ms >= TELLING_WAIT_MS:
         yield Reason(ReasonCode.WAITED, {"waited_ms": request.waited_ms})
     if chosen.fetch_ms is not None and chosen.fetch_ms > max(offer.fetch_ms for offer in offers):
         yield Reason(ReasonCode.STORE, {"fetch_ms": chosen.fetch_ms})

@@ -115,11 +115,10 @@ def info(spending: Spending | None) -> BudgetInfo:
     if spending is None:
         return {"max_budget": None, "soft_budget": None, "budget_duration": None, "budget_reset_at": None}
     budget = spending.budget
-    first = min(budget.alert_percent, default=None)
-    soft = budget.amount_nusd if not budget.hard else None if first is None else budget.amount_nusd * first / 100
+    percent = min(budget.alert_percent, default=None) if budget.hard else 100
     return {
         "max_budget": usd(budget.amount_nusd) if budget.hard else None,
-        "soft_budget": None if soft is None else soft / NUSD_PER_USD,
+        "soft_budget": None if percent is None else budget.amount_nusd * percent / (100 * NUSD_PER_USD),
         "budget_duration": DURATIONS[budget.period],
         "budget_reset_at": None if spending.ends_at_ms is None else iso(spending.ends_at_ms),
     }

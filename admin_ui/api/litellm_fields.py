@@ -102,6 +102,8 @@ class KeyFields(LimitFields):
 class GenerateKey(KeyFields):
     """A key to be made. `team_id` is the tenant's id or name; it may be left out where there is only one tenant."""
 
+    tenant_field: ClassVar[str] = "team_id"
+    """Where clients of the route say which tenant pays."""
     team_id: Text | None = None
     key_type: str | None = None
 
@@ -110,6 +112,7 @@ class NewUser(GenerateKey):
     """A user: a name on keys. With it comes a key, unless `auto_create_key` is false: limits and budget are that key's.
     `teams`: at most one, the tenant that pays."""
 
+    tenant_field = "teams"
     auto_create_key: bool = True
     teams: list[Any] | None = None
     user_role: str | None = None
@@ -275,6 +278,6 @@ def nusd(field: str, dollars: object) -> int:
     return int(scaled)
 
 
-def needs_tenant() -> ApiError:
-    """400: there are several tenants, or none."""
-    return bad_request("team_id is needed: the id or name of the tenant that pays (GET /admin/v1/tenants)", "team_id")
+def needs_tenant(field: str) -> ApiError:
+    """400: there are several tenants, or none. `field`: where the route is told which."""
+    return bad_request(f"{field} is needed: the id or name of the tenant that pays (GET /admin/v1/tenants)", field)

@@ -88,7 +88,7 @@ def make_key(body: GenerateKey, team_id: str | None, **more: str) -> GeneratedKe
 
     def do(session: Session, actor: str) -> tuple[ApiKey, str]:
         values = {"name": "unnamed", **body.changes(), **more}
-        tenant_id = _tenant_id(session, team_id)
+        tenant_id = _tenant_id(session, team_id, body.tenant_field)
         made = keys.create_key(session, actor, pepper(), tenant_id=tenant_id, **values)
         if body.budget():
             litellm_budgets.set_by(session, actor, tenant_id, made[0].id, body.budget())
@@ -149,12 +149,12 @@ def litellm_delete_keys(body: DeleteKeys) -> DeletedKeys:
     return {"deleted_keys": [*body.keys, *body.key_aliases]}
 
 
-def _tenant_id(session: Session, team_id: str | None) -> str:
+def _tenant_id(session: Session, team_id: str | None, field: str) -> str:
     if team_id is not None:
         return tenants.find_tenant(session, team_id).id
     found = tenants.list_tenants(session, limit=2)
     if len(found) != 1:
-        raise needs_tenant()
+        raise needs_tenant(field)
     return found[0].id
 
 

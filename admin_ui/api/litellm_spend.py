@@ -1,5 +1,8 @@
 """LiteLLM's route for what was spent: on attempts, and on cold starts that a tenant is charged for having waited."""
 
+import re
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pydantic import Field
@@ -55,8 +58,8 @@ class SpendQuery(Query):
     """Days are UTC, `end_date` included. With both days and `summarize` (the default) sums by day, else attempts, at
     most 1000, the latest first."""
 
-    start_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
-    end_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    start_date: str | None = Field(default=None, json_schema_extra={"format": "date"})
+    end_date: str | None = Field(default=None, json_schema_extra={"format": "date"})
     api_key: Text | None = None
     user_id: Text | None = None
     summarize: bool = True
@@ -84,19 +87,32 @@ def litellm_spend_logs(query: SpendQuery) -> list[SpendRow] | list[SpendDay]:
         return rows[:MAX_PAGE]
     if last - first > 366 * DAY_MS:
         raise bad_request("at most a year at a time", "start_date")
-    days: dict[int, SpendDay] = {}
-    for day_ms in range(first, last + 1, DAY_MS):
-        days[day_ms] = {"startTime": iso(day_ms)[:10], "spend": 0.0, "models": {}, "users": {}, "keys": {}}
+    days = {day_ms: _Day() for day_ms in range(first, last + 1, DAY_MS)}
     for day_ms, key_id, model, nusd in usage_by_day(db(), wanted):
-        day = days[day_ms]
-        day["spend"] += usd(nusd)
-        day["models"][model] = day["models"].get(model, 0.0) + usd(nusd)
-        day["keys"][key_id] = day["keys"].get(key_id, 0.0) + usd(nusd)
+        days[day_ms].models[model] += nusd
+        days[day_ms].keys[key_id] += nusd
     if with_charges:
         for day_ms, model, nusd in charges_by_day(db(), wanted):
-            days[day_ms]["spend"] += usd(nusd)
-            days[day_ms]["models"][model] = days[day_ms]["models"].get(model, 0.0) + usd(nusd)
-    return list(days.values())
+            days[day_ms].models[model] += nusd
+    return [day.told(day_ms) for day_ms, day in days.items()]
+
+
+@dataclass
+class _Day:
+    """Sums in nano-dollars: those of dollars would gather what floats leave behind."""
+
+    models: Counter[str] = field(default_factory=Counter)
+    keys: Counter[str] = field(default_factory=Counter)
+
+    def told(self, day_ms: int) -> SpendDay:
+        """The day in LiteLLM's words."""
+        return {
+            "startTime": iso(day_ms)[:10],
+            "spend": usd(self.models.total()),
+            "models": {name: usd(nusd) for name, nusd in self.models.items()},
+            "users": {},
+            "keys": {name: usd(nusd) for name, nusd in self.keys.items()},
+        }
 
 
 def _spend_row(row: Usage) -> SpendRow:
@@ -138,10 +154,12 @@ def _charge_row(share: ColdStartShare, model: str) -> SpendRow:
     }
 
 
-def _day(field: str, text: str | None) -> int | None:
+def _day(name: str, text: str | None) -> int | None:
     if text is None:
         return None
     try:
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            raise ValueError
         return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
     except ValueError:
-        raise bad_request(f"{field} must be a day such as 2026-11-26", field) from None
+        raise bad_request(f"{name} must be a date, YYYY-MM-DD, such as 2026-11-26", name) from None

@@ -30,9 +30,7 @@ class Form(FlaskForm):  # type: ignore[misc]
         if field is None:
             self.form_errors.append(sentence(error.message))
             return
-        begins, _, rest = error.message.partition(" ")
-        message = f"{field.label.text} {rest}" if begins == error.field else error.message
-        field.errors = [*field.errors, sentence(message)]
+        field.errors = [*field.errors, _of_field(field, error)]
 
 
 class AddressField(StringField):  # type: ignore[misc]
@@ -122,6 +120,15 @@ class GigabytesField(TypedNumberField):
     base_units = Decimal(1_000_000_000)
     finer_than_base = "At most nine decimals: a byte is the finest."
 
+    def parse(self, typed: str) -> int:
+        # It is shown rounded; sent back as it was shown, it means what it was.
+        if isinstance(self.object_data, int) and typed == self.render(self.object_data):
+            return self.object_data
+        return super().parse(typed)
+
+    def render(self, value: int) -> str:
+        return super().render(round(value, -6) or value)
+
 
 class DollarsField(TypedNumberField):
     """Dollars; `.data` in nano-dollars."""
@@ -168,6 +175,12 @@ class AssignmentsField(TextAreaField):  # type: ignore[misc]
         return self.typed or "\n".join(f"{name} = {value}" for name, value in (self.data or {}).items())
 
 
+def _of_field(field: Any, error: RegistryError) -> str:
+    """`error` with the field called as the page calls it."""
+    begins, _, rest = error.message.partition(" ")
+    return sentence(f"{field.label.text} {rest}" if begins == error.field else error.message)
+
+
 def _in_words(parse: Callable[[str, str], int], typed: str, label: str) -> int:
     try:
         return parse(typed, label)
@@ -195,3 +208,16 @@ class AtLeast:
     def __call__(self, _form: Form, field: Any) -> None:
         if field.data is not None and field.data < self.least:
             raise ValidationError(self.message)
+
+
+class Checked:
+    """The registry's own check of a field (its name, its value), so that it is told with what is wrong with others."""
+
+    def __init__(self, check: Callable[[str, Any], object]) -> None:
+        self.check = check
+
+    def __call__(self, _form: Form, field: Any) -> None:
+        try:
+            self.check(field.name, field.data)
+        except RegistryError as error:
+            raise ValidationError(_of_field(field, error)) from None

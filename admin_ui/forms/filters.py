@@ -18,7 +18,7 @@ PERIODS = {
 LARGEST_NUMBER = 2**53
 KINDS = {
     "": "All kinds",
-    "settle": "Charges",
+    "settle": "Settlements",
     "top_up": "Top-ups",
     "adjust": "Adjustments",
     "reserve": "Reservations",

@@ -9,6 +9,7 @@ from admin_ui.forms.base import (
     AddressField,
     AssignmentsField,
     AtLeast,
+    Checked,
     DollarsField,
     Form,
     GigabytesField,
@@ -20,7 +21,9 @@ from admin_ui.forms.base import (
 )
 from admin_ui.forms.tenants import EMPTY_IS_UNLIMITED, ONE
 from registry.models import Model
+from registry.ops import checks
 from registry.settings_allowlist import CHOICES
+from registry.sources import check_source
 
 LANES = {"direct": "Direct", "litellm": "LiteLLM"}
 KEEP_ALIVE_MODES = {"learned": "Learned from its pauses", "fixed": "Fixed"}
@@ -116,13 +119,13 @@ class RegisterForm(ServingForm, PriceForm):
 
     name = StringField(
         "Name",
-        [InputRequired("Give the model a name: what clients send as “model”.")],
+        [InputRequired("Give the model a name: what clients send as “model”."), Checked(checks.model_name)],
         description="What clients send as “model”, for example smollm2-135m-instruct.",
         render_kw={"autocomplete": "off", "maxlength": 120},
     )
     source = AddressField(
         "Source",
-        [InputRequired("Say where the weights are.")],
+        [InputRequired("Say where the weights are."), Checked(lambda _field, typed: check_source(typed.strip()))],
         description="A directory with safetensors on every node (/models/x), or a URL: https://…, s3://, gs:// or az://.",
         render_kw={"autocomplete": "off"},
     )

@@ -43,10 +43,14 @@ class Drawing:
     span_ms: int
     predicted_x: float | None
     marks: tuple[tuple[float, int], ...]
+    stopped_ms: int | None
+    """When it stopped: not drawn, as that comes long after the start and would squeeze everything else."""
 
 
 def draw(rows: Sequence[WaterfallRow], predicted_ms: int | None, now_ms: int) -> Drawing:
     """The drawing of `rows` (milliseconds since the request); a step that has not ended reaches to `now_ms`."""
+    stopped_ms = max((row.start_ms for row in rows if row.step == "stopped"), default=None)
+    rows = [row for row in rows if row.step != "stopped"]
     ends = [row.start_ms if row.end_ms is None else row.end_ms for row in rows]
     open_to = min(now_ms, int(max(ends, default=0) * 1.2) + 1000)
     span = max([*ends, predicted_ms or 0, open_to if any(row.end_ms is None for row in rows) else 0, 1]) * MARGIN
@@ -66,14 +70,14 @@ def draw(rows: Sequence[WaterfallRow], predicted_ms: int | None, now_ms: int) ->
     step = _step_ms(int(span))
     marks = tuple((round(100 * at / span, 2), at) for at in range(0, int(span) + 1, step))
     predicted = None if predicted_ms is None else round(100 * predicted_ms / span, 2)
-    return Drawing(tuple(lines), int(span), predicted, marks)
+    return Drawing(tuple(lines), int(span), predicted, marks, stopped_ms)
 
 
 def _step_ms(span_ms: int) -> int:
-    """A round distance between grid lines that gives four to ten of them."""
+    """A round distance between grid lines that gives three to seven of them: on a phone more labels would not fit."""
     step = 1
     while True:
         for digit in (1, 2, 5):
-            if span_ms / (digit * step) <= 8:
+            if span_ms / (digit * step) <= 6:
                 return digit * step
         step *= 10

@@ -7,6 +7,7 @@ from flask import Blueprint, Response, abort, jsonify, render_template
 from admin_ui.database import db
 from admin_ui.downloads import csv_download
 from admin_ui.permissions import Permission, permission
+from admin_ui.read.invoices import lines_to_read
 from admin_ui.views.found import found
 from registry.errors import InvalidError
 from registry.ids import now_ms
@@ -28,7 +29,8 @@ def index(tenant_id: str) -> str:
 @permission(Permission.SEE)
 def show(tenant_id: str, month: str) -> str:
     """One invoice, to read and to print."""
-    return render_template("invoices/show.html", invoice=_invoice(tenant_id, month))
+    document = _invoice(tenant_id, month)
+    return render_template("invoices/show.html", invoice=document, usage=lines_to_read(document["usage"]))
 
 
 @blueprint.get("/<month>.json")

@@ -59,7 +59,7 @@ def edit(model_id: str) -> WsgiResponse | str | tuple[str, int]:
     model = found(models.get_model, db(), model_id)
     if model.lane == "hosted":
         return redirect(url_for("hosted_models.edit", model_id=model_id))
-    form = EditForm()
+    form = EditForm(data={"kv_reserve_bytes": model.kv_reserve_bytes})
     if not form.is_submitted():
         return render_template("models/edit.html", model=model, form=EditForm.of(model))
     changed = submit(
@@ -83,9 +83,10 @@ def price(model_id: str) -> WsgiResponse | str | tuple[str, int]:
     # Nothing of a provider's model starts here.
     form_class = TokenPriceForm if model.lane == "hosted" else PriceForm
     form = form_class()
+    in_force = prices.price_at(db(), model_id, now_ms())
     if not form.is_submitted():
-        form = form_class(formdata=None, obj=prices.price_at(db(), model_id, now_ms()))
-        return render_template("models/price.html", model=model, form=form)
+        form = form_class(formdata=None, obj=in_force)
+        return render_template("models/price.html", model=model, price=in_force, form=form)
     changed = submit(
         form,
         lambda session, actor: prices.set_price(
@@ -100,7 +101,7 @@ def price(model_id: str) -> WsgiResponse | str | tuple[str, int]:
         ),
     )
     if changed is None:
-        return render_template("models/price.html", model=model, form=form), 422
+        return render_template("models/price.html", model=model, price=in_force, form=form), 422
     flash("The new price holds from now on; requests under way are billed at the price they began with.", "ok")
     return redirect(url_for("models.show", model_id=model_id))
 

@@ -62,9 +62,11 @@ class InvoiceTotalsDocument(TypedDict):
 class InvoiceDocument(TypedDict):
     """A tenant's ledger of one month (UTC). A charge is negative: opening balance and sections add to the closing one.
 
-    `state`: `so far`, `closing` (over, and about to be stored) or `closed`; a closed one never changes.
+    `number` names it for ever. `state`: `so far`, `closing` (over, and about to be stored) or `closed`; a closed one
+    never changes.
     """
 
+    number: str
     tenant_id: str
     tenant: str
     month: str

@@ -27,7 +27,7 @@ _PRICES = ("input_nusd", "cached_input_nusd", "output_nusd", "request_nusd")
 _COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 CSV_COLUMNS = (
     *("section", "at_ms", "model", "price_id", *_COUNTS, "cold_starts", "waited_requests", "gpu_us"),
-    *("amount_nusd", "amount_usd", "attempt_id", "reason", "author"),
+    *("amount_nusd", "amount_usd", "attempt_id", "reason", "author", "invoice"),
 )
 
 
@@ -36,6 +36,7 @@ def invoice(session: Session, tenant_id: str, month: str, now_ms: int | None = N
 
     Amounts are integer nano-dollars; what was charged, and corrections, credits and adjustments, add to the balance as
     they are (a charge is negative). `state` is `so far`, `closing` (over, and about to be stored) or `closed`.
+    `number` names the invoice for ever: a tenant's name may change, and be another's later, but not its id.
     Raises InvalidError for what is no month, has not begun, or was over before the tenant was made, and NotFoundError.
     """
     tenant = tenants.get_tenant(session, tenant_id)
@@ -48,8 +49,10 @@ def invoice(session: Session, tenant_id: str, month: str, now_ms: int | None = N
         raise InvalidError(f"{month} has not begun yet; choose a month up to {month_of(now)} (UTC)", "month")
     stored = session.get(Invoice, (tenant_id, month))
     if stored is not None:
-        return stored.document
-    return _document(session, tenant, month, "so far" if now < end else "closing", min(now, end))
+        document = stored.document
+    else:
+        document = _document(session, tenant, month, "so far" if now < end else "closing", min(now, end))
+    return {"number": f"{tenant_id}-{month}", **document}
 
 
 def months(session: Session, tenant_id: str, now_ms: int) -> list[str]:
@@ -86,7 +89,7 @@ def to_csv(document: Mapping[str, Any]) -> str:
         rows += [{**line, "section": section.replace("_", " ")} for line in document[section]]
     rows.append({"section": "closing balance", "amount_nusd": document["closing_nusd"]})
     for row in rows:
-        row["amount_usd"] = format_dollars(row["amount_nusd"])
+        row |= {"amount_usd": format_dollars(row["amount_nusd"]), "invoice": document["number"]}
     return csv_lines([CSV_COLUMNS, *([row.get(column) for column in CSV_COLUMNS] for row in rows)])
 
 

@@ -24,6 +24,8 @@ def test_an_invoice_in_each_form(hydrant) -> None:
     assert "closing balance  $4.75" in text
     rows = list(csv.DictReader(io.StringIO(hydrant.run("invoice", "acme", month, "--format", "csv").stdout)))
     assert [row["section"] for row in rows] == ["opening balance", "credits", "adjustments", "closing balance"]
+    assert {row["invoice"] for row in rows} == {document["number"]}
+    assert f"invoice          {document['number']}" in text
     assert rows[1]["reason"] == "'=HYPERLINK(1)"
     assert rows[2]["author"].startswith("cli:")
     assert "write it as 2026-11" in hydrant.run("invoice", "acme", "November", expect=1).stderr

@@ -124,6 +124,7 @@ def test_a_closed_month_stays_as_it_was_and_what_comes_late_is_on_the_next(books
     assert books.close(NOVEMBER + 600_001) == 0
     closed = books.invoice("2026-10", NOVEMBER + 600_001)
     assert closed["state"] == "closed"
+    assert closed["number"] == f"{closed['tenant_id']}-2026-10"
     books.at(NOVEMBER + 700_000)
     books.settle(attempt_id=lost)
     books.settle(ended_at_ms=OCTOBER + 5)

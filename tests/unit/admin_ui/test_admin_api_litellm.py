@@ -309,3 +309,24 @@ def test_spend_is_told_by_attempt_and_by_day(script: Program, admin: AdminApp, s
     assert script.ok("GET", "/spend/logs?user_id=ada") == rows
     assert script.ok("GET", "/spend/logs?user_id=bo") == []
     assert script.refused(400, "GET", "/spend/logs?start_date=2000-01-01&end_date=2026-01-01")["param"] == "start_date"
+    for text in ("yesterday", "2026-2-3", "20261126"):
+        error = script.refused(400, "GET", f"/spend/logs?start_date={text}")
+        assert error["message"] == "start_date must be a date, YYYY-MM-DD, such as 2026-11-26"
+
+
+def test_the_spend_of_a_day_has_no_more_decimals_than_money_has(
+    script: Program, admin: AdminApp, samples: Samples
+) -> None:
+    at_ms = now_ms() // DAY_MS * DAY_MS - 40 * DAY_MS
+    with session_scope(admin.sessions) as session:
+        tenant, model = session.get_one(Tenant, samples.tenant.id), session.get_one(Model, samples.model.id)
+        price = current_price(session, model)
+        ledger.settle(
+            session,
+            [usage_event(tenant, model, price, ended_at_ms=at_ms + i, key_id=samples.key_id) for i in range(23)],
+        )
+    date = script.ok("GET", f"/spend/logs?api_key={samples.key_id}")[0]["endTime"][:10]
+    (day,) = script.ok("GET", f"/spend/logs?start_date={date}&end_date={date}")
+    assert (day["spend"], day["models"], day["keys"]) == (
+        7.36e-05, {"smollm2-135m-instruct": 7.36e-05}, {samples.key_id: 7.36e-05},
+    )  # fmt: skip

@@ -65,7 +65,7 @@ def test_a_user_without_a_key_is_nothing_but_its_name(script: Program, admin: Ad
         ({"teams": ["none"]}, "tenant"),
         ({"password": "p"}, "password"),
         ({"user_id": "a\nb", "teams": ["Night Shift"]}, "user_id"),
-        ({}, "team_id"),
+        ({}, "teams"),
     ],
 )
 def test_a_user_that_would_be_something_else_is_refused(

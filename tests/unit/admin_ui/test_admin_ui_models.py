@@ -15,7 +15,7 @@ from support.safetensors_writer import write_model
 from orchestrator.types import NoPlan, NoPlanReason
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import Calibration, ColdStart, Group, Model, ModelUse
+from registry.models import Calibration, ColdStart, ColdStartEvent, Group, Model, ModelUse
 from registry.ops import aliases, models, prices
 
 SECONDS_TO_REGISTER = 20
@@ -137,6 +137,25 @@ def test_a_learned_keep_alive_beyond_the_set_one_is_shown_with_its_bound(admin: 
     assert bound in admin.signed_in("operator").get(path).text
 
 
+def test_all_that_is_wrong_with_a_registration_is_told_at_once(admin: AdminApp) -> None:
+    bad = {"name": "no spaces", "source": "ftp://host/x", **SERVING, **PRICES, "input_nusd": "0.0001"}
+    page = send(admin.signed_in("owner"), "/models/new", bad).text
+    for message in ("Name must start with", "Source must be a directory", "multiple of $0.001 per million tokens"):
+        assert message in page
+
+
+def test_the_kv_cache_is_shown_in_whole_megabytes_and_stays_as_it_was(admin: AdminApp, samples: Samples) -> None:
+    with session_scope(admin.sessions) as session:
+        session.get_one(Model, samples.model.id).kv_reserve_bytes = 188_743_680
+    client, path = admin.signed_in("owner"), f"/models/{samples.model.id}/edit"
+    assert re.search(r'<input[^>]*name="kv_reserve_bytes"[^>]*value="0.189"', client.get(path).text)
+    sent = {"name": samples.model.name, **SERVING}
+    assert send(client, path, {**sent, "kv_reserve_bytes": "0.189"}).status_code == 302
+    assert stored(admin, samples.model.id).kv_reserve_bytes == 188_743_680
+    assert send(client, path, {**sent, "kv_reserve_bytes": "0.19"}).status_code == 302
+    assert stored(admin, samples.model.id).kv_reserve_bytes == 190_000_000
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -177,7 +196,9 @@ def test_a_new_price_is_added_and_the_old_one_kept(admin: AdminApp, samples: Sam
     assert "$1.25 / M tokens" in page
     assert "$0.0008" in page
     assert "All 2 prices" in page
-    assert send(client, path, {**sent, "input_nusd": "-1"}).status_code == 422
+    refused = send(client, path, {**sent, "input_nusd": "-1"})
+    assert refused.status_code == 422
+    assert "$1.25 / M tokens" in refused.text, "the price that would be replaced"
 
 
 def test_the_price_form_begins_with_the_price_in_force_and_not_with_one_to_come(
@@ -309,6 +330,20 @@ def test_the_waterfall_has_every_stage_and_both_times(admin: AdminApp, samples: 
     page = admin.signed_in("viewer").get(f"/models/cold-starts/{samples.cold_start.id}").text
     for text in ("rank 0 on node-a", "rank 1 on node-b", "fetching weights", "runtime starts", "4.52 s", "4.14 s"):
         assert text in page
+
+
+def test_a_stopped_start_is_told_below_the_waterfall(admin: AdminApp, samples: Samples) -> None:
+    start = samples.cold_start
+    with session_scope(admin.sessions) as session:
+        session.add(
+            ColdStartEvent(cold_start_id=start.id, stage_id="", kind="stopped", at_ms=start.requested_at_ms + 209_000)
+        )
+    page = admin.signed_in("viewer").get(f"/models/cold-starts/{start.id}").text
+    assert "It stopped 3 min 29 s after it was asked for." in page
+    labels = re.findall(r'<text x="([0-9.]+)%" y="12" text-anchor="(\w+)">([0-9.]+) s</text>', page)
+    assert labels[0][1] == "start"
+    assert all(float(x) <= 92 or anchor == "end" for x, anchor, _at in labels)
+    assert float(labels[-1][2]) < 10
 
 
 def test_what_starts_have_taken_is_shown(admin: AdminApp, samples: Samples) -> None:

@@ -100,3 +100,10 @@ def test_a_waterfall_stays_inside_its_frame(
         assert line.x + line.width <= 101
     assert 0 < len(drawing.marks) <= 10
     assert predicted is None or 0 <= (drawing.predicted_x or 0) <= 100
+
+
+def test_a_stop_long_after_the_start_does_not_squeeze_it() -> None:
+    rows = [WaterfallRow("s", "rank 0", "prefetch", 0, 2_300), WaterfallRow("", "group", "stopped", 209_000, 209_000)]
+    drawing = draw(rows, None, 10**7)
+    assert [(line.label, line.width > 90) for line in drawing.lines] == [("fetching weights", True)]
+    assert drawing.stopped_ms == 209_000

@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from support.admin_app import PEPPER, AdminApp, send
 from support.admin_samples import Samples
 
+from admin_ui.read.invoices import lines_to_read
 from registry.db import read_scope
 from registry.ids import now_ms
 from registry.models import Tenant
@@ -243,18 +244,39 @@ def test_an_invoice_is_a_page_a_csv_and_json(admin: AdminApp, samples: Samples) 
     address = f"/tenants/{samples.tenant.id}/invoices"
     month = month_of(now_ms())
     assert f"{address}/{month}" in client.get(address).text
-    page = client.get(f"{address}/{month}").text
+    page = client.get(f"{address}/{month}").text.split('<main id="content">')[1]
     assert "Closing balance" in page
     assert "Invoice 2026-117" in page
     assert "so far" in page
+    # A customer is not told who of the operators has entered something; operators find it in the JSON.
+    assert "owner@example.org" not in page
+    assert f"<dd>{samples.tenant.id}-{month}</dd>" in page
     document = client.get(f"{address}/{month}.json").get_json()
     with read_scope(admin.sessions) as session:
         assert document["closing_nusd"] == money.balance_nusd(session, samples.tenant.id)
+    assert document["number"] == f"{samples.tenant.id}-{month}"
+    assert document["credits"][0]["author"] == "owner@example.org"
     answer = client.get(f"{address}/{month}.csv")
     assert answer.headers["Content-Disposition"] == f'attachment; filename="hydrant-invoice-{month}.csv"'
     for wrong in ("2099-01", "november", "2026-13.csv"):
         assert client.get(f"{address}/{wrong}").status_code == 404
     assert client.get(f"/tenants/ten_none/invoices/{month}").status_code == 404
+
+
+def test_prices_that_differ_in_a_gpu_second_alone_are_one_line_to_read() -> None:
+    price = {"input_nusd": 20, "cached_input_nusd": 5, "output_nusd": 60, "request_nusd": 0}
+    counts = {"requests": 2, "prompt_tokens": 30, "cached_tokens": 4, "completion_tokens": 5, "amount_nusd": -700}
+    lines = [
+        {"model": "a", "price_id": "pri_1", "price": price, **counts},
+        {"model": "a", "price_id": "pri_2", "price": price, **counts},
+        {"model": "a", "price_id": "pri_3", "price": {**price, "output_nusd": 61}, **counts},
+        {"model": "b", "price_id": None, "price": None, **counts},
+    ]
+    shown = lines_to_read(lines)
+    assert [(line["model"], line["requests"], line["amount_nusd"]) for line in shown] == [
+        ("a", 4, -1400), ("a", 2, -700), ("b", 2, -700),
+    ]  # fmt: skip
+    assert lines[0]["requests"] == 2
 
 
 def test_a_key_is_changed(admin: AdminApp, samples: Samples) -> None:

@@ -141,7 +141,8 @@ def test_the_ledger_filters_by_tenant_and_kind_and_pages_by_id(admin: AdminApp, 
     client = admin.signed_in("viewer")
     top_ups = client.get(f"/ledger?tenant={samples.tenant.id}&kind=top_up").text
     assert "Invoice 2026-117" in top_ups
-    assert ">charge<" not in top_ups
+    assert ">settle<" not in top_ups
+    assert ">settle<" in client.get(f"/ledger?tenant={samples.tenant.id}&kind=settle").text
     first = client.get("/ledger").text
     older = first.split("/ledger?before=")[1].split('"')[0]
     second = client.get(f"/ledger?before={older}").text

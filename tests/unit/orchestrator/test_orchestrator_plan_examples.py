@@ -93,6 +93,11 @@ def test_only_the_wait_grows_and_more_stages_make_up_for_it():
     assert planned(a_model(), a_cluster(), waited_ms=7500).degraded
 
 
+def test_a_wait_that_is_nothing_in_words_is_no_reason():
+    reasons = [planned(a_model(), a_cluster(), waited_ms=waited).reasons for waited in (99, 100)]
+    assert [ReasonCode.WAITED in {reason.code for reason in told} for told in reasons] == [False, True]
+
+
 def test_only_the_runtime_floor_rises_and_splitting_cannot_help():
     slow_runtime = a_model(profile=replace(PAPER_PROFILE, runtime_floor_ms=6000))
     outcome = planned(slow_runtime, a_cluster())
