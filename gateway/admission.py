@@ -215,7 +215,7 @@ def _refusal(verdict: str, scope: str, admitted: Admitted) -> ApiError:
         )
     else:
         error = insufficient_quota()
-    error.headers = tuple(admitted.headers())
+    error.headers += tuple(admitted.headers())
     return error
 
 
