@@ -88,10 +88,22 @@ def invalid_request(message: str, param: str | None = None, code: str | None = N
 
 
 def invalid_api_key() -> ApiError:
-    """401: one message for a missing, unknown, revoked or expired key, so that nothing can be probed."""
+    """401: one message for a missing, unknown, revoked or expired key, and for that of a disabled tenant, so that
+    nothing can be probed."""
     return ApiError(
         401,
-        "The API key is missing, unknown, expired or revoked. Send `Authorization: Bearer hyd-...` with a live key.",
+        "The API key is missing, unknown, expired or revoked, or its tenant is disabled. Send "
+        "`Authorization: Bearer hyd-...` with a live key.",
+        code="invalid_api_key",
+    )
+
+
+def management_token() -> ApiError:
+    """401: a management token where an API key is asked for."""
+    return ApiError(
+        401,
+        "This is a management token (`hym-...`), which is for the management API under `/admin/v1`. Send "
+        "`Authorization: Bearer hyd-...` with an API key here.",
         code="invalid_api_key",
     )
 
@@ -126,14 +138,20 @@ def model_disabled(model: str) -> ApiError:
 
 def unknown_path(path: str) -> ApiError:
     """404: no endpoint has this path."""
-    if path == "/":
-        return ApiError(
-            404,
-            "This is the gateway, for programs: its endpoints are under `/v1`, which an SDK's base_url ends with, and "
-            "`/openapi.json` describes them. The admin UI has its own port, 8401 unless HYDRANT_ADMIN_PORT is set.",
-            code="unknown_url",
-        )
-    return ApiError(404, f"There is no endpoint `{path}` here.", code="unknown_url")
+    hint = ""
+    if path in ("/v1", "/v1/"):
+        hint = " An SDK's base_url ends with `/v1`; `/openapi.json` describes the endpoints under it."
+    return ApiError(404, f"There is no endpoint `{path}` here.{hint}", code="unknown_url")
+
+
+def at_the_root(admin_address: str) -> ApiError:
+    """404: somebody looks for a page where programs are served; `admin_address`: the admin UI's."""
+    return ApiError(
+        404,
+        "This is the gateway, for programs: its endpoints are under `/v1`, which an SDK's base_url ends with, and "
+        f"`/openapi.json` describes them. The admin UI is at {admin_address}.",
+        code="unknown_url",
+    )
 
 
 def response_not_stored(path: str) -> ApiError:

@@ -29,7 +29,10 @@ ERRORS: dict[int, tuple[str, tuple[str | None, ...]]] = {
         "wrong in `message`.",
         (None, "invalid_json", "tokens_over_limit", "over_key_ceiling", "invalid_http", "provider_refused"),
     ),
-    401: ("The API key is missing, unknown, expired or revoked.", ("invalid_api_key",)),
+    401: (
+        "The API key is missing, unknown, expired or revoked, is a management token, or its tenant is disabled.",
+        ("invalid_api_key",),
+    ),
     403: ("The model is not on the key's list.", ("model_not_permitted",)),
     404: (
         "No such model, or no such path; a response is never stored.",
