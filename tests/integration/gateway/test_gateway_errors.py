@@ -152,7 +152,9 @@ async def test_methods_and_paths(gateway: RunningGateway, client: aiohttp.Client
 
 
 async def test_the_root_says_where_the_endpoints_and_the_admin_ui_are(redis_server: Any, tmp_path: Any) -> None:
-    gateway = await RunningGateway(redis_server.url, tmp_path, admin_url="http://me:pw@10.0.0.7:9999").start(ready=False)
+    gateway = await RunningGateway(redis_server.url, tmp_path, admin_url="http://me:pw@10.0.0.7:9999").start(
+        ready=False
+    )
     try:
         async with aiohttp.ClientSession(gateway.url) as client, client.get("/") as answer:
             assert answer.status == 404
