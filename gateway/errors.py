@@ -262,8 +262,12 @@ def worker_failed(message: str) -> ApiError:
 
 
 def provider_error(status: int, kind: str, message: str, retry_after_s: int = 5) -> ApiError:
-    """502, 503 or 504: a provider gave no answer; `kind`: misconfigured, unreached, timeout, overloaded or failed."""
-    return ApiError(status, message, type_="server_error", code=f"provider_{kind}", retry_after_s=retry_after_s)
+    """502, 503 or 504: a provider gave no answer; `kind`: misconfigured, unreached, timeout, overloaded or failed.
+    What is misconfigured stays so until an operator mends it, and SDKs are told not to repeat the request."""
+    code = f"provider_{kind}"
+    if kind == "misconfigured":
+        return ApiError(status, message, type_="server_error", code=code, headers=_NOT_AGAIN)
+    return ApiError(status, message, type_="server_error", code=code, retry_after_s=retry_after_s)
 
 
 def translation_failed() -> ApiError:

@@ -113,7 +113,7 @@ def plain_usage(endpoint: Endpoint, answer: bytes, reported: str | None) -> Usag
 def _stream_failure(call: Call, error: object, *, reported: bool) -> Exception:
     """What to raise for a stream that was not finished. `reported`: by an error or an abort, it did not just end."""
     if call.lane == "hosted":
-        return provider_refusal(502, None, error)
+        return provider_refusal(502, {}, error)
     if call.lane == "litellm" and (failure := hosted_failure(error)) is not None:
         return failure
     if isinstance(error, dict) and not call.delivered:
