@@ -27,7 +27,10 @@ ERRORS: dict[int, tuple[str, tuple[str | None, ...]]] = {
     400: (
         "The request cannot be used; `param` names the field. Without a code: the gateway or the worker says what is "
         "wrong in `message`.",
-        (None, "invalid_json", "tokens_over_limit", "over_key_ceiling", "invalid_http", "provider_refused"),
+        (
+            *(None, "invalid_json", "context_length_exceeded", "tokens_over_limit", "over_key_ceiling", "invalid_http"),
+            "provider_refused",
+        ),
     ),
     401: (
         "The API key is missing, unknown, expired or revoked, is a management token, or its tenant is disabled.",

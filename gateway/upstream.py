@@ -29,6 +29,7 @@ REFUSALS = (400, 413, 422)
 """What a worker says of the request itself. All else is not the client's doing: 401 and 403 are of the gateway's own
 key for the worker, 404 and 429 of the worker's state."""
 _TOO_LONG = re.compile(r"maximum context length of (\d+) tokens.*: (\d+) tokens from the input")
+_PROMPT_TOO_LONG = re.compile(r"is longer than the model's context length \(\d+ tokens\)")
 
 
 class UpstreamFailed(Exception):
@@ -122,6 +123,13 @@ def room_left(message: str) -> int | None:
     return int(found[1]) - int(found[2]) if found else None
 
 
+def worker_refusal(status: int, message: str, param: str | None = None) -> ApiError:
+    """What a worker says is wrong with the request itself; of one that is too long, with the code that OpenAI gives."""
+    if status == 400 and (_TOO_LONG.search(message) or _PROMPT_TOO_LONG.search(message)):
+        return ApiError(400, message, param=param, code="context_length_exceeded")
+    return ApiError(status, message, param=param)
+
+
 def as_asked(refusal: ApiError, asked: int | None, sent: int) -> ApiError:
     """A worker's refusal, but one of a request as too long with the `max_tokens` that the client `asked` for, where the
     worker was `sent` less: nothing that asks for more than the context reaches it as it is."""
@@ -204,7 +212,7 @@ async def _raise_refusal(answer: Answer, lane: str) -> None:
         told = hosted_failure(_error_of(body)) if lane == "litellm" else None
         raise told or UpstreamFailed(f"status {answer.status}")
     message, param = _message_of(body)
-    raise ApiError(answer.status, message, param=param, code=None)
+    raise worker_refusal(answer.status, message, param)
 
 
 async def _read_at_most(answer: Answer, limit: int) -> bytes:
