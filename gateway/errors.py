@@ -198,15 +198,26 @@ def insufficient_quota() -> ApiError:
 
 
 def over_budget(
-    whose: str, period: str, amount_nusd: int, ends_at_ms: int | None, at_ms: int, *, busy: bool
+    whose: str,
+    period: str,
+    amount_nusd: int,
+    ends_at_ms: int | None,
+    at_ms: int,
+    *,
+    left_nusd: int,
+    cost_nusd: int,
+    busy: bool,
 ) -> ApiError:
-    """429: a budget does not cover this request. `busy`: it would, but for what running requests may still cost;
-    otherwise asking again is of no use before the budget's window ends, and SDKs are told so."""
-    what = f"The {whose}'s budget {_PERIODS[period]} ({_usd(amount_nusd)}) does not cover what this request may cost"
+    """429: a budget does not cover this request, which may cost `cost_nusd`. `busy`: it would, but for what running
+    requests may still cost; otherwise asking again is of no use before the budget's window ends, and SDKs are told so.
+    """
+    left = _usd(max(0, left_nusd))
+    what = f"The {whose}'s budget {_PERIODS[period]} ({_usd(amount_nusd)}) has {left} left"
     if busy:
         return ApiError(
             429,
-            f"{what} while other requests of it run. Try again when they have ended, or lower max_tokens.",
+            f"{what} while other requests of it run, and this one may cost {_usd(cost_nusd)} (its prompt and "
+            "max_tokens). Try again when they have ended, or lower max_tokens.",
             type_="insufficient_quota",
             code="insufficient_quota",
             retry_after_s=1,
@@ -219,7 +230,7 @@ def over_budget(
         retry_after_s = max(1, math.ceil((ends_at_ms - at_ms) / 1000))
     return ApiError(
         429,
-        f"{what}. {until}",
+        f"{what}, and this request may cost {_usd(cost_nusd)} (its prompt and max_tokens). {until}",
         type_="insufficient_quota",
         code="insufficient_quota",
         retry_after_s=retry_after_s,
