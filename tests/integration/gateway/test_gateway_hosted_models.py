@@ -373,7 +373,7 @@ async def test_other_endpoints_and_a_missing_key_are_said(client: aiohttp.Client
         assert (answer.headers["x-should-retry"], "retry-after" in answer.headers) == ("false", False)
 
 
-async def test_a_request_waits_for_the_hosted_process_and_its_log_has_no_key(
+async def test_a_request_waits_for_the_hosted_process_whose_log_has_no_key_and_one_form(
     world: World, redis_server: RedisServer, provider: FakeProvider, own_hosted: HostedProcess, tmp_path: Path
 ) -> None:
     world.models["openai"] = hosted_entry("openai", provider.url)
@@ -388,6 +388,10 @@ async def test_a_request_waits_for_the_hosted_process_and_its_log_has_no_key(
             own_hosted.start()
             async with await asking as answer:
                 assert answer.status == 200
+            for stream in (False, True):
+                async with client.post("/v1/messages", json=ask("openai", stream=stream)) as answer:
+                    assert answer.status == 200, await answer.text()
+                    await answer.read()
             provider.refuse = (401, {"error": {"message": f"bad key {PROVIDER_KEY}"}}, {})
             async with client.post(CHAT, json=ask("openai")) as answer:
                 assert answer.status == 502
@@ -395,3 +399,6 @@ async def test_a_request_waits_for_the_hosted_process_and_its_log_has_no_key(
         await gateway.stop()
     assert "answered 401" in own_hosted.log()
     assert PROVIDER_KEY not in own_hosted.log()
+    # Neither litellm's own lines, nor any in its own form.
+    lines = own_hosted.log().splitlines()
+    assert [line for line in lines if not line.startswith("timestamp=") or "LiteLLM" in line] == []
