@@ -115,7 +115,8 @@ class Admission:
             raise idempotency_in_flight() if same else idempotency_key_reused()
         if verdict.startswith("budget"):
             # Those before it have let the request through.
-            raise _over_budget(verdict, account.scopes.budgets[len(fields) - 1], fields[-1], at_ms)
+            budget = account.scopes.budgets[len(fields) - 1]
+            raise _over_budget(verdict, budget, fields[-1], at_ms, scope_kind, attempt.reserved_nusd)
         if verdict != "ok":
             raise _refusal(verdict, scope_kind, admitted)
         attempt.applied(at_ms, fields)
@@ -215,12 +216,12 @@ def _refusal(verdict: str, scope: str, admitted: Admitted) -> ApiError:
         )
     else:
         error = insufficient_quota()
-    error.headers = tuple(admitted.headers())
+    error.headers += tuple(admitted.headers())
     return error
 
 
-def _over_budget(verdict: str, budget: BudgetScope, field: str, at_ms: int) -> ApiError:
-    """The refusal by a budget, whose window the Redis field ends with."""
+def _over_budget(verdict: str, budget: BudgetScope, field: str, at_ms: int, left_nusd: str, cost_nusd: int) -> ApiError:
+    """The refusal by a budget, whose window the Redis field ends with; `left_nusd` is in the script's digits."""
     if verdict == "budget_unknown":
         return unavailable(
             f"What the {budget.kind} has spent of its budget is not loaded in Redis; the ledger writes it within "
@@ -228,7 +229,16 @@ def _over_budget(verdict: str, budget: BudgetScope, field: str, at_ms: int) -> A
             code="budget_unknown",
         )
     end_ms = ends_at_ms(budget.period, int(field.rsplit(":", 1)[1]))
-    return over_budget(budget.kind, budget.period, budget.amount_nusd, end_ms, at_ms, busy=verdict == "budget_busy")
+    return over_budget(
+        budget.kind,
+        budget.period,
+        budget.amount_nusd,
+        end_ms,
+        at_ms,
+        left_nusd=int(left_nusd),
+        cost_nusd=cost_nusd,
+        busy=verdict == "budget_busy",
+    )
 
 
 def ends_at_ms(period: str, window: int) -> int | None:

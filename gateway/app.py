@@ -24,6 +24,7 @@ from gateway.clock import now_ms
 from gateway.demand import Demand
 from gateway.errors import (
     ApiError,
+    at_the_root,
     internal,
     model_not_found,
     response_not_stored,
@@ -189,13 +190,14 @@ class Gateway:
                 return
 
     async def _http(self, scope: Scope, receive: Receive) -> None:
-        endpoint = _INFERENCE.get(scope["path"])
+        path = scope["path"]
+        endpoint = _INFERENCE.get(path)
         sent_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
         reply = Reply(
             client_of(scope),
             request_id(sent_id),
             self._settings.stall_timeout_s,
-            anthropic=endpoint is Endpoint.MESSAGES,
+            anthropic=endpoint is Endpoint.MESSAGES or path.startswith(f"{Endpoint.MESSAGES.path}/"),
         )
         bind_contextvars(request_id=reply.request_id)  # on every line that is logged for it
         trace = self._tracing.begin(scope, reply.request_id) if endpoint else None
@@ -240,6 +242,8 @@ class Gateway:
         """The endpoints that only read."""
         if path.startswith("/v1/responses/"):
             raise response_not_stored(path)
+        if path == "/":
+            raise at_the_root(self._settings.admin_address)
         known = path in ("/v1/models", "/health", "/ready", "/metrics", "/openapi.json")
         if not known and not path.startswith("/v1/models/"):
             raise unknown_path(path)

@@ -88,10 +88,22 @@ def invalid_request(message: str, param: str | None = None, code: str | None = N
 
 
 def invalid_api_key() -> ApiError:
-    """401: one message for a missing, unknown, revoked or expired key, so that nothing can be probed."""
+    """401: one message for a missing, unknown, revoked or expired key, and for that of a disabled tenant, so that
+    nothing can be probed."""
     return ApiError(
         401,
-        "The API key is missing, unknown, expired or revoked. Send `Authorization: Bearer hyd-...` with a live key.",
+        "The API key is missing, unknown, expired or revoked, or its tenant is disabled. Send "
+        "`Authorization: Bearer hyd-...` with a live key.",
+        code="invalid_api_key",
+    )
+
+
+def management_token() -> ApiError:
+    """401: a management token where an API key is asked for."""
+    return ApiError(
+        401,
+        "This is a management token (`hym-...`), which is for the management API under `/admin/v1`. Send "
+        "`Authorization: Bearer hyd-...` with an API key here.",
         code="invalid_api_key",
     )
 
@@ -126,14 +138,20 @@ def model_disabled(model: str) -> ApiError:
 
 def unknown_path(path: str) -> ApiError:
     """404: no endpoint has this path."""
-    if path == "/":
-        return ApiError(
-            404,
-            "This is the gateway, for programs: its endpoints are under `/v1`, which an SDK's base_url ends with, and "
-            "`/openapi.json` describes them. The admin UI has its own port, 8401 unless HYDRANT_ADMIN_PORT is set.",
-            code="unknown_url",
-        )
-    return ApiError(404, f"There is no endpoint `{path}` here.", code="unknown_url")
+    hint = ""
+    if path in ("/v1", "/v1/"):
+        hint = " An SDK's base_url ends with `/v1`; `/openapi.json` describes the endpoints under it."
+    return ApiError(404, f"There is no endpoint `{path}` here.{hint}", code="unknown_url")
+
+
+def at_the_root(admin_address: str) -> ApiError:
+    """404: somebody looks for a page where programs are served; `admin_address`: the admin UI's."""
+    return ApiError(
+        404,
+        "This is the gateway, for programs: its endpoints are under `/v1`, which an SDK's base_url ends with, and "
+        f"`/openapi.json` describes them. The admin UI is at {admin_address}.",
+        code="unknown_url",
+    )
 
 
 def response_not_stored(path: str) -> ApiError:
@@ -180,15 +198,26 @@ def insufficient_quota() -> ApiError:
 
 
 def over_budget(
-    whose: str, period: str, amount_nusd: int, ends_at_ms: int | None, at_ms: int, *, busy: bool
+    whose: str,
+    period: str,
+    amount_nusd: int,
+    ends_at_ms: int | None,
+    at_ms: int,
+    *,
+    left_nusd: int,
+    cost_nusd: int,
+    busy: bool,
 ) -> ApiError:
-    """429: a budget does not cover this request. `busy`: it would, but for what running requests may still cost;
-    otherwise asking again is of no use before the budget's window ends, and SDKs are told so."""
-    what = f"The {whose}'s budget {_PERIODS[period]} ({_usd(amount_nusd)}) does not cover what this request may cost"
+    """429: a budget does not cover this request, which may cost `cost_nusd`. `busy`: it would, but for what running
+    requests may still cost; otherwise asking again is of no use before the budget's window ends, and SDKs are told so.
+    """
+    left = _usd(max(0, left_nusd))
+    what = f"The {whose}'s budget {_PERIODS[period]} ({_usd(amount_nusd)}) has {left} left"
     if busy:
         return ApiError(
             429,
-            f"{what} while other requests of it run. Try again when they have ended, or lower max_tokens.",
+            f"{what} while other requests of it run, and this one may cost {_usd(cost_nusd)} (its prompt and "
+            "max_tokens). Try again when they have ended, or lower max_tokens.",
             type_="insufficient_quota",
             code="insufficient_quota",
             retry_after_s=1,
@@ -201,7 +230,7 @@ def over_budget(
         retry_after_s = max(1, math.ceil((ends_at_ms - at_ms) / 1000))
     return ApiError(
         429,
-        f"{what}. {until}",
+        f"{what}, and this request may cost {_usd(cost_nusd)} (its prompt and max_tokens). {until}",
         type_="insufficient_quota",
         code="insufficient_quota",
         retry_after_s=retry_after_s,
@@ -244,8 +273,12 @@ def worker_failed(message: str) -> ApiError:
 
 
 def provider_error(status: int, kind: str, message: str, retry_after_s: int = 5) -> ApiError:
-    """502, 503 or 504: a provider gave no answer; `kind`: misconfigured, unreached, timeout, overloaded or failed."""
-    return ApiError(status, message, type_="server_error", code=f"provider_{kind}", retry_after_s=retry_after_s)
+    """502, 503 or 504: a provider gave no answer; `kind`: misconfigured, unreached, timeout, overloaded or failed.
+    What is misconfigured stays so until an operator mends it, and SDKs are told not to repeat the request."""
+    code = f"provider_{kind}"
+    if kind == "misconfigured":
+        return ApiError(status, message, type_="server_error", code=code, headers=_NOT_AGAIN)
+    return ApiError(status, message, type_="server_error", code=code, retry_after_s=retry_after_s)
 
 
 def translation_failed() -> ApiError:

@@ -7,6 +7,7 @@ and a worker being tried again after it could not be reached.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from gateway.errors import ApiError, unavailable
 from gateway.routes import BAD_SECONDS, ColdStart, Route, RouteTable
 from gateway.snapshot import HoldLimits
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_FAILURE_S = 10
 
@@ -153,11 +156,14 @@ class Hold:
         return set(self._queues)
 
     def _fail(self, model: str, failure: ColdStart) -> None:
-        for queue in list(self._queues[model].values()):
-            for waiter in list(queue):
-                if (failure.failed_at_ms or 0) > waiter.arrived_at_ms:
-                    self._remove(waiter)
-                    waiter.ready.set_exception(start_failed(model, failure))
+        failed_at_ms = failure.failed_at_ms or 0
+        waiters = [one for queue in self._queues[model].values() for one in queue if one.arrived_at_ms < failed_at_ms]
+        for waiter in waiters:
+            self._remove(waiter)
+            waiter.ready.set_exception(start_failed(model))
+        if waiters:
+            reason = failure.error or "no reason was given"
+            log.warning("%s could not be started: %s (requests refused that waited: %d)", model, reason, len(waiters))
 
     def _victims(self, newcomer: Waiter) -> list[Waiter]:
         """Whom to send away for the newcomer: the newest of whichever tenant has most, while it has more than the
@@ -213,9 +219,11 @@ def displaced() -> ApiError:
     )
 
 
-def start_failed(model: str, failure: ColdStart) -> ApiError:
-    """503: the model's cold start failed while the request waited."""
-    reason = failure.error or "no reason was given"
+def start_failed(model: str) -> ApiError:
+    """503: the model's cold start failed while the request waited. Why is of the cluster, so not for tenants."""
     return unavailable(
-        f"The model `{model}` could not be started: {reason}", "model_start_failed", RETRY_AFTER_FAILURE_S
+        f"The model `{model}` could not be started: no server is free for it now, or its last start failed. Try again "
+        "later; the operator's console says why.",
+        "model_start_failed",
+        RETRY_AFTER_FAILURE_S,
     )

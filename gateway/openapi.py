@@ -27,9 +27,15 @@ ERRORS: dict[int, tuple[str, tuple[str | None, ...]]] = {
     400: (
         "The request cannot be used; `param` names the field. Without a code: the gateway or the worker says what is "
         "wrong in `message`.",
-        (None, "invalid_json", "tokens_over_limit", "over_key_ceiling", "invalid_http", "provider_refused"),
+        (
+            *(None, "invalid_json", "context_length_exceeded", "tokens_over_limit", "over_key_ceiling", "invalid_http"),
+            "provider_refused",
+        ),
     ),
-    401: ("The API key is missing, unknown, expired or revoked.", ("invalid_api_key",)),
+    401: (
+        "The API key is missing, unknown, expired or revoked, is a management token, or its tenant is disabled.",
+        ("invalid_api_key",),
+    ),
     403: ("The model is not on the key's list.", ("model_not_permitted",)),
     404: (
         "No such model, or no such path; a response is never stored.",
@@ -76,6 +82,7 @@ ERRORS: dict[int, tuple[str, tuple[str | None, ...]]] = {
 # What is no HTTP, too slow or too large is refused before its path is known, so in OpenAI's form.
 _BEFORE_THE_PATH = {400: ("invalid_http",), 408: ("request_timeout",), 431: ("request_head_too_large",)}
 _RETRIED = (409, 429, 502, 503, 504)
+_NEVER_ADMITTED = (405, 408, 409, 431)
 _INTEGER: Schema = {"type": "integer", "minimum": 0}
 _HEADERS: Schema = {
     "x-request-id": {
@@ -86,16 +93,38 @@ _HEADERS: Schema = {
     "openai-processing-ms": {"required": True, "schema": _INTEGER},
 }
 _RETRY_AFTER: Schema = {"retry-after": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
+_SECONDS: Schema = {"type": "string", "pattern": "^[0-9]+s$"}
 _LIMIT_HEADERS: Schema = {
-    f"x-ratelimit-{what}-{of}": {"schema": {"type": "string", "pattern": "^[0-9]+s$"} if what == "reset" else _INTEGER}
+    f"x-ratelimit-{what}-{of}": {"schema": schema, "description": description.format(of=of)}
     for of in ("requests", "tokens")
-    for what in ("limit", "remaining", "reset")
+    for what, schema, description in (
+        (
+            "limit",
+            _INTEGER,
+            "How many {of} a minute the tightest limit allows: the key's, the tenant's or the model's.",
+        ),
+        ("remaining", _INTEGER, "How many {of} that limit leaves in this minute."),
+        ("reset", _SECONDS, "In how many seconds the next minute begins, such as `12s`."),
+    )
+}
+_NOT_AGAIN: Schema = {
+    "x-should-retry": {
+        "schema": {"const": "false"},
+        "description": "Asking again is of no use before somebody has done what the message says. SDKs obey.",
+    }
 }
 _ANSWER_HEADERS: Schema = {
-    "x-hydrant-served-by": {"schema": {"type": "string"}, "description": "The provider's model that answered."},
+    "x-hydrant-served-by": {"schema": {"type": "string"}, "description": "The provider's model that was asked."},
     "x-hydrant-cold-start": {
         "schema": {"type": "string", "pattern": "^[^;]+; [0-9]+$"},
         "description": "The cold start that the request waited for, and for how many milliseconds.",
+    },
+}
+_STREAM_HEADERS: Schema = {
+    "cache-control": {"schema": {"const": "no-store"}, "description": "Of a stream."},
+    "x-accel-buffering": {
+        "schema": {"const": "no"},
+        "description": "Of a stream: a proxy in front passes on what comes when it comes.",
     },
 }
 _PARAMETERS: list[Schema] = [
@@ -105,7 +134,13 @@ _PARAMETERS: list[Schema] = [
         "schema": {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY_LENGTH}}}$"},
         "description": "The same request sent again while the first is in flight joins it, for one bill.",
     },
-    {"name": "X-Request-Id", "in": "header", "schema": {"type": "string"}},
+    {
+        "name": "X-Request-Id",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "The request's id in the answer and in the logs, where it is 1 to 128 letters, digits or "
+        "`_.:-`; else the gateway makes one.",
+    },
 ]
 _DESCRIPTION = (
     "OpenAI's API, and Anthropic's Messages, before models that run when they are asked for. Fields that are not "
@@ -174,12 +209,14 @@ def _status(word: str) -> Schema:
 
 def _inference(endpoint: Endpoint) -> Schema:
     content = _json(_reference("schemas", f"{_name(endpoint)}Answer"))
+    headers = _HEADERS | _LIMIT_HEADERS | _ANSWER_HEADERS
     if endpoint is not Endpoint.EMBEDDINGS:
         content["text/event-stream"] = {}
+        headers |= _STREAM_HEADERS
     answer = {
         "description": "The answer, whole or (where `stream` is true) as server-sent events. An error after their "
         "beginning is the last event.",
-        "headers": _HEADERS | _LIMIT_HEADERS | _ANSWER_HEADERS,
+        "headers": headers,
         "content": content,
     }
     anthropic = endpoint is Endpoint.MESSAGES
@@ -230,8 +267,10 @@ def _error(status: int, *, anthropic: bool) -> Schema:
         headers = {name: header | {"required": status != 400} for name, header in _HEADERS.items()}
     if status in _RETRIED:
         headers |= _RETRY_AFTER
-    if status == 429:
-        headers |= _LIMIT_HEADERS | {"x-should-retry": {"schema": {"const": "false"}}}
+    if status not in _NEVER_ADMITTED:
+        headers |= _LIMIT_HEADERS | _ANSWER_HEADERS
+    if status in (429, 502):
+        headers |= _NOT_AGAIN
     if status == 405:
         headers |= {"allow": {"required": True, "schema": {"type": "string"}}}
     content = _json(schemas[0] if len(schemas) == 1 else {"anyOf": schemas})

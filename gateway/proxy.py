@@ -9,13 +9,20 @@ from gateway.answer import whole_usage
 from gateway.attempts import Usage
 from gateway.call import Call
 from gateway.clock import now_ms
-from gateway.errors import ApiError
 from gateway.failpoints import reach
 from gateway.metering import Metering
 from gateway.parsing import Endpoint
 from gateway.routes import Route
 from gateway.stream import AnthropicStream, OpenAIStream, ResponsesStream, read_usage, split_last_event
-from gateway.upstream import REFUSALS, Upstream, UpstreamFailed, hosted_failure, provider_refusal, upstream_body
+from gateway.upstream import (
+    REFUSALS,
+    Upstream,
+    UpstreamFailed,
+    hosted_failure,
+    provider_refusal,
+    upstream_body,
+    worker_refusal,
+)
 
 USAGE_HEADER = "x-hydrant-usage"
 
@@ -113,14 +120,14 @@ def plain_usage(endpoint: Endpoint, answer: bytes, reported: str | None) -> Usag
 def _stream_failure(call: Call, error: object, *, reported: bool) -> Exception:
     """What to raise for a stream that was not finished. `reported`: by an error or an abort, it did not just end."""
     if call.lane == "hosted":
-        return provider_refusal(502, None, error)
+        return provider_refusal(502, {}, error)
     if call.lane == "litellm" and (failure := hosted_failure(error)) is not None:
         return failure
     if isinstance(error, dict) and not call.delivered:
         code, message = error.get("code"), error.get("message")
         # The worker says, before it generated anything, that the request itself is wrong.
         if code in REFUSALS and isinstance(message, str):
-            return ApiError(code, message)
+            return worker_refusal(code, message)
     # SGLang ends a stream without any mark when a stage dies.
     lost = not reported and call.lane == "direct"
     return UpstreamFailed("the stream ended without a finish reason", lost=lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -39,6 +40,11 @@ class Settings:
     access_log: bool = False
     # What is admitted while Redis does not answer; None: nothing.
     allowance: AllowanceLimits | None = None
+
+    @property
+    def admin_address(self) -> str:
+        """`admin_url` as anybody may read it: without a user and a password that it may have."""
+        return re.sub(r"//[^/]*@", "//", self.admin_url)
 
     @property
     def spool_dir(self) -> Path:

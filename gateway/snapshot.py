@@ -132,7 +132,7 @@ class Snapshot:
         """The key's record and tenant. Raises `ApiError` 401 for a key that is not live at `at_ms`."""
         key = self.keys.get(hash_key(api_key, pepper))
         if key is None or (key.expires_at_ms is not None and key.expires_at_ms <= at_ms):
-            raise errors.invalid_api_key()
+            raise errors.management_token() if api_key.startswith("hym-") else errors.invalid_api_key()
         tenant = self.tenants.get(key.tenant_id)
         if tenant is None or not tenant.enabled:
             raise errors.invalid_api_key()

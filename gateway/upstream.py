@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ REFUSALS = (400, 413, 422)
 """What a worker says of the request itself. All else is not the client's doing: 401 and 403 are of the gateway's own
 key for the worker, 404 and 429 of the worker's state."""
 _TOO_LONG = re.compile(r"maximum context length of (\d+) tokens.*: (\d+) tokens from the input")
+_PROMPT_TOO_LONG = re.compile(r"is longer than the model's context length \(\d+ tokens\)")
 
 
 class UpstreamFailed(Exception):
@@ -77,16 +78,19 @@ def provider_route(model: Model) -> Route:
     return Route(model.name, "", "", "", "hosted", None, 0, None, provider=told)
 
 
-def provider_refusal(status: int, retry_after: str | None, error: object) -> Exception:
-    """What the hosted process says of a provider: `ApiError` where the request is wrong, else `UpstreamFailed`."""
+def provider_refusal(status: int, headers: Mapping[str, str], error: object) -> Exception:
+    """What the hosted process says of a provider: `ApiError` where the request is wrong, else `UpstreamFailed`.
+    `headers`: of its answer, whose words on asking again are the client's."""
     found = error if isinstance(error, dict) else {}
     code, message, param = found.get("code"), found.get("message"), found.get("param")
     if not isinstance(message, str) or status in (401, 404):
         return UpstreamFailed(f"status {status} of the hosted process")
-    wait_s = int(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+    retry_after, again = headers.get("retry-after", ""), headers.get("x-should-retry")
+    wait_s = int(retry_after) if retry_after.isdecimal() else None
     if status < 500:
         return ApiError(status, message, code=code, param=param if isinstance(param, str) else None)
-    answer = ApiError(status, message, type_="server_error", code=code, retry_after_s=wait_s)
+    told = () if again is None else ((b"x-should-retry", again.encode()),)
+    answer = ApiError(status, message, type_="server_error", code=code, retry_after_s=wait_s, headers=told)
     return UpstreamFailed(str(code), answer=answer)
 
 
@@ -117,6 +121,13 @@ def room_left(message: str) -> int | None:
     """
     found = _TOO_LONG.search(message)
     return int(found[1]) - int(found[2]) if found else None
+
+
+def worker_refusal(status: int, message: str, param: str | None = None) -> ApiError:
+    """What a worker says is wrong with the request itself; of one that is too long, with the code that OpenAI gives."""
+    if status == 400 and (_TOO_LONG.search(message) or _PROMPT_TOO_LONG.search(message)):
+        return ApiError(400, message, param=param, code="context_length_exceeded")
+    return ApiError(status, message, param=param)
 
 
 def as_asked(refusal: ApiError, asked: int | None, sent: int) -> ApiError:
@@ -196,12 +207,12 @@ class Upstream:
 async def _raise_refusal(answer: Answer, lane: str) -> None:
     body = await _read_at_most(answer, MAX_ERROR_BYTES)
     if lane == "hosted":
-        raise provider_refusal(answer.status, answer.headers.get("retry-after"), _error_of(body))
+        raise provider_refusal(answer.status, answer.headers, _error_of(body))
     if answer.status not in REFUSALS:
         told = hosted_failure(_error_of(body)) if lane == "litellm" else None
         raise told or UpstreamFailed(f"status {answer.status}")
     message, param = _message_of(body)
-    raise ApiError(answer.status, message, param=param, code=None)
+    raise worker_refusal(answer.status, message, param)
 
 
 async def _read_at_most(answer: Answer, limit: int) -> bytes:

@@ -30,8 +30,8 @@ _REASONS: Mapping[ReasonCode, str] = {
 }
 
 _REFUSALS: Mapping[NoPlanReason, str] = {
-    NoPlanReason.NO_NODES: "No node that reports can take anything ({cordoned} cordoned). Start one that has stopped,"
-    " add one, or lift a cordon: hydrant node --help.",
+    NoPlanReason.NO_NODES: "No node that reports can take anything ({cordoned} cordoned or drained). Start one that has"
+    " stopped, add one, or lift a cordon or drain: hydrant node --help.",
     NoPlanReason.MODEL_TOO_LARGE: "A whole worker needs {need} of device memory and the largest device has {largest}."
     " Lower the model's KV reserve or context length, or add a larger device.",
     NoPlanReason.NO_MEMORY: "A whole worker needs {need} of device memory and the most that is free on one device is"

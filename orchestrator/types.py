@@ -181,7 +181,7 @@ class NodeState(Record):
 
     link_bps    its link; 0 while it cannot fetch (it can still serve what it holds).
     held        tensor groups of the model being planned that lie verified in this node's host memory.
-    cordoned    takes nothing new.
+    cordoned    takes nothing new: cordoned, or drained.
     warm        has a runtime to fork from.
     free_ports  ports that no stage uses.
     make        everything above but names, fetches and the order of devices: of one make, the planner may take any that

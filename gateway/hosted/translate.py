@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -104,8 +105,13 @@ class Translation:
 
 
 def quiet_litellm() -> None:
-    """No telemetry, no advice on the console, no callbacks: this process only translates."""
+    """No telemetry, no advice on the console, no callbacks, and of its log no more than warnings, by this process' own
+    handler: this process only translates."""
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.drop_params = False
     litellm.callbacks = []
+    for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        logger.handlers.clear()

@@ -7,6 +7,7 @@
 --       then for each budget: scope id, period (day, month, total), amount (nano-dollars)
 -- Returns {verdict, scope, now ms, request limit, requests left, token limit, tokens left, budget fields...}; limits -1 if
 -- none. The budget fields are those in which the reservation is counted; of a refusal by a budget, the last is that one's.
+-- The scope of a budget's refusal is what it has left (nano-dollars, below 0 where it is overspent).
 -- Verdicts: in_flight (the scope is the lock's value), ok, requests, tokens, tokens_never (more than a whole minute's), parallel, quota, balance_unknown,
 --       budget (spent), budget_busy (covered, but for what running requests may cost), budget_unknown.
 --
@@ -83,8 +84,9 @@ if wanted > 0 then
     local spent = redis.call('HGET', KEYS[4], field)
     if not spent then return verdict('budget_unknown', '') end
     local left = tonumber(ARGV[at + 2]) - tonumber(spent)
-    if left < wanted then return verdict('budget', '') end
-    if left - tonumber(redis.call('HGET', KEYS[5], field) or '0') < wanted then return verdict('budget_busy', '') end
+    if left < wanted then return verdict('budget', string.format('%.0f', left)) end
+    left = left - tonumber(redis.call('HGET', KEYS[5], field) or '0')
+    if left < wanted then return verdict('budget_busy', string.format('%.0f', left)) end
   end
   redis.call('HINCRBY', KEYS[2], ARGV[3], ARGV[4])
   for _, field in ipairs(budgets) do

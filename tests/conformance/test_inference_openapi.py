@@ -69,6 +69,19 @@ def whole_stream(context: Any, response: Any, case: Any) -> None:
         assert not any("hydrant-usage" in event for event in events)
 
 
+# HTTP's own, which OpenAPI leaves out or the server sets by itself.
+_HTTPS = {"content-type", "content-length", "transfer-encoding", "connection", "date"}
+
+
+def headers_are_listed(context: Any, response: Any, case: Any) -> None:
+    """No header comes that the document does not list for this operation and status."""
+    document = openapi_document()
+    told = document["paths"][case.operation.path][case.operation.method]["responses"][str(response.status_code)]
+    if "$ref" in told:
+        told = document["components"]["responses"][told["$ref"].rpartition("/")[2]]
+    assert set(response.headers) - set(told.get("headers", ())) <= _HTTPS
+
+
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
@@ -77,6 +90,7 @@ CHECKS = [
     response_schema_conformance,
     negative_data_rejection,
     whole_stream,
+    headers_are_listed,
 ]
 
 

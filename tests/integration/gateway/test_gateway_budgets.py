@@ -20,6 +20,7 @@ from gateway.admission import ends_at_ms
 from gateway.parsing import TEMPLATE_TOKENS
 from gateway.snapshot import hash_key
 from registry.budget_windows import bounds_ms, window_at
+from registry.ops.money import usd
 
 CHAT = "/v1/chat/completions"
 CLIENTS = 64
@@ -64,7 +65,10 @@ async def test_racing_clients_spend_exactly_what_a_budget_covers(
     assert len(refused) == CLIENTS - 9
     for error, headers in refused:
         assert error["code"] == error["type"] == "insufficient_quota"
+        # 10 of them less a nano-dollar, of which 9 run.
         assert f"The {scope}'s budget for this day" in error["message"]
+        assert f"has {usd(most - 1)} left while other requests of it run" in error["message"]
+        assert f"this one may cost {usd(most)}" in error["message"]
         # What runs may cost less than it holds: soon another one may fit in.
         assert headers["retry-after"] == "1"
     events = await world.until_events(9)
@@ -81,7 +85,8 @@ async def test_a_spent_budget_says_until_when_and_an_sdk_does_not_ask_again(
     await world.applied()
     status, error, headers = await ask(client, question)
     assert (status, error["code"]) == (429, "insufficient_quota")
-    assert "budget for this month (UTC) ($0.10)" in error["message"]
+    assert "budget for this month (UTC) ($0.10) has $0.000000001 left" in error["message"]
+    assert f"this request may cost {usd(reservation(question))} (" in error["message"]
     assert re.search(r"starts anew at \d{4}-\d\d-01 00:00 UTC", error["message"])
     assert 0 < int(headers["retry-after"]) <= 31 * 86_400
     asked = 0
@@ -96,6 +101,16 @@ async def test_a_spent_budget_says_until_when_and_an_sdk_does_not_ask_again(
             await sdk.chat.completions.create(**question)
     assert asked == 1
     assert worker.requests == []
+
+
+async def test_a_budget_that_is_overspent_has_nothing_left(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any]
+) -> None:
+    world.tenants["ten_1"] = tenant_entry(budgets={"total": 100_000_000})
+    await world.spend("ten_1", "total", 100_000_001)
+    await world.applied()
+    _, error, _ = await ask(client, question)
+    assert "The tenant's budget in total ($0.10) has $0.00 left" in error["message"]
 
 
 async def test_what_is_unknown_is_refused_and_nothing_is_kept_of_it(

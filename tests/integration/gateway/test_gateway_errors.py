@@ -151,6 +151,45 @@ async def test_methods_and_paths(gateway: RunningGateway, client: aiohttp.Client
         assert (await answer.json())["error"]["code"] == "unknown_url"
 
 
+async def test_the_root_says_where_the_endpoints_and_the_admin_ui_are(redis_server: Any, tmp_path: Any) -> None:
+    gateway = await RunningGateway(redis_server.url, tmp_path, admin_url="http://me:pw@10.0.0.7:9999").start(
+        ready=False
+    )
+    try:
+        async with aiohttp.ClientSession(gateway.url) as client, client.get("/") as answer:
+            assert answer.status == 404
+            message = (await answer.json())["error"]["message"]
+    finally:
+        await gateway.stop()
+    assert "`/v1`" in message
+    assert "The admin UI is at http://10.0.0.7:9999." in message
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/messages/batches", "/v1/messages/"])
+async def test_what_does_not_exist_below_messages_is_told_in_anthropics_shape(
+    gateway: RunningGateway, client: aiohttp.ClientSession, path: str
+) -> None:
+    async with client.post(path, json={}) as answer:
+        assert answer.status == 404
+        document = await answer.json()
+    assert (document["type"], document["error"]["type"]) == ("error", "not_found_error")
+    assert f"`{path}`" in document["error"]["message"]
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+async def test_a_management_token_is_told_what_it_is_for(
+    gateway: RunningGateway, question: dict[str, Any], header: str
+) -> None:
+    token = "hym-abcdefgh-" + "s" * 43
+    async with aiohttp.ClientSession(gateway.url) as client:
+        error = await refusal(
+            client, question, 401, headers={header: f"Bearer {token}" if header == "authorization" else token}
+        )
+    assert error["code"] == "invalid_api_key"
+    assert "`/admin/v1`" in error["message"]
+    assert token not in error["message"]
+
+
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_body_that_is_too_large(gateway: RunningGateway, announced: bool) -> None:
     size = gateway.settings.max_body_bytes + 1

@@ -271,9 +271,10 @@ async def test_a_hold_that_ends_tells_when_the_model_is_expected(
         assert ("expected in" in message) is (most_s > 5)
 
 
-async def test_a_failed_cold_start_ends_the_wait_with_its_reason(
-    cold_gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any]
-) -> None:
+async def test_a_failed_cold_start_ends_the_wait_and_its_reason_is_for_the_operators_log(
+    cold_gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     old = {
         "cold_start_id": "cst_0",
         "state": "failed",
@@ -292,7 +293,11 @@ async def test_a_failed_cold_start_ends_the_wait_with_its_reason(
     status, document, headers = await asking
     assert status == 503
     assert int(headers["retry-after"]) > 0
-    assert "no device has enough memory" in document["error"]["message"]
+    assert document["error"]["code"] == "model_start_failed"
+    assert "`small` could not be started" in document["error"]["message"]
+    assert "memory" not in document["error"]["message"]
+    [told] = [line for line in caplog.messages if "could not be started" in line]
+    assert "no device has enough memory" in told
     await nothing_held(world)
 
 

@@ -285,9 +285,9 @@ async def test_a_stream_that_the_client_leaves_is_billed_for_what_came(
 @pytest.mark.parametrize(
     ("refusal", "status", "code", "wait"),
     [
-        ((401, {"error": {"message": f"Incorrect API key {PROVIDER_KEY}"}}, {}), 502, "provider_misconfigured", "5"),
-        ((403, {"error": {"message": "no"}}, {}), 502, "provider_misconfigured", "5"),
-        ((404, {"error": {"message": "no such model"}}, {}), 502, "provider_misconfigured", "5"),
+        ((401, {"error": {"message": f"Incorrect API key {PROVIDER_KEY}"}}, {}), 502, "provider_misconfigured", None),
+        ((403, {"error": {"message": "no"}}, {}), 502, "provider_misconfigured", None),
+        ((404, {"error": {"message": "no such model"}}, {}), 502, "provider_misconfigured", None),
         ((429, {"error": {"message": "slow down"}}, {"retry-after": "17"}), 503, "provider_overloaded", "17"),
         ((529, {"error": {"message": "overloaded"}}, {}), 503, "provider_overloaded", "5"),
         ((500, {"error": {"message": "oops"}}, {}), 502, "provider_failed", "5"),
@@ -306,6 +306,8 @@ async def test_errors_of_a_provider(
         body = await answer.text()
         assert (answer.status, json.loads(body)["error"]["code"]) == (status, code), body
         assert answer.headers.get("retry-after") == wait
+        # What only an operator can mend, no SDK repeats by itself.
+        assert answer.headers.get("x-should-retry") == ("false" if code == "provider_misconfigured" else None)
     assert PROVIDER_KEY not in body
     assert len(provider.requests) == 1
     await world.released()
@@ -368,9 +370,10 @@ async def test_other_endpoints_and_a_missing_key_are_said(client: aiohttp.Client
         assert "does not speak /v1/responses" in (await answer.json())["error"]["message"]
     async with client.post(CHAT, json=ask("keyless")) as answer:
         assert (answer.status, (await answer.json())["error"]["code"]) == (502, "provider_misconfigured")
+        assert (answer.headers["x-should-retry"], "retry-after" in answer.headers) == ("false", False)
 
 
-async def test_a_request_waits_for_the_hosted_process_and_its_log_has_no_key(
+async def test_a_request_waits_for_the_hosted_process_whose_log_has_no_key_and_one_form(
     world: World, redis_server: RedisServer, provider: FakeProvider, own_hosted: HostedProcess, tmp_path: Path
 ) -> None:
     world.models["openai"] = hosted_entry("openai", provider.url)
@@ -385,6 +388,10 @@ async def test_a_request_waits_for_the_hosted_process_and_its_log_has_no_key(
             own_hosted.start()
             async with await asking as answer:
                 assert answer.status == 200
+            for stream in (False, True):
+                async with client.post("/v1/messages", json=ask("openai", stream=stream)) as answer:
+                    assert answer.status == 200, await answer.text()
+                    await answer.read()
             provider.refuse = (401, {"error": {"message": f"bad key {PROVIDER_KEY}"}}, {})
             async with client.post(CHAT, json=ask("openai")) as answer:
                 assert answer.status == 502
@@ -392,3 +399,6 @@ async def test_a_request_waits_for_the_hosted_process_and_its_log_has_no_key(
         await gateway.stop()
     assert "answered 401" in own_hosted.log()
     assert PROVIDER_KEY not in own_hosted.log()
+    # Neither litellm's own lines, nor any in its own form.
+    lines = own_hosted.log().splitlines()
+    assert [line for line in lines if not line.startswith("timestamp=") or "LiteLLM" in line] == []

@@ -65,6 +65,18 @@ async def test_racing_clients_spend_exactly_what_the_balance_covers(
     assert await world.reserved() == cost * affordable
 
 
+async def test_a_short_balance_is_told_with_limits_and_that_asking_again_is_of_no_use(
+    gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any]
+) -> None:
+    world.tenants["ten_1"] = tenant_entry(rpm=100)
+    await world.applied()
+    await world.redis.hset("hyd:balance", "ten_1", 1)
+    status, document, headers = await post(client, question)
+    assert (status, document["error"]["code"]) == (429, "insufficient_quota")
+    assert headers["x-should-retry"] == "false"
+    assert headers["x-ratelimit-limit-requests"] == "100"
+
+
 async def test_requests_per_minute(
     gateway: RunningGateway, client: aiohttp.ClientSession, world: World, question: dict[str, Any]
 ) -> None:

@@ -157,13 +157,24 @@ async def test_a_bound_of_the_clients_that_does_not_fit_is_refused(
     gateway: RunningGateway, client: aiohttp.ClientSession, worker: FakeWorker, question: dict[str, Any]
 ) -> None:
     worker.context = 16
-    async with client.post(CHAT, json=question | {"max_tokens": 20}) as answer:
-        assert answer.status == 400
-        assert "maximum context length of 16" in (await answer.json())["error"]["message"]
-    assert len(worker.requests) == 1
-    async with client.post(CHAT, json=question | {"max_tokens": 999_999}) as answer:
-        assert answer.status == 400
-        assert "999999 for the completion" in (await answer.json())["error"]["message"]
+    for asked, said in ((20, "maximum context length of 16"), (999_999, "999999 for the completion")):
+        async with client.post(CHAT, json=question | {"max_tokens": asked}) as answer:
+            error = (await answer.json())["error"]
+            # The code on which clients branch: OpenAI's.
+            assert (answer.status, error["code"]) == (400, "context_length_exceeded")
+            assert said in error["message"]
+    assert len(worker.requests) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_does_not_fit_has_openais_code(
+    gateway: RunningGateway, client: aiohttp.ClientSession, worker: FakeWorker, question: dict[str, Any], stream: bool
+) -> None:
+    said = f"The input ({worker.context} tokens) is longer than the model's context length ({worker.context} tokens)."
+    worker.refuse = (400, {"object": "error", "message": said, "type": "BadRequestError", "param": None, "code": 400})
+    async with client.post(CHAT, json=question | {"stream": stream}) as answer:
+        error = (await answer.json())["error"]
+    assert (answer.status, error["message"], error["code"]) == (400, said, "context_length_exceeded")
 
 
 async def test_a_stream_of_nonsense_is_the_workers_failure(

@@ -26,8 +26,7 @@ def test_other_refusals_stay_as_the_worker_said_them(asked: int | None) -> None:
     assert as_asked(other, 999_999, 2048) is other
 
 
-def test_the_root_says_where_the_endpoints_and_the_admin_ui_are() -> None:
-    message = unknown_path("/").message
-    assert "/v1" in message
-    assert "8401" in message
-    assert "`/v2`" in unknown_path("/v2").message
+def test_an_unknown_path_is_named_and_the_base_of_all_says_so() -> None:
+    assert unknown_path("/v2").message == "There is no endpoint `/v2` here."
+    for path in ("/v1", "/v1/"):
+        assert "base_url" in unknown_path(path).message
