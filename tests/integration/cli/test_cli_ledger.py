@@ -22,3 +22,11 @@ def test_books_that_agree_and_books_that_do_not(hydrant, monkeypatch: pytest.Mon
     findings = {one["check"]: one for one in hydrant.json("doctor", "--control-only", expect=1)["findings"]}
     assert findings["ledger"]["verdict"] == "failed"
     assert "1 difference" in findings["ledger"]["detail"]
+
+
+def test_without_redis_it_says_what_to_start(hydrant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", f"unix://{hydrant.home}/nothing.sock")
+    told = hydrant.run("ledger", "reconcile", expect=1).stderr
+    assert told.startswith("hydrant: Redis does not answer (")
+    assert "hydrant up" in told
+    assert hydrant.json("ledger", "reconcile", expect=1)["error"]["field"] == "REDIS_URL"
