@@ -15,8 +15,8 @@ MAX_TOKENS = "max_tokens"
 class Parameter:
     """What values a parameter takes: numbers from `low` to `high`, whole ones only where `whole`; or `choices`."""
 
-    low: float = 0
-    high: float = 0
+    low: int = 0
+    high: int = 0
     whole: bool = False
     choices: tuple[str, ...] = ()
 
@@ -31,7 +31,7 @@ class Parameter:
     def __str__(self) -> str:
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        return f"a {'whole ' if self.whole else ''}number from {self.low:g} to {self.high:g}"
+        return f"a {'whole ' if self.whole else ''}number from {self.low} to {self.high}"
 
 
 PARAMETERS: Mapping[str, Parameter] = {

@@ -11,6 +11,7 @@ from registry.errors import InvalidError, NotFoundError
 from registry.ids import now_ms
 from registry.models import ApiKey, Budget, BudgetAlert, ColdStartShare, Tenant, Usage
 from registry.ops import audit, checks
+from registry.ops.money import more_than_nothing
 
 MAX_ALERTS = 10
 
@@ -49,7 +50,7 @@ def set_budget(
     """
     if period not in PERIODS:
         raise InvalidError(f"period must be one of {', '.join(PERIODS)}", "period")
-    checks.integer("amount", amount_nusd, low=1)
+    more_than_nothing("amount", amount_nusd)
     if len(alert_percent) > MAX_ALERTS:
         raise InvalidError(f"alert_percent takes at most {MAX_ALERTS} thresholds", "alert_percent")
     percents = sorted({checks.integer("alert_percent", percent, low=1, high=100) for percent in alert_percent})

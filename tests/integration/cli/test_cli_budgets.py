@@ -38,6 +38,7 @@ def test_a_keys_budget_goes_with_its_rotation(hydrant) -> None:
 def test_what_is_no_budget_is_refused(hydrant) -> None:
     hydrant.run("tenant", "create", "acme")
     hydrant.run("budget", "set", "acme", "week", "1", expect=2)
-    hydrant.run("budget", "set", "acme", "day", "0", expect=1)
+    told = hydrant.run("budget", "set", "acme", "day", "0", expect=1).stderr
+    assert told == "hydrant: amount must be more than $0.00\n"
     hydrant.run("budget", "set", "acme", "day", "1", "--alert", "101", expect=1)
     assert "a key is named by its id" in hydrant.run("budget", "set", "nobody", "day", "1", expect=1).stderr
