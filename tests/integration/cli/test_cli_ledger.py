@@ -11,9 +11,11 @@ def test_books_that_agree_and_books_that_do_not(hydrant, monkeypatch: pytest.Mon
     with hydrant.sql() as session:
         add_tenant(session, "acme")
     hydrant.run("tenant", "top-up", "acme", "5")
+    hydrant.run("budget", "set", "acme", "month", "5")
     assert "no difference" in hydrant.run("ledger", "reconcile").stdout
     document = hydrant.json("ledger", "reconcile", "--since", "2d")["reconciliation"]
-    assert (document["differences"], document["compared"]["ledger"]) == ([], 1)
+    compared = document["compared"]
+    assert (document["differences"], compared["ledger"], compared["budgets"]) == ([], 1, 1)
     with hydrant.redis.client() as client:
         (tenant_id,) = client.hkeys("hyd:balance")
         client.hset("hyd:balance", tenant_id, 6)
