@@ -198,6 +198,14 @@ def list_alerts(session: Session, *, tenant_id: str | None = None, limit: int = 
     return session.scalars(query).all()
 
 
+def owner_names(session: Session, scope_ids: Collection[str]) -> dict[str, str]:
+    """What people call these tenants and keys, by id."""
+    ids = sorted(scope_ids)
+    tenants = session.execute(select(Tenant.id, Tenant.name).where(Tenant.id.in_(ids)))
+    keys = session.execute(select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(ids)))
+    return {id_: name for found in (tenants, keys) for id_, name in found}
+
+
 def _owner(session: Session, scope_id: str) -> str:
     """The tenant that a tenant's or key's id belongs to. Raises NotFoundError."""
     if session.get(Tenant, scope_id) is not None:
