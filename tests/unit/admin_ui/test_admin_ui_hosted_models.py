@@ -84,7 +84,10 @@ def test_policies_are_set_shown_and_removed(admin: AdminApp) -> None:
         gpt = models.resolve_name(session, "gpt").id
     page = f"/models/{small}/policies"
     assert "requests wait" in client.get(page).text
-    assert send(client, page, {"tenant_id": "", "mode": "reject", "fallback_model_id": "", "after_s": ""}).status_code == 302
+    assert (
+        send(client, page, {"tenant_id": "", "mode": "reject", "fallback_model_id": "", "after_s": ""}).status_code
+        == 302
+    )
     assert '<td data-label="Tenant">All tenants</td>' in client.get(page).text
     assert send(client, f"{page}/remove", {}).status_code == 302
     fallback = {"tenant_id": tenant, "mode": "fallback", "fallback_model_id": gpt, "after_s": "5"}
