@@ -60,6 +60,18 @@ def checked_ceilings(values: Mapping[str, object]) -> dict[str, Any]:
     return _checked("ceilings", values, {name: PARAMETERS[name] for name in PARAMETERS if name in WITH_CEILING})
 
 
+def check_together(defaults: Mapping[str, Any], ceilings: Mapping[str, Any]) -> None:
+    """Raises InvalidError for a default that its own ceiling forbids. Both are checked before."""
+    for name in sorted(defaults.keys() & ceilings.keys()):
+        default, ceiling = defaults[name], ceilings[name]
+        if default > ceiling:
+            raise InvalidError(
+                f"defaults: {name}={default} is above the ceiling {name}={ceiling}; lower the default or raise the"
+                " ceiling",
+                "defaults",
+            )
+
+
 def parse_assignments(lines: Iterable[str], field: str) -> dict[str, Any]:
     """`name=value` lines (blank ones are skipped) as a person types them. Raises InvalidError for another form."""
     found: dict[str, Any] = {}

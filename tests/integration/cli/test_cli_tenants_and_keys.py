@@ -227,6 +227,20 @@ def test_estimated_counts_are_marked(hydrant, estimated: bool) -> None:
     assert hydrant.json("usage", "rows")["usage"][0]["estimated"] is estimated
 
 
+def test_a_default_above_its_ceiling_is_refused(hydrant) -> None:
+    hydrant.run("tenant", "create", "acme")
+    above = ("--default", "max_tokens=50", "--ceiling", "max_tokens=10")
+    said = (
+        "hydrant: --default: max_tokens=50 is above the ceiling max_tokens=10; lower the default or raise the ceiling\n"
+    )
+    assert hydrant.run("key", "create", "acme", "--name", "k", *above, expect=1).stderr == said
+    assert hydrant.json("key", "list", "--all")["keys"] == []
+    key_id = hydrant.json("key", "create", "acme", "--name", "k", *above[:2])["key"]["key_id"]
+    assert hydrant.run("key", "update", key_id, *above[2:], expect=1).stderr == said
+    hydrant.run("key", "update", key_id, "--ceiling", "max_tokens=50")
+    hydrant.run("key", "update", key_id, "--rpm", "5", "--default", "max_tokens=20", "--ceiling", "max_tokens=20")
+
+
 def test_the_schema_must_be_this_versions(bare) -> None:
     missing = bare.json("tenant", "list", expect=1)["error"]
     assert missing["message"].endswith("run: hydrant db upgrade")
