@@ -159,7 +159,7 @@ def list_(console: Console) -> None:
             d["name"],
             d["enabled"],
             d["lane"],
-            size(d["weight_bytes"]),
+            size(d["weight_bytes"]) if d["lane"] != "hosted" else None,
             d["price"]["input_usd_per_million"],
             d["price"]["output_usd_per_million"],
             seconds(d["slo_ttft_ms"]),
@@ -187,6 +187,12 @@ def _keep_alive(document: "ModelDocument", *, plenty: bool, percent: int) -> str
     if plenty:
         return f"{in_plenty} ({short} once more than {percent} % of all device memory is reserved), {learned}"
     return f"{short} ({in_plenty} while at most {percent} % of all device memory is reserved), {learned}"
+
+
+def _weights(document: "ModelDocument") -> str | None:
+    if document["lane"] == "hosted":
+        return None
+    return f"{document['architecture']}, {document['layers']} layers, {size(document['weight_bytes'])}"
 
 
 def _expected(document: "ModelDocument") -> str | None:
@@ -219,7 +225,7 @@ def show(console: Console, name: str) -> None:
             ("enabled", document["enabled"]),
             ("lane", document["lane"]),
             ("provider", document["provider"]["model"] if document["provider"] else None),
-            ("weights", f"{document['architecture']}, {document['layers']} layers, {size(document['weight_bytes'])}"),
+            ("weights", _weights(document)),
             ("largest pipeline", document["max_stages"]),
             ("price per million", f"input {usd(price['input_nusd'] * 10**6)}, cached"
              f" {usd(price['cached_input_nusd'] * 10**6)}, output {usd(price['output_nusd'] * 10**6)}"),

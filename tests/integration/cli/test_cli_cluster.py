@@ -308,6 +308,8 @@ def test_status_says_what_does_not_answer(hydrant) -> None:
     (hydrant.home / "hydrant.db").unlink()
     text = hydrant.run("status", expect=1).stdout
     assert "hydrant db upgrade" in text
+    assert "run: hydrant up (" in text
+    assert "run: hydrant up (" in hydrant.run("plan", "tiny", expect=1).stderr
 
 
 def test_a_start_that_could_not_be_planned_is_listed_with_its_reason(cluster) -> None:

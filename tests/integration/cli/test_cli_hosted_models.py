@@ -33,6 +33,14 @@ def test_plain_http_needs_the_setting(hydrant, monkeypatch: pytest.MonkeyPatch) 
     assert hydrant.json(*ADD, *there)["model"]["provider"]["api_base"] == there[1]
 
 
+def test_what_has_no_weights_here_has_a_dash_for_them(hydrant) -> None:
+    hydrant.run(*ADD)
+    for words in (("status",), ("model", "list")):
+        (line,) = (line for line in hydrant.run(*words).stdout.splitlines() if line.startswith("gpt "))
+        assert line.split()[:4] == ["gpt", "yes", "hosted", "-"]
+    assert "0.0 MB\n" not in hydrant.run("model", "show", "gpt").stdout.partition("KV")[0]
+
+
 def test_policies_are_set_listed_and_removed(hydrant, tmp_path: Path) -> None:
     source = write_model(tmp_path / "tiny", shards=1, tied=True)
     hydrant.run("model", "register", "tiny", str(source), "--input-price", "0.02", "--output-price", "0.08")

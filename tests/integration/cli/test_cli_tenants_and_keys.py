@@ -243,7 +243,9 @@ def test_a_default_above_its_ceiling_is_refused(hydrant) -> None:
 
 def test_the_schema_must_be_this_versions(bare) -> None:
     missing = bare.json("tenant", "list", expect=1)["error"]
-    assert missing["message"].endswith("run: hydrant db upgrade")
+    assert missing["message"].endswith(
+        "; run: hydrant up (makes it and starts everything here), or only: hydrant db upgrade"
+    )
     assert not (bare.home / "hydrant.db").exists(), "a mistyped path makes no empty database"
     assert bare.json("db", "upgrade")["revision"]
     assert bare.json("db", "upgrade")["revision"]
