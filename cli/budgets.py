@@ -93,17 +93,18 @@ def list_(console: Console) -> None:
     """All budgets with what is spent of them (settled), and the latest alerts."""
     from cli.workspace import Workspace
     from registry.documents.budgets import alert_document
-    from registry.ops import budgets, tenants
+    from registry.ops import budgets
     from registry.ops.money import usd
 
     with Workspace(console) as here, here.read() as session:
-        names = {row.id: row.name for row in tenants.list_tenants(session)}
         documents = list(_documents(session).values())
         alerts = [alert_document(row) for row in budgets.list_alerts(session)]
+        owners = [(d["tenant_id"], d["scope_id"]) for d in (*documents, *alerts)]
+        names = budgets.owner_names(session, {id_ for ids in owners for id_ in ids})
     rows = [
         (
             names[d["tenant_id"]],
-            d["scope_id"],
+            *((names[d["scope_id"]], d["scope_id"]) if d["scope_id"] != d["tenant_id"] else (None, None)),
             d["period"],
             d["kind"],
             usd(d["spent_nusd"]),
@@ -112,10 +113,14 @@ def list_(console: Console) -> None:
         )
         for d in documents
     ]
-    lines = table(("TENANT", "SCOPE", "PERIOD", "KIND", "SPENT", "AMOUNT", "%"), rows, right="0000..1")
+    headings = ("TENANT", "KEY", "KEY ID", "PERIOD", "KIND", "SPENT", "AMOUNT", "%")
+    lines = table(headings, rows, right="00000..1")
     for alert in alerts:
+        whose = names[alert["tenant_id"]]
+        if alert["scope_id"] != alert["tenant_id"]:
+            whose = f"key {names[alert['scope_id']]} of {whose}"
         lines.append(
-            f"{moment(alert['at_ms'])}  {alert['scope_id']} reached {alert['percent']} % ({alert['period']}): "
+            f"{moment(alert['at_ms'])}  {whose} reached {alert['percent']} % ({alert['period']}): "
             f"{usd(alert['spent_nusd'])} of {usd(alert['amount_nusd'])}"
         )
     none = ["no budget yet; set one: hydrant budget set TENANT month 100"]

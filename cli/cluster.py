@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from orchestrator.idle_memory import budget_bytes, held_bytes
+from orchestrator.idle_memory import budget_bytes, held_bytes, is_plenty
 from orchestrator.policies import HYDRANT
 from registry.documents.cluster import NodeDocument, StageDocument, node_document, stage_document
 from registry.models import Group, Model, Node, Stage
@@ -80,6 +80,11 @@ def idle_memory_document(session: Session, settings: Settings, now_ms: int) -> d
         "budget_bytes": budget_bytes(state, replace(HYDRANT, idle_percent=percent)),
         "held_bytes": held_bytes(state),
     }
+
+
+def memory_is_plenty(session: Session, percent: int, now_ms: int) -> bool:
+    """Whether no more than `percent` of all device memory is reserved: idle workers then stay for longer."""
+    return is_plenty(load_state(session, Demand(), now_ms), replace(HYDRANT, idle_percent=percent))
 
 
 def _live_stages(session: Session) -> Iterable[Stage]:

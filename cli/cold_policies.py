@@ -96,6 +96,16 @@ def _show(console: Console, here: Any, model: str | None) -> None:
     with here.read() as session:
         model_id = None if model is None else models.resolve_name(session, model).id
         documents = [policy_document(session, row) for row in cold_policies.list_policies(session, model_id)]
-    rows = [(d["model"], d["tenant"] or "all others", d["when_cold"], d["to"], d["after_s"]) for d in documents]
+    with_own = {d["model"] for d in documents if d["tenant"]}
+    rows = [
+        (
+            d["model"],
+            d["tenant"] or ("all others" if d["model"] in with_own else "all tenants"),
+            d["when_cold"],
+            d["to"],
+            d["after_s"],
+        )
+        for d in documents
+    ]
     headings = ("MODEL", "TENANT", "WHEN COLD", "TO", "AFTER S")
     console.show({"policies": documents}, table(headings, rows) if rows else ["no policy: requests wait"])

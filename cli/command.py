@@ -10,6 +10,9 @@ from typing import Any
 import click
 
 from cli.console import Console
+from cli.errors import Failure
+from cli.option_names import in_options
+from registry.errors import RegistryError
 
 
 class Command(click.Command):
@@ -74,10 +77,14 @@ class LazyGroup(Group):
 
 
 def reporting(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds --json and passes a Console as the first argument."""
+    """Adds --json, passes a Console as the first argument, and has the registry's refusals speak of options."""
 
     def with_console(as_json: bool, **arguments: Any) -> None:
-        function(Console(as_json=as_json), **arguments)
+        try:
+            function(Console(as_json=as_json), **arguments)
+        except RegistryError as error:
+            command = click.get_current_context().command
+            raise Failure(in_options(error.message, error.field, command), error.field) from error
 
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
     wrapped: Callable[..., None] = option(update_wrapper(with_console, function))

@@ -22,7 +22,17 @@ def expected(error: Exception) -> Failure | None:
         return Failure(error.message, error.field)
     if isinstance(error, OSError) and error.filename is not None:
         return Failure(f"{error.filename}: {error.strerror}; correct the path or its permissions")
-    return _of_database(error)
+    return _of_redis(error) or _of_database(error)
+
+
+def _of_redis(error: Exception) -> Failure | None:
+    # Imported here: `hydrant --help` must not wait for redis.
+    from redis.exceptions import ConnectionError, TimeoutError
+
+    if not isinstance(error, ConnectionError | TimeoutError):
+        return None  # what Redis itself refuses is a defect of this program
+    reason = str(error).strip() or type(error).__name__
+    return Failure(f"Redis does not answer ({reason}); start it (hydrant up starts one), or set REDIS_URL", "REDIS_URL")
 
 
 def _of_database(error: Exception) -> Failure | None:

@@ -46,7 +46,7 @@ def add_hosted(
 ) -> None:
     """Add a model that a hosted provider serves. Its key belongs into the environment of the hosted process."""
     from cli.workspace import Workspace
-    from orchestrator.keep_alive import keep_alive_ms
+    from orchestrator.keep_alive import keep_alives_ms
     from registry.documents.models import model_document
     from registry.ops import models
     from registry.ops.hosted_models import register_hosted
@@ -71,7 +71,7 @@ def add_hosted(
             )
         )
         with here.read() as session:
-            document = model_document(session, models.get_model(session, row.id), keep_alive_ms)
+            document = model_document(session, models.get_model(session, row.id), keep_alives_ms)
     console.show(
         {"model": document},
         [
@@ -98,7 +98,7 @@ def add_hosted(
 def update_hosted(console: Console, name: str, **given: Any) -> None:
     """Change where a hosted model is asked for. Its name: hydrant model update; its price: hydrant model price."""
     from cli.workspace import Workspace
-    from orchestrator.keep_alive import keep_alive_ms
+    from orchestrator.keep_alive import keep_alives_ms
     from registry.documents.models import model_document
     from registry.ops import hosted_models, models
 
@@ -115,5 +115,5 @@ def update_hosted(console: Console, name: str, **given: Any) -> None:
             )
         )
         with here.read() as session:
-            document = model_document(session, models.get_model(session, row.id), keep_alive_ms)
+            document = model_document(session, models.get_model(session, row.id), keep_alives_ms)
     console.show({"model": document}, [f"changed {row.name}: {', '.join(sorted(changes))}"])

@@ -58,12 +58,13 @@ def _lines(document: dict[str, Any]) -> list[str]:
     )
     counts = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
     used = [
-        (line["model"], line["price_id"], *(line[c] for c in counts), usd(line["amount_nusd"]))
+        (line["model"], *_price(line["price"]), *(line[c] for c in counts), usd(line["amount_nusd"]))
         for line in document["usage"]
     ]
     if used:
-        headings = ("MODEL", "PRICE", "REQUESTS", "PROMPT", "CACHED", "ANSWER", "AMOUNT")
-        lines += ["", *table(headings, used, right="001111.")]
+        prices = ("INPUT/M", "CACHED/M", "OUTPUT/M", "PER REQUEST")
+        headings = ("MODEL", *prices, "REQUESTS", "PROMPT", "CACHED", "ANSWER", "AMOUNT")
+        lines += ["", *table(headings, used, right="0....1111.")]
     starts = [
         (
             line["model"],
@@ -84,3 +85,13 @@ def _lines(document: dict[str, Any]) -> list[str]:
     if rest:
         lines += ["", *table(("WHEN (UTC)", "KIND", "AMOUNT", "BY", "FOR"), rest, right="00.")]
     return lines
+
+
+def _price(price: dict[str, int] | None) -> tuple[str | None, ...]:
+    """Dollars per million tokens of prompt, cached prompt and answer, and dollars per request; dashes if unknown."""
+    from registry.ops.money import usd
+
+    if price is None:
+        return (None,) * 4
+    per_token = (price[name] for name in ("input_nusd", "cached_input_nusd", "output_nusd"))
+    return (*(usd(nusd * 10**6) for nusd in per_token), usd(price["request_nusd"]))

@@ -148,18 +148,18 @@ def compress(console: Console, source: str, directory: Path) -> None:
 def list_(console: Console) -> None:
     """All models with their prices, service levels and running groups."""
     from cli.workspace import Workspace
-    from orchestrator.keep_alive import keep_alive_ms
+    from orchestrator.keep_alive import keep_alives_ms
     from registry.documents.models import model_document
     from registry.ops import models
 
     with Workspace(console) as here, here.read() as session:
-        documents = [model_document(session, row, keep_alive_ms) for row in models.list_models(session)]
+        documents = [model_document(session, row, keep_alives_ms) for row in models.list_models(session)]
     rows = [
         (
             d["name"],
             d["enabled"],
             d["lane"],
-            size(d["weight_bytes"]),
+            size(d["weight_bytes"]) if d["lane"] != "hosted" else None,
             d["price"]["input_usd_per_million"],
             d["price"]["output_usd_per_million"],
             seconds(d["slo_ttft_ms"]),
@@ -173,10 +173,26 @@ def list_(console: Console) -> None:
     console.show({"models": documents}, table(headings, rows, right="000111110") if rows else none)
 
 
-def _keep_alive(document: "ModelDocument") -> str:
+def _keep_alive(document: "ModelDocument", *, plenty: bool, percent: int) -> str:
+    """The keep-alive in force, and why. `plenty`: at most `percent` of all device memory is reserved."""
+    set_, pauses = f"{document['keep_alive_s']} s", document["pauses"]
     if document["keep_alive_mode"] == "fixed":
-        return f"{document['keep_alive_s']} s"
-    return f"{document['kept_s']:.0f} s, learned from {document['pauses']} pauses (set: {document['keep_alive_s']} s)"
+        return f"{set_}, fixed"
+    if not pauses:
+        return f"{set_}, as set: there is no pause to learn from yet"
+    short, in_plenty = f"{document['kept_s']:.0f} s", f"{document['kept_in_plenty_s']:.0f} s"
+    learned = f"learned from {pauses} pause{'s' if pauses > 1 else ''} (set: {set_})"
+    if in_plenty == short:
+        return f"{short}, {learned}"
+    if plenty:
+        return f"{in_plenty} ({short} once more than {percent} % of all device memory is reserved), {learned}"
+    return f"{short} ({in_plenty} while at most {percent} % of all device memory is reserved), {learned}"
+
+
+def _weights(document: "ModelDocument") -> str | None:
+    if document["lane"] == "hosted":
+        return None
+    return f"{document['architecture']}, {document['layers']} layers, {size(document['weight_bytes'])}"
 
 
 def _expected(document: "ModelDocument") -> str | None:
@@ -189,11 +205,16 @@ def _expected(document: "ModelDocument") -> str | None:
 @reporting
 def show(console: Console, name: str) -> None:
     """One model: source, settings, price in force, aliases, service levels, what runs."""
+    from cli.cluster import memory_is_plenty
     from cli.workspace import Workspace
+    from registry.ids import now_ms
     from registry.ops.money import usd
 
     with Workspace(console) as here:
         document = _read_document(here, name)
+        percent = here.settings.idle_memory_percent
+        with here.read() as session:
+            plenty = memory_is_plenty(session, percent, now_ms())
     price = document["price"]
     lines = fields(
         [
@@ -204,7 +225,7 @@ def show(console: Console, name: str) -> None:
             ("enabled", document["enabled"]),
             ("lane", document["lane"]),
             ("provider", document["provider"]["model"] if document["provider"] else None),
-            ("weights", f"{document['architecture']}, {document['layers']} layers, {size(document['weight_bytes'])}"),
+            ("weights", _weights(document)),
             ("largest pipeline", document["max_stages"]),
             ("price per million", f"input {usd(price['input_nusd'] * 10**6)}, cached"
              f" {usd(price['cached_input_nusd'] * 10**6)}, output {usd(price['output_nusd'] * 10**6)}"),
@@ -213,7 +234,7 @@ def show(console: Console, name: str) -> None:
             ("tenants pay for starts", document["charge_cold_starts"]),
             ("first token within", seconds(document["slo_ttft_ms"])),
             ("each token within", f"{document['slo_tpot_ms']} ms" if document["slo_tpot_ms"] else None),
-            ("keep-alive", _keep_alive(document)),
+            ("keep-alive", _keep_alive(document, plenty=plenty, percent=percent)),
             ("expected again (UTC)", _expected(document)),
             ("minimum replicas", document["min_replicas"]),
             ("kept warm until (UTC)", moment(document["warm_until_ms"])),
@@ -437,9 +458,9 @@ def _change(console: Console, do: "Callable[[Session, str], Model]", done: str) 
 
 
 def _read_document(here: "Workspace", name: str) -> "ModelDocument":
-    from orchestrator.keep_alive import keep_alive_ms
+    from orchestrator.keep_alive import keep_alives_ms
     from registry.documents.models import model_document
     from registry.ops import models
 
     with here.read() as session:
-        return model_document(session, models.resolve_name(session, name), keep_alive_ms)
+        return model_document(session, models.resolve_name(session, name), keep_alives_ms)

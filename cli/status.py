@@ -124,7 +124,14 @@ def _idle_memory(document: dict[str, int]) -> str:
 
 def _models(documents: list[dict[str, Any]]) -> list[str]:
     rows = [
-        (d["name"], d["enabled"], d["lane"], size(d["weight_bytes"]), d["min_replicas"], moment(d["warm_until_ms"]))
+        (
+            d["name"],
+            d["enabled"],
+            d["lane"],
+            size(d["weight_bytes"]) if d["lane"] != "hosted" else None,
+            d["min_replicas"],
+            moment(d["warm_until_ms"]),
+        )
         for d in documents
     ]
     headings = ("MODEL", "ENABLED", "LANE", "WEIGHTS", "MIN", "WARM UNTIL (UTC)")

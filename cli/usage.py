@@ -160,7 +160,11 @@ def rejected(console: Console, digest: str | None, limit: int) -> None:
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file; standard output if absent.")
 @reporting
 def csv(console: Console, of_ledger: bool, output: Path | None, **wanted: Any) -> None:
-    """Everything as CSV, the oldest first, however much it is."""
+    """Everything as CSV, the oldest first, however much it is.
+
+    Of an attempt cold_start_id is the start of the worker that answered, whether or not the request waited for it;
+    held_ms, the milliseconds in line, says that.
+    """
     from cli.workspace import Workspace
     from registry.ops.usage import ledger_csv, usage_csv
 

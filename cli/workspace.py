@@ -116,7 +116,8 @@ def require_schema(engine: Engine) -> None:
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path is not None and not os.path.exists(path):
         # Connecting would make an empty file where a mistyped path points.
-        raise Failure(f"there is no database at {path}; {_MIGRATE}", "DATABASE_URL")
+        begin = "run: hydrant up (makes it and starts everything here), or only: hydrant db upgrade"
+        raise Failure(f"there is no database at {path}; {begin}", "DATABASE_URL")
     try:
         require_current(engine)
     except ConflictError as error:

@@ -46,6 +46,11 @@ def keep_alive_in_plenty_ms(pauses_ms: Sequence[int], set_ms: int) -> int:
     return max(keep_alive_ms(pauses_ms, set_ms), set_ms // (len(pauses_ms) + 1))
 
 
+def keep_alives_ms(pauses_ms: Sequence[int], set_ms: int) -> tuple[int, int]:
+    """Both: how long while memory is short, and how long while nobody needs it."""
+    return keep_alive_ms(pauses_ms, set_ms), keep_alive_in_plenty_ms(pauses_ms, set_ms)
+
+
 def note(busy_until_ms: int, pauses_ms: Sequence[int], spans: Iterable[tuple[int, int]]) -> tuple[int, list[int]]:
     """Until when a model has been busy now, and its newest pauses, after requests with these (beginning, end).
 

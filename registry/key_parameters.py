@@ -15,8 +15,8 @@ MAX_TOKENS = "max_tokens"
 class Parameter:
     """What values a parameter takes: numbers from `low` to `high`, whole ones only where `whole`; or `choices`."""
 
-    low: float = 0
-    high: float = 0
+    low: int = 0
+    high: int = 0
     whole: bool = False
     choices: tuple[str, ...] = ()
 
@@ -31,7 +31,7 @@ class Parameter:
     def __str__(self) -> str:
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        return f"a {'whole ' if self.whole else ''}number from {self.low:g} to {self.high:g}"
+        return f"a {'whole ' if self.whole else ''}number from {self.low} to {self.high}"
 
 
 PARAMETERS: Mapping[str, Parameter] = {
@@ -58,6 +58,18 @@ def checked_defaults(values: Mapping[str, object]) -> dict[str, Any]:
 def checked_ceilings(values: Mapping[str, object]) -> dict[str, Any]:
     """`values`, if each is one that its parameter takes and the parameter can have a ceiling. Raises InvalidError."""
     return _checked("ceilings", values, {name: PARAMETERS[name] for name in PARAMETERS if name in WITH_CEILING})
+
+
+def check_together(defaults: Mapping[str, Any], ceilings: Mapping[str, Any]) -> None:
+    """Raises InvalidError for a default that its own ceiling forbids. Both are checked before."""
+    for name in sorted(defaults.keys() & ceilings.keys()):
+        default, ceiling = defaults[name], ceilings[name]
+        if default > ceiling:
+            raise InvalidError(
+                f"defaults: {name}={default} is above the ceiling {name}={ceiling}; lower the default or raise the"
+                " ceiling",
+                "defaults",
+            )
 
 
 def parse_assignments(lines: Iterable[str], field: str) -> dict[str, Any]:

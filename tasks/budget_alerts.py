@@ -1,13 +1,14 @@
 """Tells when spending has reached a budget's threshold: a row in SQL and a line in the log, once in each window."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import structlog
 from sqlalchemy.exc import IntegrityError
 
 from registry.db import session_scope
 from registry.ids import now_ms
-from registry.ops.budgets import list_budgets, record_alerts, spending
+from registry.models import BudgetAlert
+from registry.ops.budgets import list_budgets, owner_names, record_alerts, spending
 from tasks.runtime import Runtime
 
 log = structlog.get_logger(__name__)
@@ -20,12 +21,25 @@ def alert(here: Runtime, tenant_ids: Collection[str] | None = None) -> int:
     try:
         with session_scope(here.sessions) as session:
             new = record_alerts(session, spending(session, list_budgets(session, tenant_ids), now_ms()))
-            told = [(row.scope_id, row.period, row.percent, row.spent_nusd, row.amount_nusd) for row in new]
+            names = owner_names(session, {id_ for row in new for id_ in (row.tenant_id, row.scope_id)})
+            told = [_told(row, names) for row in new]
     except IntegrityError:  # another ledger worker has told of it in the same moment
         return 0
-    for scope_id, period, percent, spent, amount in told:
-        log.warning(
-            "a budget's threshold is reached",
-            scope_id=scope_id, period=period, percent=percent, spent_nusd=spent, amount_nusd=amount,
-        )  # fmt: skip
+    for fields in told:
+        log.warning("a budget's threshold is reached", **fields)
     return len(told)
+
+
+def _told(alert: BudgetAlert, names: Mapping[str, str]) -> dict[str, str | int | None]:
+    """An alert as it is logged: names for people, ids for who collects logs. `key` is None of a tenant's own budget."""
+    of_key = alert.scope_id != alert.tenant_id
+    return {
+        "tenant": names.get(alert.tenant_id),
+        "key": names.get(alert.scope_id) if of_key else None,
+        "tenant_id": alert.tenant_id,
+        "scope_id": alert.scope_id,
+        "period": alert.period,
+        "percent": alert.percent,
+        "spent_nusd": alert.spent_nusd,
+        "amount_nusd": alert.amount_nusd,
+    }

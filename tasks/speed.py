@@ -32,7 +32,12 @@ def study_use(session: Session, now_ms: int) -> bool:
     use.measured_at_ms = now_ms
     rows = session.scalars(
         select(Usage)
-        .where(Usage.model_id == use.model_id, Usage.outcome == "ok", Usage.first_token_at_ms.is_not(None))
+        .where(
+            Usage.model_id == use.model_id,
+            Usage.outcome == "ok",
+            Usage.stream,  # the first token of a whole answer is seen when the last one is
+            Usage.first_token_at_ms.is_not(None),
+        )
         .order_by(Usage.ended_at_ms.desc())
         .limit(NEWEST)
     ).all()

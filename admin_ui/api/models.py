@@ -16,7 +16,7 @@ from admin_ui.permissions import Permission
 from admin_ui.read.cluster import models_without_manifests
 from admin_ui.registrations import MOST_AT_ONCE, Registration, Registrations
 from admin_ui.views.registrations import registering
-from orchestrator.keep_alive import keep_alive_ms
+from orchestrator.keep_alive import keep_alives_ms
 from registry.documents.models import ModelDocument, PriceDocument, model_document, price_document
 from registry.errors import NotFoundError
 from registry.models import Model
@@ -138,7 +138,7 @@ class Warm(Body):
 
 @api.operation("GET", "/models", Permission.SEE, "All models", tag=TAG, answer=Models)
 def list_models() -> Models:
-    return {"models": [model_document(db(), row, keep_alive_ms) for row in models_without_manifests(db())]}
+    return {"models": [model_document(db(), row, keep_alives_ms) for row in models_without_manifests(db())]}
 
 
 @api.operation(
@@ -285,4 +285,4 @@ def _registrations() -> Registrations:
 
 def shown(row: Model) -> OneModel:
     """A model as it stands now."""
-    return {"model": model_document(db(), row, keep_alive_ms)}
+    return {"model": model_document(db(), row, keep_alives_ms)}

@@ -76,8 +76,10 @@ class PolicyForm(Form):
         "After", unit="s", description="How long a request waits before a provider's model is asked. Empty: not at all."
     )
 
-    def offer(self, tenants: Iterable[tuple[str, str]], fallbacks: Iterable[tuple[str, str]]) -> "PolicyForm":
-        """The form with these (id, name) to choose from."""
-        self.tenant_id.choices = [("", "All others"), *tenants]
+    def offer(
+        self, everyone: str, tenants: Iterable[tuple[str, str]], fallbacks: Iterable[tuple[str, str]]
+    ) -> "PolicyForm":
+        """The form with these (id, name) to choose from. `everyone`: what to call tenants without one of their own."""
+        self.tenant_id.choices = [("", everyone), *tenants]
         self.fallback_model_id.choices = [("", "Nobody"), *fallbacks]
         return self

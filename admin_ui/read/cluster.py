@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer, joinedload, selectinload
 
+from orchestrator.groups import StageState
 from orchestrator.lifecycle import OVER
 from registry.models import ColdStart, Device, Group, Model, Node, Stage
 
@@ -15,6 +16,8 @@ OFFLINE_AFTER_MS = 20_000
 """A node that has been silent for this long is shown as offline: its worker reports at least every 5 s."""
 
 OVER_STATES = tuple(state.value for state in OVER)
+GONE_STATES = (StageState.GONE.value, StageState.FAILED.value)
+"""Of stages without a process: they hold no memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,14 @@ def recent_cold_starts(session: Session, *, model_id: str | None = None, limit: 
     if model_id is not None:
         query = query.where(ColdStart.model_id == model_id)
     return session.scalars(query.order_by(ColdStart.requested_at_ms.desc()).limit(limit)).all()
+
+
+def memory_is_plenty(session: Session, percent: int) -> bool:
+    """Whether stages have reserved no more than `percent` of all device memory, as the controller asks before it ends
+    an idle worker (orchestrator/idle_memory.py). What a pipeline keeps free for its worker to come is not seen here."""
+    memory = session.scalar(select(func.sum(Device.memory_bytes))) or 0
+    reserved = session.scalar(select(func.sum(Stage.reserved_bytes)).where(Stage.state.not_in(GONE_STATES))) or 0
+    return int(reserved) <= int(memory) * percent // 100
 
 
 def models_without_manifests(session: Session) -> Sequence[Model]:

@@ -83,7 +83,9 @@ def policies(model_id: str) -> WsgiResponse | str | tuple[str, int]:
         for row in models_without_manifests(db())
         if row.lane == "hosted" and not row.settings.get("embedding")
     }
-    form = PolicyForm().offer(named.items(), hosted.items())
+    rows = cold_policies.list_policies(db(), model_id)
+    everyone = "All others" if any(row.tenant_id for row in rows) else "All tenants"
+    form = PolicyForm().offer(everyone, named.items(), hosted.items())
     status = 200
     if form.is_submitted():
         changed = submit(
@@ -102,9 +104,15 @@ def policies(model_id: str) -> WsgiResponse | str | tuple[str, int]:
             flash("Saved; it holds for requests from now on.", "ok")
             return redirect(url_for("hosted_models.policies", model_id=model_id))
         status = 422
-    rows = cold_policies.list_policies(db(), model_id)
     page = render_template(
-        "models/policies.html", model=model, form=form, rows=rows, tenants=named, hosted=hosted, when_cold=WHEN_COLD
+        "models/policies.html",
+        model=model,
+        form=form,
+        rows=rows,
+        everyone=everyone,
+        tenants=named,
+        hosted=hosted,
+        when_cold=WHEN_COLD,
     )
     return page, status
 

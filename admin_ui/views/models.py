@@ -1,18 +1,24 @@
 """Models: register, change, price, warm up, stop, and the reasons behind a plan."""
 
-from flask import Blueprint, abort, flash, redirect, render_template, url_for
+from flask import Blueprint, abort, current_app, flash, redirect, render_template, url_for
 from werkzeug.wrappers import Response as WsgiResponse
 
 from admin_ui.changes import press, redis_client, redis_is_up, submit
 from admin_ui.database import db
 from admin_ui.forms.models import AliasForm, EditForm, PriceForm, TokenPriceForm, WarmForm
 from admin_ui.permissions import Permission, permission
-from admin_ui.read.cluster import living_groups, models_without_manifests, recent_cold_starts, recent_groups
+from admin_ui.read.cluster import (
+    living_groups,
+    memory_is_plenty,
+    models_without_manifests,
+    recent_cold_starts,
+    recent_groups,
+)
 from admin_ui.read.decision import VERDICTS, explained
 from admin_ui.read.demand import demand, start_states
 from admin_ui.read.waterfall import draw
 from admin_ui.views.found import found
-from orchestrator.keep_alive import keep_alive_ms
+from orchestrator.keep_alive import keep_alives_ms
 from registry.ids import now_ms
 from registry.models import Model
 from registry.ops import aliases, calibrations, coldstarts, models, prices
@@ -238,6 +244,7 @@ def _page(model: Model, *, alias_form: AliasForm | None = None, warm_form: WarmF
     now = now_ms()
     history = prices.list_prices(db(), model.id)
     pauses = models.pauses_ms(db(), model.id)
+    kept_ms, kept_in_plenty_ms = keep_alives_ms(pauses, model.keep_alive_s * 1000)
     return render_template(
         "models/show.html",
         prices=history,
@@ -245,7 +252,9 @@ def _page(model: Model, *, alias_form: AliasForm | None = None, warm_form: WarmF
         aliases={row.name: aliases.weights(row) for row in aliases.list_aliases(db(), model.id)},
         learnt=calibrations.list_learnt(db(), model.id),
         pauses=len(pauses),
-        kept_ms=keep_alive_ms(pauses, model.keep_alive_s * 1000),
+        kept_ms=kept_ms,
+        kept_in_plenty_ms=kept_in_plenty_ms,
+        plenty=memory_is_plenty(db(), current_app.config["IDLE_MEMORY_PERCENT"]),
         expected_ms=models.expected_ms(db(), model),
         time=model_time(db(), model.id, now - COSTS_SHOWN_MS),
         alias_form=alias_form or AliasForm(formdata=None),

@@ -10,7 +10,7 @@ from admin_ui.read.demand import demand, start_states
 from admin_ui.read.usage import DAY_MS
 from orchestrator.lifecycle import SERVING
 from registry.ids import now_ms
-from registry.ops import budgets, tenants
+from registry.ops import budgets
 from registry.ops.usage import UsageFilter, usage_totals
 
 blueprint = Blueprint("overview", __name__)
@@ -59,5 +59,5 @@ def _day() -> dict[str, object]:
     return {
         "today": usage_totals(db(), UsageFilter(from_ms=now_ms() - DAY_MS)),
         "budget_alerts": alerts,
-        "tenant_names": {tenant.id: tenant.name for tenant in tenants.list_tenants(db())} if alerts else {},
+        "owner_names": budgets.owner_names(db(), {id_ for row in alerts for id_ in (row.tenant_id, row.scope_id)}),
     }

@@ -19,7 +19,7 @@ from registry.documents.cold_policies import policy_document
 from registry.ids import now_ms
 from registry.models import Tenant
 from registry.ops import keys, money, tenants
-from registry.ops.budgets import list_alerts
+from registry.ops.budgets import list_alerts, owner_names
 from registry.ops.cold_policies import list_policies
 from registry.ops.usage import list_ledger
 
@@ -121,6 +121,7 @@ def _given(form: TenantForm) -> dict[str, Any]:
 
 def _page(tenant: Tenant, *, limits: TenantForm | None = None, top_up: MoneyForm | None = None) -> str:
     keys_ = keys.list_keys(db(), tenant.id)
+    alerts = list_alerts(db(), tenant_id=tenant.id)
     return render_template(
         "tenants/show.html",
         tenant=tenant,
@@ -132,7 +133,8 @@ def _page(tenant: Tenant, *, limits: TenantForm | None = None, top_up: MoneyForm
         budgets=budgets_of(db(), tenant.id, tenant.id, now_ms()),
         key_budgets=key_budgets(db(), tenant.id, keys_, now_ms()),
         budget_form=BudgetForm(formdata=None),
-        alerts=list_alerts(db(), tenant_id=tenant.id),
+        alerts=alerts,
+        owner_names=owner_names(db(), {id_ for row in alerts for id_ in (row.tenant_id, row.scope_id)}),
         policies=[(row.model_id, policy_document(db(), row)) for row in list_policies(db(), tenant_id=tenant.id)],
         when_cold=WHEN_COLD,
         now_ms=now_ms(),

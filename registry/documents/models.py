@@ -55,8 +55,9 @@ class ModelGroupDocument(TypedDict):
 class ModelDocument(TypedDict):
     """A model without its manifest, which is as long as its list of tensors.
 
-    `kept_s`: how long an idle worker is kept now; `pauses`: from how many pauses that was learnt. `expected_ms`: from
-    when until when it is likely to be asked for again.
+    `kept_s`: how long an idle worker is kept while memory is short, and `kept_in_plenty_s` while nobody needs it;
+    `pauses`: from how many pauses that was learnt. `expected_ms`: from when until when it is likely to be asked for
+    again.
     """
 
     model_id: str
@@ -90,15 +91,19 @@ class ModelDocument(TypedDict):
     aliases: list[AliasDocument]
     pauses: int
     kept_s: float
+    kept_in_plenty_s: float
     expected_ms: tuple[int, int] | None
     price: PriceDocument
     groups: list[ModelGroupDocument]
 
 
-def model_document(session: Session, row: Model, keep_alive_ms: Callable[[Sequence[int], int], int]) -> ModelDocument:
-    """A model as it stands now. `keep_alive_ms`: what pauses make of the keep-alive that was set, both in ms; that is
-    the orchestrator's to say."""
+def model_document(
+    session: Session, row: Model, keep_alives_ms: Callable[[Sequence[int], int], tuple[int, int]]
+) -> ModelDocument:
+    """A model as it stands now. `keep_alives_ms`: what pauses make of the keep-alive that was set, while memory is
+    short and in plenty, all in ms; that is the orchestrator's to say."""
     pauses = models.pauses_ms(session, row.id) if row.keep_alive_mode == "learned" else ()
+    kept_ms, kept_in_plenty_ms = keep_alives_ms(pauses, row.keep_alive_s * 1000)
     groups = session.scalars(
         select(Group)
         .where(Group.model_id == row.id, Group.state.not_in(models.ENDED_STATES))
@@ -135,7 +140,8 @@ def model_document(session: Session, row: Model, keep_alive_ms: Callable[[Sequen
         "updated_at_ms": row.updated_at_ms,
         "aliases": [alias_document(alias) for alias in aliases.list_aliases(session, row.id)],
         "pauses": len(pauses),
-        "kept_s": keep_alive_ms(pauses, row.keep_alive_s * 1000) / 1000,
+        "kept_s": kept_ms / 1000,
+        "kept_in_plenty_s": kept_in_plenty_ms / 1000,
         "expected_ms": models.expected_ms(session, row),
         "price": price_document(prices.price_at(session, row.id, now_ms())),
         "groups": [

@@ -8,7 +8,8 @@ from registry.ops.usage import UsageTotals
 
 
 class UsageDocument(TypedDict):
-    """One attempt of a request on a worker. `held_ms`: how long it waited for one.
+    """One attempt of a request on a worker. `held_ms`: how long it waited for one. `cold_start_id`: how the worker was
+    started, of every attempt on it, whether or not it waited.
 
     `estimated`: the counts are lower bounds, since a provider's stream ended before it told them.
     """

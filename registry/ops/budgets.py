@@ -11,6 +11,7 @@ from registry.errors import InvalidError, NotFoundError
 from registry.ids import now_ms
 from registry.models import ApiKey, Budget, BudgetAlert, ColdStartShare, Tenant, Usage
 from registry.ops import audit, checks
+from registry.ops.money import more_than_nothing
 
 MAX_ALERTS = 10
 
@@ -49,7 +50,7 @@ def set_budget(
     """
     if period not in PERIODS:
         raise InvalidError(f"period must be one of {', '.join(PERIODS)}", "period")
-    checks.integer("amount", amount_nusd, low=1)
+    more_than_nothing("amount", amount_nusd)
     if len(alert_percent) > MAX_ALERTS:
         raise InvalidError(f"alert_percent takes at most {MAX_ALERTS} thresholds", "alert_percent")
     percents = sorted({checks.integer("alert_percent", percent, low=1, high=100) for percent in alert_percent})
@@ -195,6 +196,14 @@ def list_alerts(session: Session, *, tenant_id: str | None = None, limit: int = 
     if tenant_id is not None:
         query = query.where(BudgetAlert.tenant_id == tenant_id)
     return session.scalars(query).all()
+
+
+def owner_names(session: Session, scope_ids: Collection[str]) -> dict[str, str]:
+    """What people call these tenants and keys, by id."""
+    ids = sorted(scope_ids)
+    tenants = session.execute(select(Tenant.id, Tenant.name).where(Tenant.id.in_(ids)))
+    keys = session.execute(select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(ids)))
+    return {id_: name for found in (tenants, keys) for id_, name in found}
 
 
 def _owner(session: Session, scope_id: str) -> str:

@@ -18,15 +18,16 @@ from registry.models import ColdStart, ColdStartShare, GroupCost, Invoice, Ledge
 from registry.months import borders_ms, month_of, next_month
 from registry.ops import tenants
 from registry.ops.csv_text import csv_lines
-from registry.ops.money import format_dollars
+from registry.ops.money import format_dollars, format_price_per_million
 from registry.ops.usage import ANSWERED
 
 CLOSING_MS = 600_000
 """How long after its end a month is still open: the longest that a transaction, and a clock, may be behind."""
 _PRICES = ("input_nusd", "cached_input_nusd", "output_nusd", "request_nusd")
 _COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+_PRICES_USD = ("input_usd_per_million", "cached_input_usd_per_million", "output_usd_per_million", "request_usd")
 CSV_COLUMNS = (
-    *("section", "at_ms", "model", "price_id", *_COUNTS, "cold_starts", "waited_requests", "gpu_us"),
+    *("section", "at_ms", "model", "price_id", *_PRICES_USD, *_COUNTS, "cold_starts", "waited_requests", "gpu_us"),
     *("amount_nusd", "amount_usd", "attempt_id", "reason", "author", "invoice"),
 )
 
@@ -86,11 +87,21 @@ def to_csv(document: Mapping[str, Any]) -> str:
     """The invoice as CSV text: a row for each line; the amounts of all rows but the last sum to the closing balance."""
     rows = [{"section": "opening balance", "amount_nusd": document["opening_nusd"]}]
     for section in ("usage", "cold_starts", "corrections", "credits", "adjustments"):
-        rows += [{**line, "section": section.replace("_", " ")} for line in document[section]]
+        rows += [{**line, **_in_dollars(line), "section": section.replace("_", " ")} for line in document[section]]
     rows.append({"section": "closing balance", "amount_nusd": document["closing_nusd"]})
     for row in rows:
         row |= {"amount_usd": format_dollars(row["amount_nusd"]), "invoice": document["number"]}
     return csv_lines([CSV_COLUMNS, *([row.get(column) for column in CSV_COLUMNS] for row in rows)])
+
+
+def _in_dollars(line: Mapping[str, Any]) -> dict[str, str]:
+    """The prices of a line of usage as people read them."""
+    price = line.get("price")
+    if price is None:
+        return {}
+    *per_token, request = (price[name] for name in _PRICES)
+    texts = (*map(format_price_per_million, per_token), format_dollars(request))
+    return dict(zip(_PRICES_USD, texts, strict=True))
 
 
 def _document(session: Session, tenant: Tenant, month: str, state: str, as_of_ms: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.errors import ConflictError, InvalidError, NotFoundError
 from registry.ids import new_id, now_ms
-from registry.key_parameters import checked_ceilings, checked_defaults
+from registry.key_parameters import check_together, checked_ceilings, checked_defaults
 from registry.models import ApiKey
 from registry.ops import audit, budgets, checks, tenants
 from registry.ops.models import resolve_names
@@ -60,6 +60,7 @@ def create_key(
         created_at_ms=now_ms(),
         expires_at_ms=checks.end("expires_at_ms", expires_at_ms),
     )
+    check_together(key.defaults, key.ceilings)
     session.add(key)
     session.flush()
     audit.record(
@@ -138,8 +139,11 @@ def update_key(session: Session, actor: str, key_id: str, **changes: Any) -> Api
     not given stays; None lifts a limit, or the end. Raises ConflictError for a key that has ended: that is for ever."""
     key = get_key(session, key_id)
     _refuse_ended(key)
-    for field, value in changes.items():
-        setattr(key, field, _changed(session, field, value))
+    fresh = {field: _changed(session, field, value) for field, value in changes.items()}
+    if fresh.keys() & {"defaults", "ceilings"}:
+        check_together(fresh.get("defaults", key.defaults), fresh.get("ceilings", key.ceilings))
+    for field, value in fresh.items():
+        setattr(key, field, value)
     session.flush()
     audit.record(session, actor, "key.update", key.id, **{field: getattr(key, field) for field in changes})
     return key

@@ -16,16 +16,23 @@ _MILLION = 1_000_000
 
 def top_up(session: Session, actor: str, tenant_id: str, amount_nusd: int, reason: str) -> LedgerEntry:
     """Credit a tenant with `amount_nusd` (> 0)."""
-    checks.integer("amount", amount_nusd, low=1)
+    more_than_nothing("amount", amount_nusd)
     return _enter(session, actor, tenant_id, "top_up", amount_nusd, reason)
 
 
 def adjust(session: Session, actor: str, tenant_id: str, amount_nusd: int, reason: str) -> LedgerEntry:
     """Correct a balance up or down by `amount_nusd` (not 0); the reason is kept for ever."""
-    checks.integer("amount", amount_nusd, low=-checks.MAX_AMOUNT)
-    if amount_nusd == 0:
+    if _possible("amount", amount_nusd) == 0:
         raise InvalidError("amount must not be zero", "amount")
     return _enter(session, actor, tenant_id, "adjust", amount_nusd, reason)
+
+
+def more_than_nothing(field: str, amount_nusd: object) -> int:
+    """`amount_nusd`, if it is an amount above 0. Raises InvalidError, which speaks of dollars."""
+    amount = _possible(field, amount_nusd)
+    if amount <= 0:
+        raise InvalidError(f"{field} must be more than {usd(0)}", field)
+    return amount
 
 
 def balance_nusd(session: Session, tenant_id: str) -> int:
@@ -49,8 +56,10 @@ def parse_dollars(text: str, field: str = "amount") -> int:
         amount = Decimal(cleaned)
     except InvalidOperation:
         raise InvalidError(f"{field} must be an amount in dollars, such as 12.50", field) from None
-    if not amount.is_finite() or abs(amount) > checks.MAX_AMOUNT // NUSD_PER_USD:
+    if not amount.is_finite():
         raise InvalidError(f"{field} is not a possible amount of dollars", field)
+    if abs(amount) > checks.MAX_AMOUNT // NUSD_PER_USD:
+        raise _beyond(field, negative=amount < 0)
     scaled = amount.scaleb(9)
     if scaled != scaled.to_integral_value():
         raise InvalidError(f"{field} is finer than a nano-dollar; use at most 9 decimals", field)
@@ -83,6 +92,19 @@ def parse_price_per_million(text: str, field: str = "price") -> int:
 def format_price_per_million(nusd_per_token: int) -> str:
     """Dollars per million tokens: 20 is "0.02"."""
     return format_dollars(nusd_per_token * _MILLION)
+
+
+def _possible(field: str, amount_nusd: object) -> int:
+    if isinstance(amount_nusd, bool) or not isinstance(amount_nusd, int):
+        raise InvalidError(f"{field} must be a whole number of nano-dollars", field)
+    if abs(amount_nusd) > checks.MAX_AMOUNT:
+        raise _beyond(field, negative=amount_nusd < 0)
+    return amount_nusd
+
+
+def _beyond(field: str, *, negative: bool) -> InvalidError:
+    bound = f"at least {usd(-checks.MAX_AMOUNT)}" if negative else f"at most {usd(checks.MAX_AMOUNT)}"
+    return InvalidError(f"{field} must be {bound}", field)
 
 
 def _enter(session: Session, actor: str, tenant_id: str, kind: str, amount_nusd: int, reason: str) -> LedgerEntry:

@@ -9,6 +9,7 @@ from registry.errors import InvalidError, NotFoundError
 from registry.ids import new_id, now_ms
 from registry.models import Model, Price
 from registry.ops import audit, checks
+from registry.ops.money import usd
 
 # $1000 a token: a million tokens at this price are the largest amount that the ledger takes.
 MAX_PRICE_NUSD = 10**12
@@ -98,7 +99,10 @@ def add_price(
 
 def check_amount(field: str, value: object) -> int:
     """`value`, if a price may be so many nano-dollars. Raises InvalidError naming the field."""
-    return checks.integer(field, value, high=MAX_GPU_SECOND_NUSD if field == "gpu_second_nusd" else MAX_PRICE_NUSD)
+    most = MAX_GPU_SECOND_NUSD if field == "gpu_second_nusd" else MAX_PRICE_NUSD
+    if isinstance(value, int) and not 0 <= value <= most:
+        raise InvalidError(f"{field} must be from {usd(0)} to {usd(most)}", field)
+    return checks.integer(field, value, high=most)
 
 
 def list_prices(session: Session, model_id: str) -> Sequence[Price]:

@@ -6,7 +6,7 @@ from redis import Redis
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.models import LedgerEntry, Usage
+from registry.models import Budget, LedgerEntry, Usage
 from registry.reconciliation import redis_side, sql_side
 from registry.reconciliation.difference import Difference
 
@@ -36,7 +36,7 @@ def take_a_look(session: Session, redis: Redis, now_ms: int, since_ms: int | Non
         "usage": int(session.scalar(usage) or 0),
         "ledger": int(session.scalar(entries) or 0),
         "balances": len(books.balances),
-        "budgets": len(books.spent),
+        "budgets": int(session.scalar(select(func.count()).select_from(Budget)) or 0),  # each has windows in Redis
         "open_attempts": len(books.attempts),
         "events": len(books.events),
     }

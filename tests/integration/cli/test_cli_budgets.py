@@ -5,6 +5,7 @@ from sqlalchemy import select
 from registry.budget_windows import field, window_at
 from registry.ids import now_ms
 from registry.models import Audit
+from registry.ops import budgets
 
 
 def test_a_budget_from_setting_to_removal(hydrant) -> None:
@@ -38,6 +39,28 @@ def test_a_keys_budget_goes_with_its_rotation(hydrant) -> None:
 def test_what_is_no_budget_is_refused(hydrant) -> None:
     hydrant.run("tenant", "create", "acme")
     hydrant.run("budget", "set", "acme", "week", "1", expect=2)
-    hydrant.run("budget", "set", "acme", "day", "0", expect=1)
+    told = hydrant.run("budget", "set", "acme", "day", "0", expect=1).stderr
+    assert told == "hydrant: amount must be more than $0.00\n"
     hydrant.run("budget", "set", "acme", "day", "1", "--alert", "101", expect=1)
     assert "a key is named by its id" in hydrant.run("budget", "set", "nobody", "day", "1", expect=1).stderr
+
+
+def test_budgets_and_alerts_name_tenants_and_keys(hydrant) -> None:
+    hydrant.run("tenant", "create", "acme")
+    key_id = hydrant.json("key", "create", "acme", "--name", "ci")["key"]["key_id"]
+    for owner in ("acme", key_id):
+        hydrant.run("budget", "set", owner, "total", "2", "--alert", "50")
+    with hydrant.sql() as session:
+        rows = budgets.list_budgets(session)
+        budgets.record_alerts(session, [budgets.Spending(row, 0, spent_nusd=10**9, ends_at_ms=None) for row in rows])
+    lines = hydrant.run("budget", "list").stdout.splitlines()
+    assert [line.split()[:4] for line in lines[:3]] == [
+        ["TENANT", "KEY", "KEY", "ID"],
+        ["acme", "ci", key_id, "total"],
+        ["acme", "-", "-", "total"],
+    ]
+    told = sorted(line.partition("  ")[2] for line in lines[3:])
+    assert told == [
+        "acme reached 50 % (total): $1.00 of $2.00",
+        "key ci of acme reached 50 % (total): $1.00 of $2.00",
+    ]

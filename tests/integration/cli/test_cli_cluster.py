@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from support.safetensors_writer import write_model
 
 from orchestrator.explain import why_text
 from orchestrator.types import NoPlan, NoPlanReason, Plan
 from orchestrator.why import Why, WhyCode
 from registry.ids import now_ms
-from registry.models import Calibration, ColdStart, ColdStartEvent, Group, Model, Node, Stage
+from registry.models import Calibration, ColdStart, ColdStartEvent, Group, Model, ModelUse, Node, Stage
 from registry.ops.models import resolve_name
 from registry.ops.nodes import upsert_from_report
 
@@ -267,6 +268,28 @@ def test_a_group_that_drains_is_shown_with_why(cluster) -> None:
         assert Why.from_json(shown["why"]) == why
 
 
+def test_the_keep_alive_in_force_is_shown_with_why(cluster) -> None:
+    def shown() -> str:
+        (line,) = (one for one in cluster.run("model", "show", "tiny").stdout.splitlines() if "keep-alive" in one)
+        return line.removeprefix("keep-alive").strip()
+
+    assert shown() == "300 s, as set: there is no pause to learn from yet"
+    with cluster.sql() as session:
+        start(session, at_ms=2_000_000)
+        model_id = resolve_name(session, "tiny").id
+        session.add(ModelUse(model_id=model_id, busy_until_ms=1, pauses_ms=[86_400_000] * 3))
+        for stage in session.scalars(select(Stage)):
+            stage.reserved_bytes = 1
+    learned = "% of all device memory is reserved), learned from 3 pauses (set: 300 s)"
+    assert shown() == f"75 s (1 s once more than 30 {learned}"
+    with cluster.sql() as session:
+        for stage in session.scalars(select(Stage)):
+            stage.reserved_bytes = 8 * 10**9
+    assert shown() == f"1 s (75 s while at most 30 {learned}"
+    cluster.run("model", "update", "tiny", "--keep-alive-mode", "fixed")
+    assert shown() == "300 s, fixed"
+
+
 def test_weights_that_are_held_are_not_fetched_and_a_model_that_runs_is_deleted_with_stop_only(cluster) -> None:
     with cluster.sql() as session:
         start(session, at_ms=2_000_000)
@@ -285,6 +308,8 @@ def test_status_says_what_does_not_answer(hydrant) -> None:
     (hydrant.home / "hydrant.db").unlink()
     text = hydrant.run("status", expect=1).stdout
     assert "hydrant db upgrade" in text
+    assert "run: hydrant up (" in text
+    assert "run: hydrant up (" in hydrant.run("plan", "tiny", expect=1).stderr
 
 
 def test_a_start_that_could_not_be_planned_is_listed_with_its_reason(cluster) -> None:

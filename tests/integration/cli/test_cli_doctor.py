@@ -103,7 +103,8 @@ def test_the_database_is_missing_or_of_another_version(healthy) -> None:
     assert failed(healthy)["database"] == "hydrant db upgrade"
     for path in healthy.home.glob("hydrant.db*"):
         path.unlink()
-    assert failed(healthy)["database"] == "hydrant db upgrade"
+    begin = "hydrant up (makes it and starts everything here), or only: hydrant db upgrade"
+    assert failed(healthy)["database"] == begin
     assert not (healthy.home / "hydrant.db").exists()
 
 
@@ -172,5 +173,5 @@ def test_before_anything_was_set_up(bare) -> None:
     remedies = failed(bare)
     assert {"redis", "database"} <= remedies.keys()
     text = bare.run("doctor", expect=1).stdout
-    assert "-> hydrant db upgrade" in text
+    assert "-> hydrant up (makes it and starts everything here), or only: hydrant db upgrade" in text
     assert list(bare.home.iterdir()) == [], "the doctor makes nothing"

@@ -166,7 +166,7 @@ def test_with_redis_away_the_change_is_kept_and_a_warning_says_so(hydrant) -> No
         (["tenant", "show", "nobody"], 1, "there is no tenant 'nobody'"),
         (["tenant", "update", "acme"], 2, "nothing to change"),
         (["tenant", "top-up", "acme", "0"], 1, "amount must be"),
-        (["tenant", "top-up", "acme", "1e99"], 2, "not a possible amount"),
+        (["tenant", "top-up", "acme", "1e99"], 2, "amount must be at most $1000000000.00"),
         (["tenant", "top-up", "acme", "much"], 2, "such as 12.50"),
         (["tenant", "adjust", "acme", "--amount", "0", "--reason", "r"], 1, "must not be zero"),
         (["tenant", "adjust", "acme", "--amount", "1", "--reason", ""], 1, "reason must be"),
@@ -227,9 +227,25 @@ def test_estimated_counts_are_marked(hydrant, estimated: bool) -> None:
     assert hydrant.json("usage", "rows")["usage"][0]["estimated"] is estimated
 
 
+def test_a_default_above_its_ceiling_is_refused(hydrant) -> None:
+    hydrant.run("tenant", "create", "acme")
+    above = ("--default", "max_tokens=50", "--ceiling", "max_tokens=10")
+    said = (
+        "hydrant: --default: max_tokens=50 is above the ceiling max_tokens=10; lower the default or raise the ceiling\n"
+    )
+    assert hydrant.run("key", "create", "acme", "--name", "k", *above, expect=1).stderr == said
+    assert hydrant.json("key", "list", "--all")["keys"] == []
+    key_id = hydrant.json("key", "create", "acme", "--name", "k", *above[:2])["key"]["key_id"]
+    assert hydrant.run("key", "update", key_id, *above[2:], expect=1).stderr == said
+    hydrant.run("key", "update", key_id, "--ceiling", "max_tokens=50")
+    hydrant.run("key", "update", key_id, "--rpm", "5", "--default", "max_tokens=20", "--ceiling", "max_tokens=20")
+
+
 def test_the_schema_must_be_this_versions(bare) -> None:
     missing = bare.json("tenant", "list", expect=1)["error"]
-    assert missing["message"].endswith("run: hydrant db upgrade")
+    assert missing["message"].endswith(
+        "; run: hydrant up (makes it and starts everything here), or only: hydrant db upgrade"
+    )
     assert not (bare.home / "hydrant.db").exists(), "a mistyped path makes no empty database"
     assert bare.json("db", "upgrade")["revision"]
     assert bare.json("db", "upgrade")["revision"]

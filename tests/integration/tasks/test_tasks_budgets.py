@@ -6,6 +6,7 @@ import json
 
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 from support.registry_rows import USAGE_EVENT_COST_NUSD, add_model, add_tenant, current_price, usage_event
 from support.watching import watched
 
@@ -154,3 +155,15 @@ def test_each_threshold_alerts_once(purse):
     purse.sweep()
     purse.deliver(purse.event())
     assert purse.alerts == [(purse.tenant.id, 10), (purse.tenant.id, 50)]
+
+
+def test_an_alert_is_logged_with_names_and_ids(purse) -> None:
+    with session_scope(purse.here.sessions) as session:
+        budgets.set_budget(session, "t", purse.key.id, "total", amount_nusd=AMOUNT, alert_percent=[10])
+    with capture_logs() as logs:
+        purse.deliver(purse.event())
+    told = {line["scope_id"]: line for line in logs if line["event"] == "a budget's threshold is reached"}
+    assert {id_: (line["tenant"], line["key"], line["tenant_id"]) for id_, line in told.items()} == {
+        purse.tenant.id: ("acme", None, purse.tenant.id),
+        purse.key.id: ("acme", "k", purse.tenant.id),
+    }

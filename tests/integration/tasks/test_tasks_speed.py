@@ -77,8 +77,14 @@ def test_a_model_is_looked_at_once_a_minute_while_it_is_used(bench, model_id):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"outcome": "client_closed"}, {"first_token_at_ms": None}, {"group_id": "grp_gone"}, {"model_id": "another"}],
-    ids=["broken off", "not streamed", "by a worker that is unknown", "of another model"],
+    [
+        {"outcome": "client_closed"},
+        {"first_token_at_ms": None},
+        {"stream": False, "tpot": 0},
+        {"group_id": "grp_gone"},
+        {"model_id": "another"},
+    ],
+    ids=["broken off", "without a token", "whole", "by a worker that is unknown", "of another model"],
 )
 def test_what_tells_nothing_teaches_nothing(bench, model_id, changes):
     changes = dict(changes)

@@ -49,7 +49,7 @@ def test_a_tenants_page_shows_its_keys_budgets_too(admin: AdminApp, samples: Sam
     ("fields", "message"),
     [
         ({"budget_amount": ""}, "The budget is not set."),
-        ({"budget_amount": "-1"}, "must be a whole number"),
+        ({"budget_amount": "-1"}, "must be more than $0.00"),
         ({"alert_percent": "many"}, "Enter percents"),
         ({"alert_percent": "120"}, "from 1 to 100"),
     ],
@@ -70,3 +70,8 @@ def test_alerts_are_shown_on_the_tenants_page_and_the_overview(admin: AdminApp, 
     client = admin.signed_in("viewer")
     for page in ("/", f"/tenants/{samples.tenant.id}"):
         assert "reached 90 % of a budget" in client.get(page).text
+    with session_scope(admin.sessions) as session:
+        row = budgets.set_budget(session, "t", samples.key_id, "total", amount_nusd=1, alert_percent=[90])
+        assert len(budgets.record_alerts(session, [budgets.Spending(row, 0, spent_nusd=1, ends_at_ms=None)])) == 1
+    for page in ("/", f"/tenants/{samples.tenant.id}"):
+        assert f'(key <a href="/keys/{samples.key_id}">website chat</a>) reached 90 %' in client.get(page).text

@@ -84,12 +84,20 @@ def test_policies_are_set_shown_and_removed(admin: AdminApp) -> None:
         gpt = models.resolve_name(session, "gpt").id
     page = f"/models/{small}/policies"
     assert "requests wait" in client.get(page).text
+    assert (
+        send(client, page, {"tenant_id": "", "mode": "reject", "fallback_model_id": "", "after_s": ""}).status_code
+        == 302
+    )
+    assert '<td data-label="Tenant">All tenants</td>' in client.get(page).text
+    assert send(client, f"{page}/remove", {}).status_code == 302
     fallback = {"tenant_id": tenant, "mode": "fallback", "fallback_model_id": gpt, "after_s": "5"}
     assert send(client, page, fallback).status_code == 302
     refused = send(client, page, {**fallback, "fallback_model_id": ""})
     assert refused.status_code == 422
     assert "names the provider" in refused.text
-    assert "5 s" in client.get(page).text
+    shown = client.get(page).text
+    assert "5 s" in shown
+    assert "All others" in shown  # to choose from
     with read_scope(admin.sessions) as session:
         [row] = cold_policies.list_policies(session, small)
         assert (row.tenant_id, row.fallback_model_id, row.after_s) == (tenant, gpt, 5)

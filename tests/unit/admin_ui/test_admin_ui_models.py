@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import select
+from sqlalchemy import func, select
 from support.admin_app import AdminApp, send
 from support.admin_samples import Samples
 from support.registry_rows import add_model
@@ -15,7 +15,7 @@ from support.safetensors_writer import write_model
 from orchestrator.types import NoPlan, NoPlanReason
 from registry.db import read_scope, session_scope
 from registry.ids import now_ms
-from registry.models import Calibration, ColdStart, ColdStartEvent, Group, Model, ModelUse
+from registry.models import Calibration, ColdStart, ColdStartEvent, Device, Group, Model, ModelUse, Stage
 from registry.ops import aliases, models, prices
 
 SECONDS_TO_REGISTER = 20
@@ -96,7 +96,7 @@ def test_a_registration_that_nobody_knows_says_what_to_do(admin: AdminApp) -> No
         ({"source": "ftp://host/x"}, "Source must be a directory"),
         ({"source": "~nobody-has-this-name/x"}, "nobody here has that name"),
         ({"capacity": "0"}, "whole number from 1"),
-        ({"request_nusd": "2000"}, "whole number from 0"),
+        ({"request_nusd": "2000"}, "must be from $0.00 to $1000.00"),
     ],
 )
 def test_a_bad_registration_is_refused_at_once(admin: AdminApp, fields: dict[str, str], message: str) -> None:
@@ -154,6 +154,29 @@ def test_the_kv_cache_is_shown_in_whole_megabytes_and_stays_as_it_was(admin: Adm
     assert stored(admin, samples.model.id).kv_reserve_bytes == 188_743_680
     assert send(client, path, {**sent, "kv_reserve_bytes": "0.19"}).status_code == 302
     assert stored(admin, samples.model.id).kv_reserve_bytes == 190_000_000
+
+
+def test_the_keep_alive_in_force_is_shown_with_why(admin: AdminApp, samples: Samples) -> None:
+    path = f"/models/{samples.model.id}"
+
+    def shown(mode: str, pauses_ms: list[int], *, busy: bool = False) -> str:
+        with session_scope(admin.sessions) as session:
+            model = models.get_model(session, samples.model.id)
+            model.keep_alive_mode, model.keep_alive_s = mode, 300
+            session.merge(ModelUse(model_id=model.id, busy_until_ms=1, pauses_ms=pauses_ms))
+            memory = session.scalars(select(func.sum(Device.memory_bytes))).one()
+            for stage in session.scalars(select(Stage).where(Stage.state == "ready")):
+                stage.reserved_bytes = memory if busy else 1
+        return " ".join(admin.signed_in("operator").get(path).text.split())
+
+    day_ms = 86_400_000
+    assert "5 min after the last request, fixed<" in shown("fixed", [day_ms] * 3)
+    assert "5 min after the last request, as set: there is no pause to learn from yet<" in shown("learned", [])
+    learned = "% of all device memory is reserved), learned from 3 pauses (set: 5 min)<"
+    plenty = shown("learned", [day_ms] * 3)
+    assert f"1 min 15 s after the last request (1.00 s once more than 30 {learned}" in plenty
+    short = shown("learned", [day_ms] * 3, busy=True)
+    assert f"1.00 s after the last request (1 min 15 s while at most 30 {learned}" in short
 
 
 @pytest.mark.parametrize(

@@ -37,3 +37,16 @@ def test_only_what_costs_or_risks_more_can_have_a_ceiling() -> None:
     assert checked_ceilings({"max_tokens": 5, "n": 1, "temperature": 1.0, "top_p": 0.5})
     with pytest.raises(InvalidError, match="seed"):
         checked_ceilings({"seed": 5})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"max_tokens": 0}, "a whole number from 1 to 10000000$"),
+        ({"seed": -1}, "a whole number from 0 to 9007199254740992$"),
+        ({"temperature": 3}, "a number from 0 to 2$"),
+    ],
+)
+def test_bounds_are_told_digit_by_digit(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidError, match=words):
+        checked_defaults(values)

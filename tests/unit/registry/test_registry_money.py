@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import InvalidError
-from registry.ops.money import format_dollars, format_price_per_million, parse_dollars, parse_price_per_million, usd
+from registry.ops.money import (
+    format_dollars,
+    format_price_per_million,
+    more_than_nothing,
+    parse_dollars,
+    parse_price_per_million,
+    usd,
+)
+from registry.ops.prices import check_amount
 
 
 @pytest.mark.parametrize(
@@ -65,3 +73,35 @@ def test_people_read_dollars_with_their_sign() -> None:
         "-$3.10",
         "$0.000000001",
     ]
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        (0, "more than $0.00"),
+        (-1, "more than $0.00"),
+        (10**18 + 1, "at most $1000000000.00"),
+        (True, "a whole number of nano-dollars"),
+        (1.5, "a whole number of nano-dollars"),
+    ],
+)
+def test_bounds_of_an_amount_are_told_in_dollars(amount: object, words: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        more_than_nothing("amount", amount)
+    assert caught.value.message == f"amount must be {words}"
+    assert more_than_nothing("amount", 10**18) == 10**18
+
+
+@pytest.mark.parametrize(("field", "most"), [("gpu_second_nusd", "$10.00"), ("request_nusd", "$1000.00")])
+def test_bounds_of_a_price_are_told_in_dollars(field: str, most: str) -> None:
+    for amount in (-1, 10**13):
+        with pytest.raises(InvalidError) as caught:
+            check_amount(field, amount)
+        assert caught.value.message == f"{field} must be from $0.00 to {most}"
+
+
+@pytest.mark.parametrize(("text", "bound"), [("2e9", "at most $1000000000.00"), ("-2e9", "at least -$1000000000.00")])
+def test_dollars_beyond_every_amount_are_told_the_bound(text: str, bound: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        parse_dollars(text)
+    assert caught.value.message == f"amount must be {bound}"
