@@ -144,12 +144,12 @@ def unknown_path(path: str) -> ApiError:
     return ApiError(404, f"There is no endpoint `{path}` here.{hint}", code="unknown_url")
 
 
-def at_the_root(admin_address: str) -> ApiError:
-    """404: somebody looks for a page where programs are served; `admin_address`: the admin UI's."""
+def at_the_root(admin_address: str | None) -> ApiError:
+    """404: somebody looks for a page where programs are served. `admin_address`: where it may be told."""
     return ApiError(
         404,
         "This is the gateway, for programs: its endpoints are under `/v1`, which an SDK's base_url ends with, and "
-        f"`/openapi.json` describes them. The admin UI is at {admin_address}.",
+        f"`/openapi.json` describes them. The admin UI is at {admin_address or 'an address of its own'}.",
         code="unknown_url",
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gateway.allowance import AllowanceLimits
 
@@ -42,9 +43,12 @@ class Settings:
     allowance: AllowanceLimits | None = None
 
     @property
-    def admin_address(self) -> str:
-        """`admin_url` as anybody may read it: without a user and a password that it may have."""
-        return re.sub(r"//[^/]*@", "//", self.admin_url)
+    def admin_address(self) -> str | None:
+        """Where the admin UI is, as anybody may read it: on this machine, without a user and password that `admin_url`
+        may have. None where it is elsewhere: the gateway may know it by a name of the inside."""
+        url = urlsplit(self.admin_url)
+        here = url.hostname in ("localhost", "127.0.0.1", "::1")
+        return re.sub(r"//[^/]*@", "//", self.admin_url) if here else None
 
     @property
     def spool_dir(self) -> Path:

@@ -151,10 +151,17 @@ async def test_methods_and_paths(gateway: RunningGateway, client: aiohttp.Client
         assert (await answer.json())["error"]["code"] == "unknown_url"
 
 
-async def test_the_root_says_where_the_endpoints_and_the_admin_ui_are(redis_server: Any, tmp_path: Any) -> None:
-    gateway = await RunningGateway(redis_server.url, tmp_path, admin_url="http://me:pw@10.0.0.7:9999").start(
-        ready=False
-    )
+@pytest.mark.parametrize(
+    ("admin_url", "told"),
+    [
+        ("http://me:pw@127.0.0.1:9999", "http://127.0.0.1:9999"),
+        ("http://me:pw@admin.internal:9999", "an address of its own"),
+    ],
+)
+async def test_the_root_says_where_the_endpoints_and_the_admin_ui_are(
+    redis_server: Any, tmp_path: Any, admin_url: str, told: str
+) -> None:
+    gateway = await RunningGateway(redis_server.url, tmp_path, admin_url=admin_url).start(ready=False)
     try:
         async with aiohttp.ClientSession(gateway.url) as client, client.get("/") as answer:
             assert answer.status == 404
@@ -162,7 +169,7 @@ async def test_the_root_says_where_the_endpoints_and_the_admin_ui_are(redis_serv
     finally:
         await gateway.stop()
     assert "`/v1`" in message
-    assert "The admin UI is at http://10.0.0.7:9999." in message
+    assert f"The admin UI is at {told}." in message
 
 
 @pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/messages/batches", "/v1/messages/"])

@@ -346,7 +346,7 @@ def test_a_start_that_could_not_be_planned_says_why(admin: AdminApp, samples: Sa
     ):
         answer = client.get(path)
         assert answer.status_code == 200
-        assert "No node that reports can take anything (2 cordoned)" in answer.text
+        assert "No node that reports can take anything (2 cordoned" in answer.text
 
 
 def test_the_waterfall_has_every_stage_and_both_times(admin: AdminApp, samples: Samples) -> None:
