@@ -52,6 +52,8 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("responses", RESPONSE | STREAM),
     ("responses", RESPONSE | STREAM | {"tools": [{"type": "function", "name": "see", "parameters": SCHEMA}]}),
 ]  # fmt: skip
+# SGLang puts into one event of a stream whatever tokens have come when it looks: now and then they are two.
+TRIES = 5
 _DRAWN = re.compile(rb'"(id|item_id|call_id|created|created_at)":\s*("[^"]*"|\d+)')
 _COMMENT = re.compile(rb": hydrant-usage .*\n\n")
 
@@ -69,6 +71,10 @@ def ask(url: str, key: str, path: str, body: dict[str, Any]) -> bytes:
 def test_the_same_bytes(service: RealService, path: str, body: dict[str, Any]) -> None:
     # Once before, so that both find the prompt in the prefix cache, which is the tenant's own.
     ask(service.url, service.key, path, body)
-    direct = ask(service.engines[body["model"]], API_KEY, path, body | {"cache_salt": "salt-1"})
-    assert ask(service.url, service.key, path, body) == direct
+    for _ in range(TRIES):
+        direct = ask(service.engines[body["model"]], API_KEY, path, body | {"cache_salt": "salt-1"})
+        through = ask(service.url, service.key, path, body)
+        if through == direct:
+            break
+    assert through == direct
     assert len(direct) > 100
