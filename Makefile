@@ -54,7 +54,7 @@ bench-coldstart: ## cold starts on real SGLang over links of 400 Mbit/s, Hydrant
 	@deploy/install-iproute2.sh
 	.venv/bin/python -m bench.coldstart
 
-bench-gateway:  ## the gateway beside LiteLLM's proxy and sglang-router, in front of the same mock worker (7 min)
+bench-gateway:  ## the gateway beside LiteLLM's proxy and sglang-router, in front of the same mock worker (6 min)
 	@deploy/setup.sh dev
 	@deploy/install-wrk.sh
 	@bench/gateway/install.sh
