@@ -100,7 +100,7 @@ def list_(console: Console) -> None:
         documents = list(_documents(session).values())
         alerts = [alert_document(row) for row in budgets.list_alerts(session)]
         owners = [(d["tenant_id"], d["scope_id"]) for d in (*documents, *alerts)]
-        names = budgets.owner_names(session, {id_ for ids in owners for id_ in ids})
+        names = budgets.owner_names(session, owners)
     rows = [
         (
             names[d["tenant_id"]],

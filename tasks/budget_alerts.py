@@ -21,7 +21,7 @@ def alert(here: Runtime, tenant_ids: Collection[str] | None = None) -> int:
     try:
         with session_scope(here.sessions) as session:
             new = record_alerts(session, spending(session, list_budgets(session, tenant_ids), now_ms()))
-            names = owner_names(session, {id_ for row in new for id_ in (row.tenant_id, row.scope_id)})
+            names = owner_names(session, [(row.tenant_id, row.scope_id) for row in new])
             told = [_told(row, names) for row in new]
     except IntegrityError:  # another ledger worker has told of it in the same moment
         return 0

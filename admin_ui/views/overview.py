@@ -59,5 +59,5 @@ def _day() -> dict[str, object]:
     return {
         "today": usage_totals(db(), UsageFilter(from_ms=now_ms() - DAY_MS)),
         "budget_alerts": alerts,
-        "owner_names": budgets.owner_names(db(), {id_ for row in alerts for id_ in (row.tenant_id, row.scope_id)}),
+        "owner_names": budgets.owner_names(db(), [(row.tenant_id, row.scope_id) for row in alerts]),
     }

@@ -134,7 +134,7 @@ def _page(tenant: Tenant, *, limits: TenantForm | None = None, top_up: MoneyForm
         key_budgets=key_budgets(db(), tenant.id, keys_, now_ms()),
         budget_form=BudgetForm(formdata=None),
         alerts=alerts,
-        owner_names=owner_names(db(), {id_ for row in alerts for id_ in (row.tenant_id, row.scope_id)}),
+        owner_names=owner_names(db(), [(row.tenant_id, row.scope_id) for row in alerts]),
         policies=[(row.model_id, policy_document(db(), row)) for row in list_policies(db(), tenant_id=tenant.id)],
         when_cold=WHEN_COLD,
         now_ms=now_ms(),

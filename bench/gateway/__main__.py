@@ -108,9 +108,9 @@ class Run:
     async def _settled(self, hydrant: Hydrant) -> int:
         """Waits until the ledger has written what this run has used. Raises LoadError."""
         self.say(f"the ledger has {hydrant.unsettled():,} events left to write")
-        began = time.monotonic()
+        deadline = time.monotonic() + SETTLE_WITHIN_S
         while hydrant.unsettled():
-            if time.monotonic() - began > SETTLE_WITHIN_S:
+            if time.monotonic() > deadline:
                 raise LoadError(f"the ledger did not write what is left within {SETTLE_WITHIN_S:.0f} s")
             await asyncio.sleep(0.2)
         return hydrant.settled()

@@ -198,9 +198,11 @@ def list_alerts(session: Session, *, tenant_id: str | None = None, limit: int = 
     return session.scalars(query).all()
 
 
-def owner_names(session: Session, scope_ids: Collection[str]) -> dict[str, str]:
-    """What people call these tenants and keys, by id."""
-    ids = sorted(scope_ids)
+def owner_names(session: Session, owners: Collection[tuple[str, str]]) -> dict[str, str]:
+    """What people call tenants and keys, by id; `owners`: (tenant, scope) of budgets or alerts."""
+    if not owners:  # nearly always: the ledger asks after every batch
+        return {}
+    ids = sorted({id_ for owner in owners for id_ in owner})
     tenants = session.execute(select(Tenant.id, Tenant.name).where(Tenant.id.in_(ids)))
     keys = session.execute(select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(ids)))
     return {id_: name for found in (tenants, keys) for id_, name in found}
