@@ -24,7 +24,7 @@ from gateway.errors import (
     rate_limited,
     unavailable,
 )
-from gateway.scopes import BudgetScope
+from gateway.scopes import BudgetScope, Scopes
 from gateway.scripts import Scripts
 
 # A slot outlives its gateway's last heartbeat (one a second) by this much.
@@ -36,13 +36,17 @@ CHECKPOINT_BATCH = 200
 
 
 class Admitted(NamedTuple):
-    """What the rate-limit headers say, of the tightest limit; None: there is none. `reset_ms` to the next minute."""
+    """What the rate-limit headers say, of the tightest limit; None: there is none. `reset_ms` to the next minute.
+
+    `ahead`: attempts that were admitted ahead with it; what they hold is still told as left.
+    """
 
     reset_ms: int
     request_limit: int | None
     requests_left: int | None
     token_limit: int | None
     tokens_left: int | None
+    ahead: int = 0
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """OpenAI's `x-ratelimit-*` headers for the limits that exist."""
@@ -59,6 +63,18 @@ class Admitted(NamedTuple):
         return out
 
 
+class Ahead(NamedTuple):
+    """Attempts to be admitted ahead of their requests, all alike. `record` is what Redis keeps of each: the JSON that
+    follows its id."""
+
+    ids: tuple[str, ...]
+    tenant_id: str
+    scopes: Scopes
+    reserved_nusd: int
+    counted_tokens: int
+    record: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Persistence:
     """A Redis server's identity (it changes with every start), and whether it keeps what it has taken over one."""
@@ -73,13 +89,14 @@ class Admission:
 
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
-        self._admit, self._release, self._replace, self._finish, self._checkpoint = (
+        self._admit, self._give_back, self._release, self._replace, self._finish, self._checkpoint = (
             scripts.register(files("gateway").joinpath("lua", f"{name}.lua").read_text())
-            for name in ("admit", "release", "replace", "finish", "checkpoint")
+            for name in ("admit", "give_back", "release", "replace", "finish", "checkpoint")
         )
 
-    async def admit(self, attempt: Attempt) -> Admitted:
-        """Checks limits, balance and budgets, reserves, and writes the attempt.
+    async def admit(self, attempt: Attempt, ahead: Ahead | None = None) -> Admitted:
+        """Checks limits, balance and budgets, reserves, and writes the attempt; and as many of those `ahead`, which are
+        of its scopes, as there is plenty of room for.
 
         Raises `ApiError` 429 when one of them does not allow it, and RedisError when Redis does not answer: then it is
         unknown whether the attempt was written, and the caller must release it. So must a caller that is cancelled: it
@@ -103,12 +120,18 @@ class Admission:
             attempt.counted_tokens,
             SLOT_LIFE_MS,
             "" if attempt.lock is None else attempt.lock[1],
-            *account.scopes.admission_args,
         ]
+        if ahead is None:
+            args.append(0)
+        else:
+            args += (len(ahead.ids), ahead.reserved_nusd, ahead.counted_tokens, ahead.record, *ahead.ids)
+        args += account.scopes.admission_args
         answer = await self._admit(keys=keys, args=args)
         verdict, scope_kind, at_ms = answer[0].decode(), answer[1].decode(), answer[2]
-        fields = tuple(field.decode() for field in answer[7:])
-        admitted = Admitted(MINUTE_MS - at_ms % MINUTE_MS, *(None if number < 0 else number for number in answer[3:7]))
+        fields = tuple(field.decode() for field in answer[8:])
+        request_limit, requests_left, token_limit, tokens_left = (None if left < 0 else left for left in answer[3:7])
+        reset_ms = MINUTE_MS - at_ms % MINUTE_MS
+        admitted = Admitted(reset_ms, request_limit, requests_left, token_limit, tokens_left, answer[7])
         if verdict == "in_flight":
             assert attempt.lock is not None
             same = scope_kind.partition(":")[0] == attempt.lock[1].partition(":")[0]
@@ -121,6 +144,25 @@ class Admission:
             raise _refusal(verdict, scope_kind, admitted)
         attempt.applied(at_ms, fields)
         return admitted
+
+    def give_back(self, ahead: Ahead) -> asyncio.Future[None]:
+        """Gives everything back that `admit` took for these, where no request has taken them. Harmless when repeated.
+
+        Fails with RedisError.
+        """
+        scopes = ahead.scopes
+        slots, tokens = scopes.slot_keys, scopes.token_keys
+        return self._give_back(
+            keys=[
+                rediskeys.RESERVED,
+                rediskeys.ATTEMPTS,
+                rediskeys.BUDGET_RESERVED,
+                *slots,
+                *tokens,
+                *scopes.request_keys,
+            ],
+            args=[ahead.tenant_id, ahead.counted_tokens, len(slots), len(tokens), *ahead.ids],
+        )
 
     def release(self, attempt: Attempt) -> asyncio.Future[None]:
         """Gives everything back that `admit` took. Harmless when repeated. Fails with RedisError."""

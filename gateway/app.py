@@ -37,6 +37,7 @@ from gateway.hold import Hold
 from gateway.idempotency import Idempotency
 from gateway.ids import new_id, request_id
 from gateway.inference import Inference, bearer
+from gateway.leases import Leases
 from gateway.metering import Metering
 from gateway.openapi import openapi_json
 from gateway.parsing import Endpoint
@@ -96,6 +97,7 @@ class Gateway:
         hints = CeleryHints(self._redis)
         self._spool = Spool(settings.spool_dir, self.gateway_id)
         self._metering = Metering(admission, self._spool, hints, Allowance(settings.allowance))
+        self._leases = Leases(admission, self.gateway_id, self._metering.give_back)
         self._demand = Demand(self._redis, self.gateway_id, self._routes, self._hold, self._metering, hints)
         self._idempotency = Idempotency(settings.stall_timeout_s, settings.max_answer_bytes)
         self._inference = Inference(
@@ -103,7 +105,7 @@ class Gateway:
             self.gateway_id,
             self._snapshot,
             lambda: self._read_model.connected,
-            admission,
+            self._leases,
             self._metering,
             Places(settings, self._hold, self._demand),
             self._demand,
@@ -143,6 +145,7 @@ class Gateway:
         if self._requests:
             await asyncio.wait(self._requests, timeout=FAREWELL_SECONDS)
         await self._idempotency.stop(FAREWELL_SECONDS)
+        self._leases.close()
         await self._metering.drain(FAREWELL_SECONDS)
         running = set(self._tasks)
         while running:

@@ -10,7 +10,7 @@ from functools import partial
 
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from gateway.admission import Admission, redis_unavailable
+from gateway.admission import redis_unavailable
 from gateway.attempts import Account, Attempt
 from gateway.call import Call
 from gateway.clock import now_ms
@@ -20,6 +20,7 @@ from gateway.demand import Demand
 from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
 from gateway.failpoints import reach
 from gateway.idempotency import Idempotency, Lock, sent_key
+from gateway.leases import Leases
 from gateway.metering import Metering
 from gateway.parameters import check_ceilings, output_bound
 from gateway.parsing import Endpoint, InferenceRequest, parse_request
@@ -50,7 +51,7 @@ class Inference:
         gateway_id: str,
         snapshot: Callable[[], Snapshot],
         redis_answers: Callable[[], bool],
-        admission: Admission,
+        leases: Leases,
         metering: Metering,
         places: Places,
         demand: Demand,
@@ -61,7 +62,7 @@ class Inference:
         self._gateway_id = gateway_id
         self._snapshot = snapshot
         self._redis_answers = redis_answers
-        self._admission = admission
+        self._leases = leases
         self._metering = metering
         self._places = places
         self._demand = demand
@@ -214,7 +215,7 @@ class Inference:
             self._admit_without_redis(attempt, "its connection is lost")
             return
         try:
-            admitted = await self._admission.admit(attempt)
+            admitted = await self._leases.admit(attempt)
         except (ConnectionError, TimeoutError) as error:
             # Redis may have done it and only its answer was lost: that attempt is released, and another one goes on.
             self._metering.release(attempt)

@@ -18,7 +18,7 @@ from functools import partial
 from redis.exceptions import RedisError
 
 from gateway import metrics
-from gateway.admission import Admission, Persistence
+from gateway.admission import Admission, Ahead, Persistence
 from gateway.allowance import Allowance
 from gateway.attempts import Attempt, FinalEvent
 from gateway.celery_message import CeleryHints
@@ -35,6 +35,8 @@ CONFIRM_BATCH = 1000
 # The ledger is told of new events this often at most; its own tick finds the rest within a second.
 HINT_SECONDS = 0.2
 
+_Ending = FinalEvent | Attempt | Ahead
+
 
 class Metering:
     """Open attempts, and the way from their end to the ledger."""
@@ -47,7 +49,7 @@ class Metering:
         self._open: dict[str, Attempt] = {}
         # Endings that go to Redis for the first time, and those that it has not taken.
         self._under_way = 0
-        self._queue: deque[FinalEvent | Attempt] = deque()
+        self._queue: deque[_Ending] = deque()
         self._work = asyncio.Event()
         self._work.set()
         self._hinted_at = 0.0
@@ -101,6 +103,10 @@ class Metering:
             self._allowance.published(attempt.attempt_id)
             return _done()
         return self._enqueue(attempt)
+
+    def give_back(self, ahead: Ahead) -> None:
+        """Ends attempts that were admitted ahead, and that no request has taken."""
+        self._enqueue(ahead)
 
     async def replace(self, attempt: Attempt) -> Attempt | None:
         """Ends a failed attempt and opens its successor; None when it cannot be carried on.
@@ -171,7 +177,7 @@ class Metering:
                 while self.unpublished:  # noqa: ASYNC110 - once a process: not worth an event for each ending
                     await asyncio.sleep(DRAIN_POLL_SECONDS)
 
-    def _enqueue(self, ending: FinalEvent | Attempt) -> asyncio.Future[None]:
+    def _enqueue(self, ending: _Ending) -> asyncio.Future[None]:
         if self._queue or not self._server_is_sure:
             self._queue.append(ending)
             self._work.set()
@@ -181,12 +187,14 @@ class Metering:
         self._send(ending).add_done_callback(partial(self._answered, ending, done))
         return done
 
-    def _send(self, ending: FinalEvent | Attempt) -> asyncio.Future[None]:
+    def _send(self, ending: _Ending) -> asyncio.Future[None]:
         if isinstance(ending, FinalEvent):
             return self._admission.finish(ending)
+        if isinstance(ending, Ahead):
+            return self._admission.give_back(ending)
         return self._admission.release(ending)
 
-    def _answered(self, ending: FinalEvent | Attempt, done: asyncio.Future[None], answer: asyncio.Future[None]) -> None:
+    def _answered(self, ending: _Ending, done: asyncio.Future[None], answer: asyncio.Future[None]) -> None:
         self._under_way -= 1
         if answer.exception() is not None:
             self._server_is_sure = False
@@ -220,7 +228,9 @@ class Metering:
         if failure is not None:
             raise failure
 
-    def _taken(self, ending: FinalEvent | Attempt) -> None:
+    def _taken(self, ending: _Ending) -> None:
+        if isinstance(ending, Ahead):
+            return
         self._allowance.published(ending.attempt_id)
         if isinstance(ending, FinalEvent):
             reach("gateway.published")

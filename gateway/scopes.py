@@ -56,6 +56,11 @@ class Scopes:
         return tuple(scope.rate_key for scope in self.limits if scope.limits.tpm is not None)
 
     @cached_property
+    def request_keys(self) -> tuple[str, ...]:
+        """The prefixes of the Redis keys that count it."""
+        return tuple(scope.rate_key for scope in self.limits if scope.limits.rpm is not None)
+
+    @cached_property
     def admission_keys(self) -> tuple[str, ...]:
         """Of lua/admit.lua, those of the limited scopes."""
         return tuple(key for scope in self.limits for key in (scope.slots_key, scope.rate_key))

@@ -110,13 +110,18 @@ def settle_lost(here: Runtime) -> int:
     pipe.hgetall("hyd:attempts")
     beats, attempts = pipe.execute()
     alive = {name.decode() for name, beat in beats.items() if now - orjson.loads(beat)["at_ms"] < GATEWAY_DEAD_MS}
-    lost = [
-        {**attempt, "outcome": "gateway_lost", "ended_at_ms": now}
+    abandoned = [
+        attempt
         for attempt in map(orjson.loads, attempts.values())
         # With an outcome, its final event is in the stream. And the heartbeat of a new gateway may not be there yet.
         if attempt.get("outcome") is None
         and attempt["gateway_id"] not in alive
         and now - attempt["started_at_ms"] > GATEWAY_DEAD_MS
+    ]
+    # Of those that were admitted ahead no request has been checkpointed: they are nobody's usage.
+    _close(here.redis, [attempt["attempt_id"] for attempt in abandoned if attempt.get("ahead")])
+    lost = [
+        {**attempt, "outcome": "gateway_lost", "ended_at_ms": now} for attempt in abandoned if not attempt.get("ahead")
     ]
     if lost:
         log.warning("settling attempts of lost gateways from their last checkpoint", attempts=len(lost))
@@ -139,11 +144,14 @@ def _settle(here: Runtime, events: Sequence[Any]) -> Settlement:
         publish_balances(session, here.redis, result.tenant_ids)
     # A rejected attempt is closed too: it is kept in SQL, and nothing more will come of it here.
     closed = [event["attempt_id"] for event in events if isinstance(event, dict) and "attempt_id" in event]
-    closed = [attempt_id for attempt_id in closed if isinstance(attempt_id, str)]
-    if closed:
-        here.redis.eval(_CLOSE_ATTEMPTS, 3, "hyd:attempts", "hyd:reserved", "hyd:budget:reserved", *closed)
+    _close(here.redis, [attempt_id for attempt_id in closed if isinstance(attempt_id, str)])
     alert(here, result.tenant_ids)
     return result
+
+
+def _close(redis: Redis, attempt_ids: Sequence[str]) -> None:
+    if attempt_ids:
+        redis.eval(_CLOSE_ATTEMPTS, 3, "hyd:attempts", "hyd:reserved", "hyd:budget:reserved", *attempt_ids)
 
 
 def _note_first_tokens(session: Session, events: Iterable[Any], settled: set[str]) -> None:

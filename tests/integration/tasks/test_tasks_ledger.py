@@ -223,6 +223,25 @@ def test_a_dead_gateways_attempt_that_delivered_nothing_costs_nothing(books):
     assert books.redis.hgetall("hyd:reserved") == {}
 
 
+def test_what_was_admitted_ahead_for_a_dead_gateway_is_closed_and_is_nobodys_usage(books):
+    started, counted = now_ms() - 60_000, {"reserved_nusd": 700, "admitted_at_ms": now_ms() - 60_000}
+    ahead = {"tenant_id": books.tenant.id, "gateway_id": "gw-1", "ahead": True, "started_at_ms": started, **counted}
+    for name in ("att_1", "att_2"):
+        record = {"attempt_id": name, "budgets": ["key_1:day:1"], **ahead}
+        books.redis.hset("hyd:attempts", name, json.dumps(record))
+        books.redis.hincrby("hyd:reserved", books.tenant.id, 700)
+        books.redis.hincrby("hyd:budget:reserved", "key_1:day:1", 700)
+    FakeGateway(books.redis, "gw-1").beat(age_ms=9000)
+    books.sweep()
+    assert books.redis.hlen("hyd:attempts") == 2, "silent for a while is not dead"
+    FakeGateway(books.redis, "gw-1").beat(age_ms=10_001)
+    books.sweep()
+    for held in ("hyd:attempts", "hyd:reserved", "hyd:budget:reserved"):
+        assert books.redis.hgetall(held) == {}
+    assert books.count(Usage) == books.count(RejectedUsage) == 0
+    assert books.balance == PAID_IN
+
+
 def test_a_dead_gateways_attempt_that_cannot_be_billed_is_put_aside_once(books):
     books.open(price_id="prc_unknown")
     for _ in range(3):

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest_asyncio
+import redis
 from sqlalchemy import func, select
 from support.fake_worker import PROMPT_TOKENS, FakeWorker
 from support.gateway_process import PEPPER, environment, route_entry, until
@@ -19,6 +20,7 @@ from support.redis_server import RedisServer
 from support.registry_rows import add_model, add_tenant
 from support.repeats import PATIENCE, RACES
 
+from gateway import leases
 from gateway.parsing import TEMPLATE_TOKENS
 from registry.db import session_scope
 from registry.ids import now_ms
@@ -71,17 +73,22 @@ class Arena:
 
         await until(all_know, seconds=30)
 
-    async def race(self, secret: str, served: int | None) -> list[int]:
-        """The statuses of all clients; with `served`, nobody is answered before all others are refused."""
+    async def race(self, secret: str, served: int | None, each: int = 1) -> list[int]:
+        """The statuses of all clients' requests, `each` of one client one after the other; with `served`, nobody is
+        answered before all others are refused."""
         headers = {"authorization": f"Bearer {secret}"}
         if served is not None:
             self.worker.gate = asyncio.Event()
         async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as client:
 
-            async def ask(number: int) -> int:
-                async with client.post(f"{self.urls[number % GATEWAYS]}/v1/chat/completions", json=QUESTION) as answer:
-                    await answer.read()
-                    return answer.status
+            async def ask(number: int) -> list[int]:
+                statuses = []
+                for _ in range(each):
+                    url = f"{self.urls[number % GATEWAYS]}/v1/chat/completions"
+                    async with client.post(url, json=QUESTION) as answer:
+                        await answer.read()
+                        statuses.append(answer.status)
+                return statuses
 
             racing = [asyncio.create_task(ask(number)) for number in range(CLIENTS)]
             if served is not None:
@@ -90,7 +97,7 @@ class Arena:
                 self.worker.gate.set()
             statuses = await asyncio.gather(*racing)
         self.worker.gate = None
-        return statuses
+        return [status for of_client in statuses for status in of_client]
 
     def balance_books(self, key_id: str, served: int) -> None:
         """Settles everything: so many requests of the key are billed, and SQL and Redis agree on what is left."""
@@ -106,6 +113,10 @@ class Arena:
         assert int(self.redis.hget("hyd:balance", self.tenant_id)) == balance
         for held in ("hyd:reserved", "hyd:budget:reserved", "hyd:attempts"):
             assert self.redis.hgetall(held) == {}
+
+
+def scripts_run(client: redis.Redis) -> int:
+    return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
 @pytest_asyncio.fixture
@@ -183,3 +194,22 @@ async def test_requests_a_minute_are_counted_together(arena: Arena) -> None:
         assert statuses.count(200) == sum(minutes)
         assert statuses.count(429) == CLIENTS - sum(minutes)
         arena.balance_books(key_id, sum(minutes))
+
+
+async def test_what_several_gateways_have_leased_is_within_the_limit_and_nothing_of_it_is_lost(arena: Arena) -> None:
+    arena.set_balance(10**12)
+    limit, most_unused = 1500, GATEWAYS * leases.MOST
+    for _ in range(RACES):
+        key_id, secret = arena.new_key(rpm=limit)
+        await arena.announce()
+        calls = scripts_run(arena.redis)
+        statuses = await arena.race(secret, None, each=40)
+        await until(lambda: not any(b'"ahead"' in attempt for attempt in arena.redis.hvals("hyd:attempts")))
+        minutes = [int(arena.redis.get(name)) for name in arena.redis.scan_iter(f"hyd:rate:key:{key_id}:r:*")]
+        served = statuses.count(200)
+        assert max(minutes) <= limit
+        assert served == sum(minutes)
+        assert served >= limit - most_unused or len(minutes) > 1
+        # An ending for each request that was served, and fewer admissions than requests: slices were in use.
+        assert scripts_run(arena.redis) - calls - served < len(statuses)
+        arena.balance_books(key_id, served)
