@@ -38,6 +38,7 @@ def main() -> int:
         ws="none",
         lifespan="on",
         access_log=False,
+        proxy_headers=False,  # whom a proxy speaks for only gateway/forward.py asks
         log_config=None,  # uvicorn's own lines have the shape of ours
         server_header=False,
         timeout_graceful_shutdown=settings.drain_timeout_s,

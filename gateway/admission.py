@@ -9,7 +9,6 @@ from importlib.resources import files
 from math import ceil
 from typing import NamedTuple
 
-import orjson
 from redis.asyncio import Redis
 
 from gateway import rediskeys
@@ -194,7 +193,7 @@ class Admission:
             ],
             args=[
                 event.attempt_id,
-                orjson.dumps(event.body),
+                event.encoded,
                 event.tenant_id,
                 event.surplus_tokens,
                 len(event.slot_keys),

@@ -162,6 +162,7 @@ class Gateway:
         self._spool.close()
         self._upstream.close()
         await self._forward.close()
+        metrics.flush()
         await self._scripts.aclose()
         await self._redis.aclose()
         await asyncio.to_thread(self._tracing.close)
@@ -215,7 +216,7 @@ class Gateway:
             if trace is not None:
                 trace.end(reply.status)
             if reply.started:
-                metrics.REQUESTS(endpoint.path if endpoint else "other", reply.status).inc()
+                metrics.count(metrics.REQUESTS(endpoint.path if endpoint else "other", reply.status))
             if self._settings.access_log and endpoint is not None:
                 access.info("answered", endpoint=endpoint.path, status=reply.status, ms=reply.elapsed_ms)
 

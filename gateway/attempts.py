@@ -144,6 +144,7 @@ class Attempt:
             token_keys=self.account.scopes.token_keys,
             surplus_tokens=self.counted_tokens - usage.prompt_tokens - usage.completion_tokens,
             body=event,
+            encoded=orjson.dumps(event),
             lock=self.lock,
         )
 
@@ -188,11 +189,13 @@ class FinalEvent(NamedTuple):
     token_keys: tuple[str, ...]
     surplus_tokens: int
     body: dict[str, Any]
+    encoded: bytes
+    """The body as JSON."""
     lock: tuple[str, str] | None = None
 
     def to_line(self) -> bytes:
         """One line of the spool."""
-        line = {"event": self.body, "slots": self.slot_keys, "tokens": self.token_keys}
+        line = {"event": orjson.Fragment(self.encoded), "slots": self.slot_keys, "tokens": self.token_keys}
         return orjson.dumps(line | {"surplus_tokens": self.surplus_tokens}) + b"\n"
 
     @staticmethod
@@ -202,4 +205,5 @@ class FinalEvent(NamedTuple):
         body = raw["event"]
         # A gateway before there were lists of scopes has left none: those slots and minutes have passed anyway.
         slots, tokens = tuple(raw.get("slots", ())), tuple(raw.get("tokens", ()))
-        return FinalEvent(body["attempt_id"], body["tenant_id"], slots, tokens, raw["surplus_tokens"], body)
+        surplus = raw["surplus_tokens"]
+        return FinalEvent(body["attempt_id"], body["tenant_id"], slots, tokens, surplus, body, orjson.dumps(body))

@@ -82,6 +82,7 @@ class Demand:
                 await self._metering.confirm()
             except RedisError as error:
                 log.warning("the pulse did not reach Redis (%s)", type(error).__name__)
+            metrics.flush()
             metrics.HELD.set(self._hold.count)
             metrics.UNPUBLISHED.set(self._metering.unpublished)
             await asyncio.sleep(PULSE_SECONDS)

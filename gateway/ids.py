@@ -15,7 +15,20 @@ _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 
 def new_id(prefix: str) -> str:
     """`prefix` + 26 characters: 48 bits of milliseconds, then 80 random bits."""
-    return prefix + _time_part(now_ms()) + os.urandom(16).translate(_FROM_BYTE).decode()
+    if not _random:
+        _fill()
+    return prefix + _time_part(now_ms()) + _random.pop()
+
+
+# The system is asked for the random parts of many ids at a time. A forked child makes ones of its own.
+_random: list[str] = []
+_FILL = 64
+os.register_at_fork(after_in_child=_random.clear)
+
+
+def _fill() -> None:
+    characters = os.urandom(16 * _FILL).translate(_FROM_BYTE).decode()
+    _random.extend(characters[at : at + 16] for at in range(0, len(characters), 16))
 
 
 @lru_cache(1)

@@ -188,7 +188,10 @@ class Inference:
         fallback: Model | None,
     ) -> Attempt:
         """The first attempt, with the most that the request can cost as its reservation, whichever model answers it."""
-        bounds = [cost_bound(request, possible, key) for possible in (model, fallback) if possible is not None]
+        tokens, nusd = cost_bound(request, model, key)
+        if fallback is not None:
+            its_tokens, its_nusd = cost_bound(request, fallback, key)
+            tokens, nusd = max(tokens, its_tokens), max(nusd, its_nusd)
         account = Account(
             request_id=request_id,
             tenant_id=tenant.tenant_id,
@@ -204,8 +207,8 @@ class Inference:
         )
         return Attempt(
             account=account,
-            reserved_nusd=max(nusd for _, nusd in bounds),
-            counted_tokens=max(tokens for tokens, _ in bounds),
+            reserved_nusd=nusd,
+            counted_tokens=tokens,
             started_at_ms=now_ms(),
         )
 

@@ -80,9 +80,9 @@ class Metering:
         Redis has not taken it at once: within `gateway.scripts.CALL_SECONDS`."""
         self._open.pop(attempt.attempt_id, None)
         model = attempt.account.model
-        metrics.ATTEMPTS(model, outcome).inc()
-        metrics.TOKENS(model, "prompt").inc(attempt.usage.prompt_tokens)
-        metrics.TOKENS(model, "completion").inc(attempt.usage.completion_tokens)
+        metrics.count(metrics.ATTEMPTS(model, outcome))
+        metrics.count(metrics.TOKENS(model, "prompt"), attempt.usage.prompt_tokens)
+        metrics.count(metrics.TOKENS(model, "completion"), attempt.usage.completion_tokens)
         event = attempt.final(outcome)
         try:
             self._spool.append(event)

@@ -1,9 +1,13 @@
-"""What `/metrics` shows. Labels are endpoints, statuses and registered models: never a caller's own words. So what is
-counted for each request keeps what it has found for its labels."""
+"""What `/metrics` shows. Labels are endpoints, statuses and registered models: never a caller's own words.
+
+What is counted for each request is counted here first, and handed to prometheus-client with every pulse and before
+every look at it: its own counters take several microseconds each.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter as Tally
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,9 +32,33 @@ HELD_SECONDS = Histogram(
 HELD = Gauge("hydrant_held_requests", "Requests waiting for a worker.", multiprocess_mode="livesum")
 UNPUBLISHED = Gauge("hydrant_unpublished_events", "Endings Redis has not taken yet.", multiprocess_mode="livesum")
 
+_counted: Tally[Counter] = Tally()
+_observed: list[tuple[Histogram, float]] = []
+
+
+def count(counter: Counter, amount: int = 1) -> None:
+    """Adds to one of the counters above."""
+    _counted[counter] += amount
+
+
+def observe(histogram: Histogram, value: float) -> None:
+    """Notes a value for one of the histograms above."""
+    _observed.append((histogram, value))
+
+
+def flush() -> None:
+    """Hands over what was counted."""
+    for counter, amount in _counted.items():
+        counter.inc(amount)
+    _counted.clear()
+    for histogram, value in _observed:
+        histogram.observe(value)
+    _observed.clear()
+
 
 def render() -> bytes:
     """The exposition text; of all worker processes where there are several."""
+    flush()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

@@ -104,7 +104,7 @@ class Proxy:
     def _deliver(self, call: Call, usage: Usage) -> None:
         attempt = call.open_attempt
         if attempt.first_token_at_ms is None and usage.completion_tokens:
-            metrics.FIRST_TOKEN(call.model.name).observe((now_ms() - call.arrived_at_ms) / 1000)
+            metrics.observe(metrics.FIRST_TOKEN(call.model.name), (now_ms() - call.arrived_at_ms) / 1000)
         attempt.deliver(usage)
 
 

@@ -136,16 +136,13 @@ class Reply:
     def _head(self, status: int, headers: Headers) -> Message:
         self.started, self.status = True, status
         names = {name for name, _ in headers}
-        return {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"x-request-id", self.request_id.encode()),
-                (b"openai-processing-ms", str(self.elapsed_ms).encode()),
-                *headers,
-                *((name, value) for name, value in self.headers if name not in names),
-            ],
-        }
+        own = [
+            (b"x-request-id", self.request_id.encode()),
+            (b"openai-processing-ms", str(self.elapsed_ms).encode()),
+        ]
+        own += headers
+        own += [header for header in self.headers if header[0] not in names]
+        return {"type": "http.response.start", "status": status, "headers": own}
 
     async def _body(self, data: bytes, *, more: bool) -> None:
         self.ended = not more

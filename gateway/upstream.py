@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -156,30 +156,18 @@ class Upstream:
         """Closes the idle connections."""
         self._client.close()
 
-    @asynccontextmanager
-    async def call(
+    def call(
         self, route: Route, endpoint: Endpoint, lane: str, body: bytes, traceparent: str | None = None
-    ) -> AsyncIterator[Answer]:
-        """A successful answer's head; its body is read inside. Leaving early closes the connection: SGLang then aborts.
+    ) -> UpstreamCall:
+        """A context whose value is a successful answer's head; its body is read inside. Leaving early closes the
+        connection: SGLang then aborts.
 
         Raises `UpstreamFailed`, and `ApiError` when the worker refuses the request itself (4xx).
         """
         url, headers = self._target(route, endpoint, lane)
         if traceparent is not None:
             headers["traceparent"] = traceparent
-        try:
-            answer = await self._client.post(url, headers, body)
-            try:
-                if answer.status != 200:
-                    await _raise_refusal(answer, lane)
-                yield answer
-            finally:
-                answer.close()
-        except (Unreached, Lost) as error:
-            ran = not isinstance(error, Unreached)
-            # On the litellm lane this connection is the hosted process'; of the worker's it tells itself.
-            hosted = lane != "direct"
-            raise UpstreamFailed(str(error), lost=not hosted, ran=ran, hosted=hosted) from error
+        return UpstreamCall(self._client, url, headers, body, lane)
 
     async def read_whole(self, answer: Answer) -> bytes:
         """A plain answer's body. Raises `UpstreamFailed` when it is larger than allowed."""
@@ -202,6 +190,40 @@ class Upstream:
             return self._settings.hosted_url + endpoint.path, headers
         headers["authorization"] = f"Bearer {route.api_key}"
         return route.url + endpoint.path, headers
+
+
+class UpstreamCall:
+    """See `Upstream.call`. A class, because a generator's context takes several times as long."""
+
+    __slots__ = ("_answer", "_body", "_client", "_headers", "_lane", "_url")
+
+    def __init__(self, client: WorkerClient, url: str, headers: dict[str, str], body: bytes, lane: str) -> None:
+        self._client, self._url, self._headers, self._body, self._lane = client, url, headers, body, lane
+        self._answer: Answer
+
+    async def __aenter__(self) -> Answer:
+        try:
+            self._answer = await self._client.post(self._url, self._headers, self._body)
+            if self._answer.status != 200:
+                try:
+                    await _raise_refusal(self._answer, self._lane)
+                finally:
+                    self._answer.close()
+        except (Unreached, Lost) as error:
+            raise self._failure(error) from error
+        return self._answer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._answer.close()
+        if isinstance(error, (Unreached, Lost)):
+            raise self._failure(error) from error
+
+    def _failure(self, error: Unreached | Lost) -> UpstreamFailed:
+        # On the litellm lane this connection is the hosted process'; of the worker's it tells itself.
+        hosted = self._lane != "direct"
+        return UpstreamFailed(str(error), lost=not hosted, ran=not isinstance(error, Unreached), hosted=hosted)
 
 
 async def _raise_refusal(answer: Answer, lane: str) -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from support.gateway_process import KEY, PEPPER, PRICE, key_entry, model_entry, tenant_entry
 
@@ -65,7 +66,7 @@ def test_the_open_record_has_no_outcome() -> None:
 
 def event_of(name: str) -> FinalEvent:
     body = {"attempt_id": name, "tenant_id": "ten_1", "key_id": "key_1"}
-    return FinalEvent(name, "ten_1", ("hyd:slots:key:key_1",), ("hyd:rate:key:key_1",), 9, body)
+    return FinalEvent(name, "ten_1", ("hyd:slots:key:key_1",), ("hyd:rate:key:key_1",), 9, body, orjson.dumps(body))
 
 
 def test_a_spool_keeps_what_is_not_published(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_an_event_survives_a_killed_process(tmp_path: Path) -> None:
         "import os, signal, sys; from pathlib import Path; from gateway.spool import WORTH_EMPTYING_BYTES, Spool\n"
         "from gateway.attempts import FinalEvent\n"
         "s = Spool(Path(sys.argv[1]), 'gw_killed')\n"
-        "s.append(FinalEvent('a', 't', (), (), 2, {'attempt_id': 'a', 'tenant_id': 't', 'key_id': 'k'}))\n"
+        's.append(FinalEvent(\'a\', \'t\', (), (), 2, {}, b\'{"attempt_id":"a","tenant_id":"t"}\'))\n'
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3], check=False)
@@ -160,6 +161,20 @@ def test_an_event_survives_a_killed_process(tmp_path: Path) -> None:
     assert [event.attempt_id for event in spool.adopt()] == ["a"]
     spool.published("a")
     spool.close()
+
+
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    new_id("")
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(write, ",".join(new_id("") for _ in range(100)).encode())
+        os._exit(0)
+    os.close(write)
+    with open(read, "rb") as answer:
+        theirs = {one[10:] for one in answer.read().decode().split(",")}
+    os.waitpid(child, 0)
+    assert len(theirs) == 100
+    assert theirs.isdisjoint(new_id("")[10:] for _ in range(100))
 
 
 def snapshot(**changes: Any) -> Snapshot:
