@@ -49,16 +49,20 @@ class Admitted(NamedTuple):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """OpenAI's `x-ratelimit-*` headers for the limits that exist."""
-        reset = f"{ceil(self.reset_ms / 1000)}s".encode()
         out: list[tuple[bytes, bytes]] = []
-        for name, limit, left in (
-            (b"requests", self.request_limit, self.requests_left),
-            (b"tokens", self.token_limit, self.tokens_left),
-        ):
-            if limit is not None:
-                out.append((b"x-ratelimit-limit-" + name, str(limit).encode()))
-                out.append((b"x-ratelimit-remaining-" + name, str(left).encode()))
-                out.append((b"x-ratelimit-reset-" + name, reset))
+        reset = f"{ceil(self.reset_ms / 1000)}s".encode()
+        if self.request_limit is not None:
+            out += (
+                (b"x-ratelimit-limit-requests", str(self.request_limit).encode()),
+                (b"x-ratelimit-remaining-requests", str(self.requests_left).encode()),
+                (b"x-ratelimit-reset-requests", reset),
+            )
+        if self.token_limit is not None:
+            out += (
+                (b"x-ratelimit-limit-tokens", str(self.token_limit).encode()),
+                (b"x-ratelimit-remaining-tokens", str(self.tokens_left).encode()),
+                (b"x-ratelimit-reset-tokens", reset),
+            )
         return out
 
 

@@ -50,6 +50,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.loop = _loop or asyncio.get_running_loop()
         self.transport: asyncio.Transport
+        self.is_full = False
+        """Whether the client does not fetch what is written."""
         self._app = cast(Any, config.loaded_app)
         self._keep_s = config.timeout_keep_alive
         self._server = server_state
@@ -60,7 +62,6 @@ class Connection(asyncio.Protocol):
         self._scheme = "http"
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._expects = False
         # What is read now, what is answered now, and what waits for that.
         self._read: Exchange | None = None
         self._current: Exchange | None = None
@@ -91,11 +92,6 @@ class Connection(asyncio.Protocol):
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         """What every answer has."""
         return self._server.default_headers
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the client does not fetch what is written."""
-        return not self._writable.is_set()
 
     async def drained(self) -> None:
         """Waits until it has fetched nearly all of it, or has gone."""
@@ -151,7 +147,7 @@ class Connection(asyncio.Protocol):
         self._line.clear()
         if self._current is not None:
             self._current.leave()
-        self._writable.set()
+        self._fetches()
 
     def data_received(self, data: bytes) -> None:
         """Of any number of requests."""
@@ -175,19 +171,20 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not fetch what is written."""
+        self.is_full = True
         self._writable.clear()
         self._watch_fetching()
 
     def resume_writing(self) -> None:
         """It has fetched nearly all of it."""
         self._stop_watching()
-        self._writable.set()
+        self._fetches()
 
     # Of httptools.
 
     def on_message_begin(self) -> None:
         """A request."""
-        self._url, self._headers, self._expects = b"", [], False
+        self._url, self._headers = b"", []
 
     def on_url(self, url: bytes) -> None:
         """A part of its target."""
@@ -196,10 +193,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header, or a trailer, which is nobody's."""
         if self._in_head:
-            name = name.lower()
-            self._headers.append((name, value))
-            if name == b"expect" and value.lower() == b"100-continue":
-                self._expects = True
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -221,7 +215,7 @@ class Connection(asyncio.Protocol):
             "client": self._client,
         }
         keeps = version != "1.0" and self._parser.should_keep_alive()
-        exchange = self._read = Exchange(self, scope, keeps=keeps, expects=self._expects)
+        exchange = self._read = Exchange(self, scope, keeps=keeps)
         if self._current is None:
             self._start(exchange, scope)
         else:
@@ -279,6 +273,10 @@ class Connection(asyncio.Protocol):
             self._refuse(408, "request_timeout", f"The request's head did not arrive within {HEAD_SECONDS:.0f} s.")
         else:
             self.transport.close()
+
+    def _fetches(self) -> None:
+        self.is_full = False
+        self._writable.set()
 
     def _watch_fetching(self) -> None:
         left = self.transport.get_write_buffer_size()

@@ -6,7 +6,7 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from gateway.reply import CLIENT, Message, Scope
+from gateway.reply import CLIENT, HEADERS, Message, Scope
 
 if TYPE_CHECKING:
     from gateway.connection import Connection
@@ -20,8 +20,7 @@ _WITHOUT_BODY = frozenset((204, 304))
 
 
 class Exchange:
-    """`keeps`: whether the connection may serve another request after this one; `expects`: whether the client waits
-    for `100 Continue` before it sends its body."""
+    """`keeps`: whether the connection may serve another request after this one."""
 
     __slots__ = (
         "_body_bytes",
@@ -42,8 +41,10 @@ class Exchange:
         "started",
     )
 
-    def __init__(self, connection: Connection, scope: Scope, *, keeps: bool, expects: bool) -> None:
-        scope["extensions"] = {CLIENT: self}
+    def __init__(self, connection: Connection, scope: Scope, *, keeps: bool) -> None:
+        # Of repeated headers the first.
+        named = dict(reversed(scope["headers"]))
+        scope["extensions"] = {CLIENT: self, HEADERS: named}
         # Not the scope itself, which holds this already: only the cycle collector would find them.
         self._version: str = scope["http_version"]
         self._without_body = scope["method"] == "HEAD"
@@ -52,7 +53,7 @@ class Exchange:
         self.answered = False
         self.gone: asyncio.Future[None] = connection.loop.create_future()
         self._connection = connection
-        self._expects = expects
+        self._expects = named.get(b"expect", b"").lower() == b"100-continue"
         self._parts: list[bytes] = []
         self._body_bytes = 0
         self.has_sent_all = False
@@ -133,14 +134,12 @@ class Exchange:
             self._connection.transport.close()
 
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        length = None
         lines = [_STATUS_LINES[status]]
-        for name, value in (*self._connection.default_headers, *headers):
-            lines.append(b"%b: %b\r\n" % (name, value))
-            if name == b"content-length":
-                length = int(value)
+        lines += [b"%b: %b\r\n" % header for header in self._connection.default_headers]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        length = dict(headers).get(b"content-length")
         self._without_body |= status in _WITHOUT_BODY
-        self._left_bytes = 0 if self._without_body else length
+        self._left_bytes = 0 if self._without_body else None if length is None else int(length)
         if self._left_bytes is None:
             if self._version == "1.0":
                 self.keeps = False  # its end is the body's

@@ -18,7 +18,7 @@ from gateway import rediskeys
 from gateway.errors import ApiError, idempotency_key_reused, internal, invalid_request
 from gateway.ids import new_id
 from gateway.parsing import Endpoint
-from gateway.reply import Client, ClientGone, Message, Reply, Scope
+from gateway.reply import Client, ClientGone, Message, Reply, Scope, header_of
 
 log = logging.getLogger(__name__)
 
@@ -157,12 +157,12 @@ class Idempotency:
 
 def sent_key(scope: Scope) -> str | None:
     """The request's `Idempotency-Key`, if it has one. Raises `ApiError` 400 when it is empty, too long or not ASCII."""
-    for header, value in scope["headers"]:
-        if header == b"idempotency-key":
-            if not 0 < len(value) <= MAX_KEY_LENGTH or not all(32 < byte < 127 for byte in value):
-                raise invalid_request(
-                    f"`Idempotency-Key` must be 1 to {MAX_KEY_LENGTH} printable ASCII characters without spaces.",
-                    "Idempotency-Key",
-                )
-            return str(value.decode())
-    return None
+    value = header_of(scope, b"idempotency-key")
+    if value is None:
+        return None
+    if not 0 < len(value) <= MAX_KEY_LENGTH or not all(32 < byte < 127 for byte in value):
+        raise invalid_request(
+            f"`Idempotency-Key` must be 1 to {MAX_KEY_LENGTH} printable ASCII characters without spaces.",
+            "Idempotency-Key",
+        )
+    return value.decode()

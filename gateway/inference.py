@@ -27,7 +27,17 @@ from gateway.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.places import Places
 from gateway.providers import SERVED_BY_HEADER, Providers
 from gateway.proxy import Proxy
-from gateway.reply import Client, ClientGone, Receive, Reply, Scope, client_of, read_body, until_disconnect
+from gateway.reply import (
+    Client,
+    ClientGone,
+    Receive,
+    Reply,
+    Scope,
+    client_of,
+    header_of,
+    read_body,
+    until_disconnect,
+)
 from gateway.routes import Route
 from gateway.scopes import ScopesOfSnapshot
 from gateway.settings import Settings
@@ -341,9 +351,10 @@ def _shorten(call: Call, refusal: ApiError) -> bool:
 
 def bearer(scope: Scope) -> str:
     """The API key of a request, from `Authorization: Bearer` or Anthropic's `x-api-key`. Raises `ApiError` 401."""
-    for name, value in scope["headers"]:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return str(value[7:].strip().decode("latin-1"))
-        if name == b"x-api-key":
-            return str(value.strip().decode("latin-1"))
+    sent = header_of(scope, b"authorization")
+    if sent is not None and sent[:7].lower() == b"bearer ":
+        return sent[7:].strip().decode("latin-1")
+    sent = header_of(scope, b"x-api-key")
+    if sent is not None:
+        return sent.strip().decode("latin-1")
     raise invalid_api_key()

@@ -19,7 +19,9 @@ JSON = (b"content-type", b"application/json")
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 PING = b": waiting\n\n"
 CLIENT = "hydrant.client"
-"""The ASGI extension of gateway/connection.py: the `Client` of a request."""
+"""An ASGI extension of gateway/connection.py: the `Client` of a request."""
+HEADERS = "hydrant.headers"
+"""Another: its headers by name."""
 
 
 class Client(Protocol):
@@ -43,6 +45,12 @@ def client_of(scope: Scope) -> Client:
     """Who sent a request."""
     client: Client = scope["extensions"][CLIENT]
     return client
+
+
+def header_of(scope: Scope, name: bytes) -> bytes | None:
+    """A request's header, the first of this name (in lower case)."""
+    value: bytes | None = scope["extensions"][HEADERS].get(name)
+    return value
 
 
 class ClientGone(Exception):
@@ -168,9 +176,9 @@ def _part(data: bytes, *, more: bool) -> Message:
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> bytes:
     """The request's body. Raises `ApiError` 413 or 400 (not sent in time), and `ClientGone`."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > limit_bytes:
-            raise body_too_large(limit_bytes)
+    length = header_of(scope, b"content-length")
+    if length is not None and int(length) > limit_bytes:
+        raise body_too_large(limit_bytes)
     if client_of(scope).has_sent_all:
         return await _read_parts(receive, limit_bytes)
     try:

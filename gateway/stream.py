@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.attempts import Usage
-from gateway.text_events import learn_head, take_text_events
+from gateway.text_events import take_text_events
 
 _USAGE = b',"usage":'
 # SGLang encodes plain text deltas with msgspec, whose chunks have no `usage` key unless it is set; its pydantic chunks
@@ -89,7 +89,6 @@ class OpenAIStream(_Stream):
         self._finished: set[int] = set()
         self._completion: dict[int, int] = {}
         self._prompt: dict[int, Usage] = {}
-        self._head: bytes | None = None
 
     @property
     def finished(self) -> bool:
@@ -97,9 +96,9 @@ class OpenAIStream(_Stream):
         return len(self._finished) >= self._expected and not self.failed
 
     def _quick(self, data: bytes, at: int, out: list[bytes]) -> int:
-        if self._head is None:
+        if self._expected > 1:
             return at
-        end, due, usage = take_text_events(data, at, self._head, keep_usage=self._keeps_all)
+        end, due, usage = take_text_events(data, at, keep_usage=self._keeps_all)
         if usage is not None:
             self.usage = usage
             out += due
@@ -138,8 +137,6 @@ class OpenAIStream(_Stream):
                 return event + b"\n\n"
             return cut_usage(event) + b"\n\n" if chunk.get("sglext") is not None else b""
         self._running(choices[0]["index"], read_usage(usage))
-        if self._expected == 1:
-            self._head = learn_head(event)
         return (event if self._keeps_all else cut_usage(event)) + b"\n\n"
 
     def _running(self, index: int, usage: Usage) -> None:
