@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.resources import files
 from math import ceil
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from gateway.errors import (
     unavailable,
 )
 from gateway.scopes import BudgetScope, Scopes
-from gateway.scripts import Scripts
+from gateway.scripts import Prepared, Scripts
 
 # A slot outlives its gateway's last heartbeat (one a second) by this much.
 SLOT_LIFE_MS = 15_000
@@ -32,6 +33,8 @@ MINUTE_MS = 60_000
 DAY_MS = 86_400_000
 # What one checkpoint script call carries at most, so that Redis is never blocked for long.
 CHECKPOINT_BATCH = 200
+# Endings of so many sets of scopes are packed once.
+PREPARED_AT_MOST = 2048
 
 
 class Admitted(NamedTuple):
@@ -96,6 +99,7 @@ class Admission:
             scripts.register(files("gateway").joinpath("lua", f"{name}.lua").read_text())
             for name in ("admit", "give_back", "release", "replace", "finish", "checkpoint")
         )
+        self._finish_for = lru_cache(PREPARED_AT_MOST)(self._prepare_finish)
 
     async def admit(self, attempt: Attempt, ahead: Ahead | None = None) -> Admitted:
         """Checks limits, balance and budgets, reserves, and writes the attempt; and as many of those `ahead`, which are
@@ -186,24 +190,13 @@ class Admission:
 
     def finish(self, event: FinalEvent) -> asyncio.Future[None]:
         """Publishes a final event and frees what the attempt held beyond its cost. Fails with RedisError."""
-        return self._finish(
-            keys=[
-                rediskeys.RESERVED,
-                rediskeys.ATTEMPTS,
-                rediskeys.USAGE,
-                rediskeys.BUDGET_RESERVED,
-                *event.slot_keys,
-                *event.token_keys,
-            ],
-            args=[
-                event.attempt_id,
-                event.encoded,
-                event.tenant_id,
-                event.surplus_tokens,
-                len(event.slot_keys),
-                *(event.lock or ()),
-            ],
+        return self._finish_for(event.tenant_id, event.slot_keys, event.token_keys)(
+            event.attempt_id, event.encoded, event.surplus_tokens, *(event.lock or ())
         )
+
+    def _prepare_finish(self, tenant_id: str, slot_keys: tuple[str, ...], token_keys: tuple[str, ...]) -> Prepared:
+        keys = (rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.USAGE, rediskeys.BUDGET_RESERVED)
+        return self._finish.prepare((*keys, *slot_keys, *token_keys), (tenant_id, len(slot_keys)))
 
     async def look(self, attempt_ids: list[str]) -> Persistence:
         """What kind of Redis this is, and which of these attempts it still holds, at one moment of one server.

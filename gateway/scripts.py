@@ -79,8 +79,12 @@ class Scripts:
 
     def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Answer:
         """What the script returns, or RedisError; then it is unknown whether it has run."""
+        return self.send(script, _pack("EVALSHA", script.sha, len(keys), *keys, *args))
+
+    def send(self, script: Script, packed: bytes) -> Answer:
+        """The same of a call that is packed already."""
         answer = Answer(loop=asyncio.get_running_loop())
-        self._waiting.append(_Call(_pack("EVALSHA", script.sha, len(keys), *keys, *args), script, answer))
+        self._waiting.append(_Call(packed, script, answer))
         if self._line is not None:
             self._send()
         elif self._opening is None:
@@ -230,6 +234,29 @@ class Script:
     def __call__(self, keys: Sequence[str], args: Sequence[Argument]) -> Answer:
         """What the script returns, or RedisError; then it is unknown whether it has run."""
         return self._scripts.call(self, keys, args)
+
+    def prepare(self, keys: Sequence[str], args: Sequence[Argument]) -> Prepared:
+        """The script with its keys, and with the arguments that each of its calls begins with."""
+        return Prepared(self._scripts, self, keys, args)
+
+
+class Prepared:
+    """A script to be called with the rest of its arguments: packing words is most of what a call takes."""
+
+    def __init__(self, scripts: Scripts, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> None:
+        self._scripts, self._script = scripts, script
+        self._count = 3 + len(keys) + len(args)
+        self._words = _without_count(_pack("EVALSHA", script.sha, len(keys), *keys, *args))
+
+    def __call__(self, *rest: Argument) -> Answer:
+        """What the script returns, or RedisError; then it is unknown whether it has run."""
+        packed = b"*%d\r\n%b%b" % (self._count + len(rest), self._words, _without_count(_pack(*rest)))
+        return self._scripts.send(self._script, packed)
+
+
+def _without_count(packed: bytes) -> bytes:
+    """The words of a packed command: its first line is their number."""
+    return packed[packed.index(b"\n") + 1 :]
 
 
 def _pack(*words: Argument) -> bytes:

@@ -4,31 +4,31 @@
 --
 -- KEYS  1 reservations  2 attempts  3 usage stream  4 budgets' reservations
 --       then the attempt's slots, and after them the rate prefixes of the scopes that counted its tokens
--- ARGV  1 attempt id  2 event (JSON)  3 tenant id  4 tokens counted at admission, less the real ones  5 number of slots
+-- ARGV  1 tenant id  2 number of slots  3 attempt id  4 event (JSON)  5 tokens counted at admission, less the real ones
 --       6, 7 lock of its Idempotency-Key and its value, if it has one
 -- Returns the stream id.
 
-local last_slot = 4 + tonumber(ARGV[5])
-local event = cjson.decode(ARGV[2])
-local raw = redis.call('HGET', KEYS[2], ARGV[1])
+local last_slot = 4 + tonumber(ARGV[2])
+local event = cjson.decode(ARGV[4])
+local raw = redis.call('HGET', KEYS[2], ARGV[3])
 -- An attempt that Redis does not know (any more) is held until the ledger has closed it, too: by that a gateway sees that
 -- its event is safe, and until then its cost counts.
 local attempt = raw and cjson.decode(raw) or { reserved_nusd = 0, budgets = event.budgets }
 local change = string.format('%.0f', event.reserved_nusd - attempt.reserved_nusd)
-redis.call('HINCRBY', KEYS[1], ARGV[3], change)
+redis.call('HINCRBY', KEYS[1], ARGV[1], change)
 for _, field in ipairs(attempt.budgets or {}) do
   redis.call('HINCRBY', KEYS[4], field, change)
 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
 if raw and not attempt.outcome then
   local minute = string.format('%.0f', math.floor((attempt.admitted_at_ms or 0) / 60000))
   for position = last_slot + 1, #KEYS do
     local counter = KEYS[position] .. ':t:' .. minute
-    if redis.call('EXISTS', counter) == 1 then redis.call('DECRBY', counter, ARGV[4]) end
+    if redis.call('EXISTS', counter) == 1 then redis.call('DECRBY', counter, ARGV[5]) end
   end
 end
 for position = 5, last_slot do
-  redis.call('ZREM', KEYS[position], ARGV[1])
+  redis.call('ZREM', KEYS[position], ARGV[3])
 end
 if ARGV[6] and redis.call('GET', ARGV[6]) == ARGV[7] then redis.call('DEL', ARGV[6]) end
-return redis.call('XADD', KEYS[3], '*', 'event', ARGV[2])
+return redis.call('XADD', KEYS[3], '*', 'event', ARGV[4])

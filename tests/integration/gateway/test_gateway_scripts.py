@@ -46,6 +46,14 @@ async def test_a_script_that_redis_has_forgotten_is_given_to_it_again(
     assert await asyncio.gather(count(["n"], []), echo([], ["c"]), count(["n"], [])) == [2, b"c", 3]
 
 
+async def test_what_is_packed_once_is_called_with_what_differs(scripts: Scripts) -> None:
+    echo = scripts.register("return {KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3] or '-'}")
+    prepared = echo.prepare(["one", "two"], [7])
+    answers = await asyncio.gather(prepared(b"\r\n*3"), prepared("a", 2), echo(["x", "y"], [1, 2]))
+    assert answers == [[b"one", b"two", b"7", b"\r\n*3", b"-"], [b"one", b"two", b"7", b"a", b"2"],
+                       [b"x", b"y", b"1", b"2", b"-"]]  # fmt: skip
+
+
 async def test_one_script_that_fails_fails_alone(scripts: Scripts) -> None:
     good, bad = scripts.register("return 1"), scripts.register("return redis.call('NO SUCH')")
     answers = await asyncio.gather(good([], []), bad([], []), good([], []), return_exceptions=True)
