@@ -66,6 +66,8 @@ class Leases:
             supply.asked = False
         self._give_back_rest(supply)
         supply.fill(ahead, admitted, attempt, now)
+        if supply.retired:
+            self._give_back_rest(supply)
         return admitted
 
     def close(self) -> None:
@@ -74,7 +76,7 @@ class Leases:
             self._timer.cancel()
             self._timer = None
         for supply in self._supplies.values():
-            self._give_back_rest(supply)
+            self._retire(supply)
         self._supplies.clear()
 
     def _supply(self, attempt: Attempt, now: float) -> _Supply:
@@ -83,7 +85,7 @@ class Leases:
         supply = self._supplies.get(of)
         if supply is None or supply.scopes is not account.scopes:  # other limits than before
             if supply is not None:
-                self._give_back_rest(supply)
+                self._retire(supply)
             supply = self._supplies[of] = _Supply(account.scopes, now)
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(KEEP_S, self._tidy)
@@ -97,6 +99,10 @@ class Leases:
         record |= {"reserved_nusd": reserved_nusd, "started_at_ms": now_ms()}
         ids = tuple(new_id("att_") for _ in range(count))
         return Ahead(ids, tenant_id, scopes, reserved_nusd, tokens, b"," + orjson.dumps(record)[1:])
+
+    def _retire(self, supply: _Supply) -> None:
+        supply.retired = True
+        self._give_back_rest(supply)
 
     def _give_back_rest(self, supply: _Supply) -> None:
         if (rest := supply.rest()) is not None:
@@ -116,12 +122,14 @@ class Leases:
 
 class _Supply:
     """What was admitted ahead for requests of one key, model and size. `until`: when what is left is given back, on the
-    event loop's clock; `asked`: whether a slice is on its way."""
+    event loop's clock; `asked`: whether a slice is on its way; `retired`: it is not asked any more, so a slice that still
+    comes is given back."""
 
     def __init__(self, scopes: Scopes, now: float) -> None:
         self.scopes = scopes
         self.pace = Pace(now)
         self.asked = False
+        self.retired = False
         self.until = now
         self._slice: Ahead | None = None
         self._ids: list[str] = []

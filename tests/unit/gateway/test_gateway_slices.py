@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any, cast
+
 import pytest
 
 from gateway.admission import Admitted, Ahead
 from gateway.attempts import Account, Attempt
-from gateway.leases import KEEP_S, PACE_S, Pace, _most_of_size, _Supply
-from gateway.scopes import UNLIMITED
+from gateway.leases import KEEP_S, PACE_S, Leases, Pace, _most_of_size, _Supply
+from gateway.scopes import UNLIMITED, Scopes
 from gateway.snapshot import Price
 
 ACCOUNT = Account(
@@ -87,3 +90,43 @@ def test_a_burst_is_no_pace_and_a_pause_ends_one() -> None:
     assert pace.in_s(0.1) == round(500 / PACE_S / 10)
     pace.count(PACE_S + 60.0)
     assert pace.in_s(1.0) == 0
+
+
+class Slow:
+    """An admission that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[Ahead] = []
+        self.answer = asyncio.Event()
+
+    async def admit(self, one: Attempt, ahead: Ahead | None = None) -> Admitted:
+        if ahead is not None:
+            self.asked.append(ahead)
+            await self.answer.wait()
+        one.applied(AT_MS, ())
+        return Admitted(30_000, None, None, None, None, 0 if ahead is None else len(ahead.ids))
+
+
+@pytest.mark.parametrize("meanwhile", ["other limits", "the gateway stops"])
+async def test_a_slice_that_comes_too_late_is_given_back(monkeypatch: pytest.MonkeyPatch, meanwhile: str) -> None:
+    monkeypatch.setattr(Pace, "in_s", lambda self, seconds: 5)
+    slow, given = Slow(), list[Ahead]()
+    leases = Leases(cast(Any, slow), "gw_1", given.append)
+    asking = asyncio.create_task(leases.admit(attempt()))
+    await asyncio.sleep(0)
+    assert len(slow.asked) == 1
+    if meanwhile == "other limits":
+        changed = attempt()
+        changed.account = ACCOUNT._replace(scopes=Scopes())
+        asking_too = asyncio.create_task(leases.admit(changed))
+        await asyncio.sleep(0)
+    else:
+        leases.close()
+    assert given == []
+    slow.answer.set()
+    await asking
+    assert given == slow.asked[:1]
+    if meanwhile == "other limits":
+        await asking_too
+    leases.close()
+    assert sorted(one.ids for one in given) == sorted(one.ids for one in slow.asked)
