@@ -121,9 +121,11 @@ class Leases:
 
 
 class _Supply:
-    """What was admitted ahead for requests of one key, model and size. `until`: when what is left is given back, on the
-    event loop's clock; `asked`: whether a slice is on its way; `retired`: nobody asks it any more, and a slice that still
-    comes is given back."""
+    """What was admitted ahead for requests of one key, model and size.
+
+    `until`: when what is left is given back, on the event loop's clock; `asked`: whether a slice is on its way;
+    `retired`: nobody takes from it any more, and a slice that still comes is given back.
+    """
 
     def __init__(self, scopes: Scopes, now: float) -> None:
         self.scopes = scopes
