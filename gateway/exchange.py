@@ -100,11 +100,18 @@ class Exchange:
             await self._waiter
         if self.gone.done() or self.answered:
             return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._take(), "more_body": not self.has_sent_all}
+
+    def take_body(self) -> bytes | None:
+        """The whole body, once; None where it has not come yet: then it is to be received."""
+        return self._take() if self.has_sent_all and not self._told and not self.gone.done() else None
+
+    def _take(self) -> bytes:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._body_bytes = 0
         self._told = self.has_sent_all
-        return {"type": "http.request", "body": body, "more_body": not self.has_sent_all}
+        return body
 
     async def send(self, message: Message) -> None:
         """ASGI's; a head leaves with the first part of its body."""

@@ -35,7 +35,6 @@ class _Answer:
     """One request's answer, kept from its beginning: the work sends into it, as its client, and any number of clients
     follow it. `gone`: all of them have been for `LINGER_SECONDS`."""
 
-    has_sent_all = True
     is_full = False
 
     def __init__(self, fingerprint: str, limit_bytes: int) -> None:

@@ -155,9 +155,10 @@ def parse_request(
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise invalid_request("`model` must be a non-empty string.", "model")
-    for name in ENGINE_FIELDS & body.keys():
-        if body.get(name) is not None:
-            raise invalid_request(f"`{name}` is reserved for the operator and cannot be set by a request.", name)
+    if not ENGINE_FIELDS.isdisjoint(body):
+        for name in sorted(ENGINE_FIELDS & body.keys()):
+            if body[name] is not None:
+                raise invalid_request(f"`{name}` is reserved for the operator and cannot be set by a request.", name)
     if defaults:
         for name in _DEFAULTS[endpoint] & defaults.keys():
             if body.get(name) is None:

@@ -24,7 +24,7 @@ from gateway.upstream import (
     worker_refusal,
 )
 
-USAGE_HEADER = "x-hydrant-usage"
+USAGE_HEADER = b"x-hydrant-usage"
 
 
 class Proxy:
@@ -108,7 +108,7 @@ class Proxy:
         attempt.deliver(usage)
 
 
-def plain_usage(endpoint: Endpoint, answer: bytes, reported: str | None) -> Usage:
+def plain_usage(endpoint: Endpoint, answer: bytes, reported: bytes | None) -> Usage:
     """The engine's usage of a whole answer: from the header of the hosted process, which has checked it, else from the
     body. Raises `UpstreamFailed` for what is not a finished answer."""
     try:

@@ -30,10 +30,6 @@ class Client(Protocol):
     gone: asyncio.Future[None]
 
     @property
-    def has_sent_all(self) -> bool:
-        """Whether its request is whole."""
-
-    @property
     def is_full(self) -> bool:
         """Whether `send` waits, because the client does not fetch what it was sent."""
 
@@ -41,9 +37,16 @@ class Client(Protocol):
         """ASGI's."""
 
 
-def client_of(scope: Scope) -> Client:
+class Asking(Client, Protocol):
+    """A client on its connection."""
+
+    def take_body(self) -> bytes | None:
+        """The body of its request, once; None where it has not come whole yet: then it is to be received."""
+
+
+def client_of(scope: Scope) -> Asking:
     """Who sent a request."""
-    client: Client = scope["extensions"][CLIENT]
+    client: Asking = scope["extensions"][CLIENT]
     return client
 
 
@@ -179,8 +182,10 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s:
     length = header_of(scope, b"content-length")
     if length is not None and int(length) > limit_bytes:
         raise body_too_large(limit_bytes)
-    if client_of(scope).has_sent_all:
-        return await _read_parts(receive, limit_bytes)
+    if (body := client_of(scope).take_body()) is not None:
+        if len(body) > limit_bytes:
+            raise body_too_large(limit_bytes)
+        return body
     try:
         async with asyncio.timeout(timeout_s):
             return await _read_parts(receive, limit_bytes)

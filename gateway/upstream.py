@@ -78,18 +78,18 @@ def provider_route(model: Model) -> Route:
     return Route(model.name, "", "", "", "hosted", None, 0, None, provider=told)
 
 
-def provider_refusal(status: int, headers: Mapping[str, str], error: object) -> Exception:
+def provider_refusal(status: int, headers: Mapping[bytes, bytes], error: object) -> Exception:
     """What the hosted process says of a provider: `ApiError` where the request is wrong, else `UpstreamFailed`.
     `headers`: of its answer, whose words on asking again are the client's."""
     found = error if isinstance(error, dict) else {}
     code, message, param = found.get("code"), found.get("message"), found.get("param")
     if not isinstance(message, str) or status in (401, 404):
         return UpstreamFailed(f"status {status} of the hosted process")
-    retry_after, again = headers.get("retry-after", ""), headers.get("x-should-retry")
-    wait_s = int(retry_after) if retry_after.isdecimal() else None
+    retry_after, again = headers.get(b"retry-after", b""), headers.get(b"x-should-retry")
+    wait_s = int(retry_after) if retry_after.isdigit() else None
     if status < 500:
         return ApiError(status, message, code=code, param=param if isinstance(param, str) else None)
-    told = () if again is None else ((b"x-should-retry", again.encode()),)
+    told = () if again is None else ((b"x-should-retry", again),)
     answer = ApiError(status, message, type_="server_error", code=code, retry_after_s=wait_s, headers=told)
     return UpstreamFailed(str(code), answer=answer)
 
@@ -171,8 +171,8 @@ class Upstream:
 
     async def read_whole(self, answer: Answer) -> bytes:
         """A plain answer's body. Raises `UpstreamFailed` when it is larger than allowed."""
-        limit, told = self._settings.max_answer_bytes, answer.headers.get("content-length", "0")
-        body = b"" if told.isdecimal() and int(told) > limit else await _read_at_most(answer, limit + 1)
+        limit, told = self._settings.max_answer_bytes, answer.headers.get(b"content-length", b"0")
+        body = b"" if told.isdigit() and int(told) > limit else await _read_at_most(answer, limit + 1)
         if len(body) > limit or not body:
             raise UpstreamFailed("the answer is too large, or empty")
         return body

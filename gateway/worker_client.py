@@ -63,7 +63,7 @@ class Answer:
         self._connection = connection
         self.status = connection.status
         self.headers = connection.headers
-        """By lower-case name; of repeated ones the last."""
+        """By name in lower case; of repeated ones the last."""
 
     async def read(self) -> bytes:
         """What has come of the body, at least a byte; empty at its end. Raises Lost."""
@@ -156,7 +156,7 @@ class _Connection(asyncio.Protocol):
         stall_s: float,
     ) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: dict[bytes, bytes] = {}
         self._loop = loop
         self._idle = idle
         self._address = address
@@ -370,7 +370,7 @@ class _Connection(asyncio.Protocol):
         """One header, or a trailer."""
         self._head_bytes += len(name) + len(value)
         if not self.status and self._head_bytes <= MAX_HEAD_BYTES:
-            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """The head is whole; one with a 1xx status only announces another."""
@@ -383,7 +383,7 @@ class _Connection(asyncio.Protocol):
             return
         self.status = status
         self._keeps = self._parser.should_keep_alive()
-        self._until_eof = "content-length" not in self.headers and "transfer-encoding" not in self.headers
+        self._until_eof = b"content-length" not in self.headers and b"transfer-encoding" not in self.headers
 
     def on_message_complete(self) -> None:
         """The answer is whole."""

@@ -193,6 +193,19 @@ def test_a_key_lives_until_its_moment_of_expiry() -> None:
         read.authenticate(KEY, PEPPER, 100)
 
 
+def test_a_key_that_has_been_used_is_known_in_its_snapshot_only_and_ends_all_the_same() -> None:
+    read = snapshot(keys={hash_key(KEY, PEPPER): key_entry(expires_at_ms=100)})
+    for _ in range(2):
+        assert read.authenticate(KEY, PEPPER, 99)[0].key_id == "key_1"
+        with pytest.raises(ApiError):
+            read.authenticate(KEY + "x", PEPPER, 99)
+    with pytest.raises(ApiError):
+        read.authenticate(KEY, PEPPER, 100)
+    assert KEY not in repr(read)
+    with pytest.raises(ApiError):
+        snapshot(keys={}).authenticate(KEY, PEPPER, 99)
+
+
 def test_a_key_of_a_disabled_tenant_is_invalid() -> None:
     with pytest.raises(ApiError):
         snapshot(tenants={"ten_1": tenant_entry(enabled=False)}).authenticate(KEY, PEPPER, 0)

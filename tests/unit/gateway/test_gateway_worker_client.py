@@ -127,7 +127,7 @@ async def test_a_whole_answer_keeps_its_connection(answer: bytes, cut: int) -> N
 async def test_headers_of_an_interim_answer_are_not_the_answers() -> None:
     async with worker(says(b"HTTP/1.1 103 Hints\r\nx-a: 1\r\n\r\n" + OK)) as served, client() as made:
         answer = await made.post(served.url, {}, b"")
-        assert answer.headers == {"content-length": "2"}
+        assert answer.headers == {b"content-length": b"2"}
         answer.close()
 
 
