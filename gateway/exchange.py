@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 BODY_AHEAD_BYTES = 64 * 1024
 """So much of a body is read before the application asks for it."""
 
-_STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
-_FAILED = _STATUS_LINES[500] + b"content-length: 0\r\nconnection: close\r\n\r\n"
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %s" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+_FAILED = _STATUS_LINES[500] + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _WITHOUT_BODY = frozenset((204, 304))
 
 
@@ -142,8 +142,8 @@ class Exchange:
 
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         lines = [_STATUS_LINES[status]]
-        lines += [b"%b: %b\r\n" % header for header in self._connection.default_headers]
-        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines += map(b": ".join, self._connection.default_headers)
+        lines += map(b": ".join, headers)
         length = dict(headers).get(b"content-length")
         self._without_body |= status in _WITHOUT_BODY
         self._left_bytes = 0 if self._without_body else None if length is None else int(length)
@@ -152,13 +152,14 @@ class Exchange:
                 self.keeps = False  # its end is the body's
             else:
                 self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
+                lines.append(b"transfer-encoding: chunked")
         if not self.keeps:
-            lines.append(b"connection: close\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+            lines.append(b"connection: close")
+        lines += (b"", b"")
+        head = b"\r\n".join(lines)
+        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
             raise ValueError("a header of the answer holds a line break")
-        self.started, self._head = True, head + b"\r\n"
+        self.started, self._head = True, head
 
     def _framed(self, body: bytes, more: bool) -> bytes:
         if self._chunked:

@@ -114,8 +114,12 @@ class Reply:
 
     async def stream(self, data: bytes) -> None:
         """Some events of a stream."""
-        await self.start_stream()
-        await self._body(data, more=True)
+        if not self.started:
+            await self.start_stream()
+        if self._client.is_full:
+            await self._body(data, more=True)
+        else:
+            await self._client.send(_part(data, more=True))
 
     async def end_stream(self, data: bytes) -> None:
         """The last events of a stream."""
