@@ -122,8 +122,9 @@ class Snapshot:
     hold: HoldLimits
     # By model name, then by tenant id, "*" for all others.
     policies: dict[str, dict[str, ColdPolicy]] = field(default_factory=dict)
-    # By the API keys themselves, those of `keys` that have been used: a digest takes longer than all else of this.
-    _used: dict[str, Key] = field(default_factory=dict, repr=False, compare=False)
+    # By the API keys themselves (and the pepper), those of `keys` that have been used: a digest takes longer than all
+    # else of this.
+    _used: dict[tuple[str, bytes], Key] = field(default_factory=dict, repr=False, compare=False)
 
     def cold_policy(self, model: str, tenant_id: str) -> ColdPolicy:
         """What becomes of this tenant's requests while the model is cold."""
@@ -132,9 +133,9 @@ class Snapshot:
 
     def authenticate(self, api_key: str, pepper: bytes, at_ms: int) -> tuple[Key, Tenant]:
         """The key's record and tenant. Raises `ApiError` 401 for a key that is not live at `at_ms`."""
-        key = self._used.get(api_key)
+        key = self._used.get((api_key, pepper))
         if key is None and (key := self.keys.get(hash_key(api_key, pepper))) is not None:
-            self._used[api_key] = key
+            self._used[api_key, pepper] = key
         if key is None or (key.expires_at_ms is not None and key.expires_at_ms <= at_ms):
             raise errors.management_token() if api_key.startswith("hym-") else errors.invalid_api_key()
         tenant = self.tenants.get(key.tenant_id)

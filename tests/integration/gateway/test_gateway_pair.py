@@ -96,9 +96,9 @@ async def test_requests_per_minute_are_counted_together(
             return answer.status
 
     statuses = await asyncio.gather(*(ask(number) for number in range(CLIENTS)))
-    # Redis counts by its own minutes: a minute may turn over while they race, then five more fit into the next.
+    # Redis counts by its own minutes: a minute may turn over while they race, then up to five fit into each.
     windows = [int(await world.redis.get(key)) async for key in world.redis.scan_iter("hyd:rate:key:key_1:r:*")]
-    assert windows in ([5], [5, 5])
+    assert windows == [5] or (len(windows) == 2 and max(windows) <= 5)
     assert statuses.count(200) == sum(windows)
     assert statuses.count(429) == CLIENTS - sum(windows)
 

@@ -188,9 +188,9 @@ async def test_requests_a_minute_are_counted_together(arena: Arena) -> None:
         key_id, secret = arena.new_key(rpm=limit)
         await arena.announce()
         statuses = await arena.race(secret, None)
-        # Redis counts by its own minutes: one may turn over while they race, then as many more fit into the next.
+        # Redis counts by its own minutes: one may turn over while they race, then up to as many fit into each.
         minutes = [int(arena.redis.get(name)) for name in arena.redis.scan_iter(f"hyd:rate:key:{key_id}:r:*")]
-        assert minutes in ([limit], [limit, limit])
+        assert minutes == [limit] or (len(minutes) == 2 and max(minutes) <= limit)
         assert statuses.count(200) == sum(minutes)
         assert statuses.count(429) == CLIENTS - sum(minutes)
         arena.balance_books(key_id, sum(minutes))

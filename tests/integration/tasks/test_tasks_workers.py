@@ -252,14 +252,18 @@ def test_a_node_worker_killed_before_its_answer_starts_nothing_twice(cluster, po
     controller = cluster.procs.controller().wait_ready()
     dying = cluster.procs.node("n0", failpoint=point).wait_ready()
     wait_until(cluster._nodes_known, SECONDS, cluster.told)
+    noded = cluster.nodes["n0"]
+    # Else the worker may still report that the stage is ready, between noded's answer and its own death.
+    noded.lives.append("hold")
     cluster.want("m", waiting=1)
     dying.wait_killed()
-    noded = cluster.nodes["n0"]
     assert len(noded.effects) >= (1 if point == "node.applied" else 2), "noded has done it"
     assert cluster.states() == ["starting"], "and nobody was told"
     controller.stop()
     cluster.start()
     make_due(cluster)
+    wait_until(lambda: noded.stages("loading", "ready"), SECONDS, cluster.told)
+    noded.set_state("ready")
     cluster.until("standalone")
     assert len(noded.stages()) == 1
     wait_until(lambda: len(cluster.gateway.routes("m")) == 1, SECONDS, cluster.told)
