@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -23,6 +22,7 @@ from gateway.allowance import Allowance
 from gateway.celery_message import CeleryHints
 from gateway.clock import now_ms
 from gateway.demand import Demand
+from gateway.draining import until_none
 from gateway.errors import (
     ApiError,
     at_the_root,
@@ -61,7 +61,6 @@ access = structlog.get_logger("gateway.access")
 REDIS_TIMEOUT_S = 2.0
 REDIS_CONNECTIONS = 64
 FAREWELL_SECONDS = 3.0
-FAREWELL_POLL_SECONDS = 0.02
 CANCEL_SECONDS = 1.0
 # The cycle collector looks after so many new objects, instead of 700: a saturated gateway then spends 5 % less.
 COLLECT_EVERY = 50_000
@@ -144,10 +143,7 @@ class Gateway:
     async def stop(self) -> None:
         """Publishes what is left (the spool keeps what Redis does not take), and closes everything."""
         # uvicorn has just cancelled the requests that outlived the drain time: each still settles its attempt.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                while self._running:  # noqa: ASYNC110 - once a process: not worth an event for each request
-                    await asyncio.sleep(FAREWELL_POLL_SECONDS)
+        await until_none(lambda: self._running, FAREWELL_SECONDS)
         await self._idempotency.stop(FAREWELL_SECONDS)
         self._leases.close()
         await self._metering.drain(FAREWELL_SECONDS)

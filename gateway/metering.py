@@ -8,7 +8,6 @@ may wait for that: a bounded time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import time
@@ -22,13 +21,13 @@ from gateway.admission import Admission, Ahead, Persistence
 from gateway.allowance import Allowance
 from gateway.attempts import Attempt, FinalEvent
 from gateway.celery_message import CeleryHints
+from gateway.draining import until_none
 from gateway.failpoints import reach
 from gateway.spool import Spool
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
-DRAIN_POLL_SECONDS = 0.02
 PUBLISH_BATCH = 64
 # So many spooled events are asked after at a time, where Redis has no AOF.
 CONFIRM_BATCH = 1000
@@ -172,10 +171,7 @@ class Metering:
 
     async def drain(self, seconds: float) -> None:
         """Waits until nothing is unpublished, `seconds` at most; the spool keeps the rest."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.unpublished:  # noqa: ASYNC110 - once a process: not worth an event for each ending
-                    await asyncio.sleep(DRAIN_POLL_SECONDS)
+        await until_none(lambda: self.unpublished, seconds)
 
     def _enqueue(self, ending: _Ending) -> asyncio.Future[None]:
         if self._queue or not self._server_is_sure:
