@@ -107,6 +107,16 @@ def test_events_that_are_not_parsed_are_read_as_the_parser_reads_them(
             assert getattr(quick, name) == getattr(parsing, name)
 
 
+def test_a_read_may_end_anywhere_in_an_event() -> None:
+    # Python before 3.11.5, Debian's among them, took a part of an event for the whole where a pattern was possessive.
+    text = TEXT_EVENTS[1] * 3
+    whole = reader().feed(text)
+    for cut in range(len(text)):
+        stream = reader()
+        assert stream.feed(text[:cut]) + stream.feed(text[cut:]) == whole
+        assert (stream.usage.completion_tokens, stream.failed) == (3, False)
+
+
 @pytest.mark.parametrize("event", [TEXT_EVENTS[1], TEXT_EVENTS[2], TEXT_EVENTS[4], TEXT_EVENTS[5]])
 def test_text_deltas_need_no_parsing(event: bytes) -> None:
     length, out, usage = take_text_events(event * 3 + b"data: ", 0, keep_usage=False)
