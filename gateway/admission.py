@@ -191,7 +191,7 @@ class Admission:
     def finish(self, event: FinalEvent) -> asyncio.Future[None]:
         """Publishes a final event and frees what the attempt held beyond its cost. Fails with RedisError."""
         return self._finish_for(event.tenant_id, event.slot_keys, event.token_keys)(
-            event.attempt_id, event.encoded, event.surplus_tokens, *(event.lock or ())
+            event.attempt_id, event.body, event.surplus_tokens, *(event.lock or ())
         )
 
     def _prepare_finish(self, tenant_id: str, slot_keys: tuple[str, ...], token_keys: tuple[str, ...]) -> Prepared:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -39,6 +38,7 @@ from gateway.idempotency import Idempotency
 from gateway.ids import new_id, request_id
 from gateway.inference import Inference, bearer
 from gateway.leases import Leases
+from gateway.memory import keep_freed_pages, spare_the_collector
 from gateway.metering import Metering
 from gateway.openapi import openapi_json
 from gateway.parsing import Endpoint
@@ -62,8 +62,6 @@ REDIS_TIMEOUT_S = 2.0
 REDIS_CONNECTIONS = 64
 FAREWELL_SECONDS = 3.0
 CANCEL_SECONDS = 1.0
-# The cycle collector looks after so many new objects, instead of 700: a saturated gateway then spends 5 % less.
-COLLECT_EVERY = 50_000
 _NO_SNAPSHOT_LIMITS = HoldLimits(0, 0, 0.0)
 _INFERENCE = {endpoint.path: endpoint for endpoint in Endpoint}
 
@@ -296,17 +294,10 @@ def _model_object(name: str, model: Model) -> dict[str, object]:
     return {"id": name, "object": "model", "created": model.created_at_ms // 1000, "owned_by": "hydrant"}
 
 
-def spare_the_collector() -> None:
-    """What is imported by now lives as long as the process: the cycle collector need not walk it, and nearly all that
-    a request makes is freed without it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_EVERY, 20, 20)
-
-
 def create_app() -> Gateway:
     """uvicorn's factory: one gateway from the environment."""
     configure_logging()  # of several worker processes, each has its own
     spare_the_collector()
+    keep_freed_pages()
     # The supervisor starts it again; running answers end first.
     return Gateway(load_settings(), lambda: signal.raise_signal(signal.SIGTERM))

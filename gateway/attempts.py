@@ -6,6 +6,7 @@ What every request makes and nobody changes is a named tuple: a frozen dataclass
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -115,44 +116,40 @@ class Attempt:
 
     def application(self) -> bytes:
         """The attempt as JSON, for `hyd:attempts`, but for what admission itself adds to it."""
-        return orjson.dumps(self._fields())
+        return orjson.dumps(self._fields(self.usage, self.reserved_nusd))
 
     def record(self) -> bytes:
         """The open attempt as JSON, for `hyd:attempts`."""
-        return orjson.dumps(self._fields() | self._admission())
+        fields = self._fields(self.usage, self.reserved_nusd)
+        self._add_admission(fields)
+        return orjson.dumps(fields)
 
     def final(self, outcome: str) -> FinalEvent:
         """The final event. Nothing delivered costs nothing; what is reserved from now on is what it cost."""
         delivered = outcome == "ok" or self.usage.completion_tokens > 0
         usage = self.usage if delivered else NO_USAGE
-        cost = usage.cost_nusd(self.account.price) if delivered else 0
-        event = self._fields()
-        event |= self._admission()
-        event |= {
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "estimated": usage.estimated,
-            "reserved_nusd": min(cost, self.reserved_nusd),
-            "outcome": outcome,
-            "ended_at_ms": now_ms(),
-        }
+        reserved_nusd = min(usage.cost_nusd(self.account.price) if delivered else 0, self.reserved_nusd)
+        event = self._fields(usage, reserved_nusd)
+        self._add_admission(event)
+        event["outcome"] = outcome
+        event["ended_at_ms"] = now_ms()
         return FinalEvent(
             attempt_id=self.attempt_id,
             tenant_id=self.account.tenant_id,
             slot_keys=self.account.scopes.slot_keys,
             token_keys=self.account.scopes.token_keys,
             surplus_tokens=self.counted_tokens - usage.prompt_tokens - usage.completion_tokens,
-            body=event,
-            encoded=orjson.dumps(event),
+            reserved_nusd=reserved_nusd,
+            body=orjson.dumps(event),
             lock=self.lock,
         )
 
-    def _admission(self) -> dict[str, Any]:
+    def _add_admission(self, fields: dict[str, Any]) -> None:
         # By this clock where there was no admission by Redis.
-        return {"admitted_at_ms": self.admitted_at_ms or self.started_at_ms, "budgets": self.counted_in}
+        fields["admitted_at_ms"] = self.admitted_at_ms or self.started_at_ms
+        fields["budgets"] = self.counted_in
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self, usage: Usage, reserved_nusd: int) -> dict[str, Any]:
         account = self.account
         return {
             "attempt_id": self.attempt_id,
@@ -168,11 +165,11 @@ class Attempt:
             "lane": account.lane,
             "endpoint": account.endpoint,
             "stream": account.stream,
-            "prompt_tokens": self.usage.prompt_tokens,
-            "cached_tokens": self.usage.cached_tokens,
-            "completion_tokens": self.usage.completion_tokens,
-            "estimated": self.usage.estimated,
-            "reserved_nusd": self.reserved_nusd,
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "estimated": usage.estimated,
+            "reserved_nusd": reserved_nusd,
             "started_at_ms": self.started_at_ms,
             "first_token_at_ms": self.first_token_at_ms,
             "held_ms": self.held_ms,
@@ -180,30 +177,43 @@ class Attempt:
 
 
 class FinalEvent(NamedTuple):
-    """A final event and what its publication needs: where it had slots, which scopes counted its tokens, and how many
-    of those (`surplus_tokens`) it has not used."""
+    """A final event and what its publication needs: where it had slots, which scopes counted its tokens, how many of
+    those (`surplus_tokens`) it has not used, and what is reserved until it is settled."""
 
     attempt_id: str
     tenant_id: str
     slot_keys: tuple[str, ...]
     token_keys: tuple[str, ...]
     surplus_tokens: int
-    body: dict[str, Any]
-    encoded: bytes
-    """The body as JSON."""
+    reserved_nusd: int
+    body: bytes
+    """The event as JSON."""
     lock: tuple[str, str] | None = None
 
     def to_line(self) -> bytes:
         """One line of the spool."""
-        line = {"event": orjson.Fragment(self.encoded), "slots": self.slot_keys, "tokens": self.token_keys}
-        return orjson.dumps(line | {"surplus_tokens": self.surplus_tokens}) + b"\n"
+        where = _where(self.slot_keys, self.token_keys)
+        return b'{"event":%b,%b,"surplus_tokens":%d}\n' % (self.body, where, self.surplus_tokens)
 
     @staticmethod
     def from_line(line: bytes) -> FinalEvent:
         """Reads a spool line. Raises ValueError (orjson's, too) or KeyError for a torn one."""
         raw = orjson.loads(line)
-        body = raw["event"]
+        event = raw["event"]
         # A gateway before there were lists of scopes has left none: those slots and minutes have passed anyway.
         slots, tokens = tuple(raw.get("slots", ())), tuple(raw.get("tokens", ()))
-        surplus = raw["surplus_tokens"]
-        return FinalEvent(body["attempt_id"], body["tenant_id"], slots, tokens, surplus, body, orjson.dumps(body))
+        return FinalEvent(
+            event["attempt_id"],
+            event["tenant_id"],
+            slots,
+            tokens,
+            raw["surplus_tokens"],
+            event["reserved_nusd"],
+            orjson.dumps(event),
+        )
+
+
+@lru_cache(1024)
+def _where(slot_keys: tuple[str, ...], token_keys: tuple[str, ...]) -> bytes:
+    """The part of a spool line that all events of the same scopes share."""
+    return orjson.dumps({"slots": slot_keys, "tokens": token_keys})[1:-1]

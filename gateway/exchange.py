@@ -124,7 +124,7 @@ class Exchange:
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         framed = self._framed(body, more)
-        self._connection.transport.writelines((self._head, framed) if self._head else (framed,))
+        self._connection.transport.write(self._head + framed)
         self._head = b""
         if not more:
             self.answered = True

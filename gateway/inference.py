@@ -123,6 +123,9 @@ class Inference:
         """From admission to the end. `lock`: by which its Idempotency-Key is kept."""
         lane = request.endpoint.lane(model.lane)
         policy, fallback = self._while_cold(snapshot, model, tenant, request.endpoint)
+        max_tokens = output_bound(request, model, key)
+        attempt = self._new_attempt(snapshot, request, key, tenant, model, lane, reply.request_id, max_tokens, fallback)
+        attempt.lock = lock
         now = time.monotonic()
         call = Call(
             request=request,
@@ -134,16 +137,15 @@ class Inference:
             arrived_at_ms=arrived_at_ms,
             deadline=now + snapshot.hold.deadline_s,
             ping_at=now + self._settings.first_ping_s,
-            max_tokens=output_bound(request, model, key),
+            max_tokens=max_tokens,
             permit=partial(self._permit, api_key, model.name),
-            attempt=self._new_attempt(snapshot, request, key, tenant, model, lane, reply.request_id, fallback),
+            attempt=attempt,
             trace=trace,
             policy=policy,
             fallback=fallback,
         )
         if trace is not None:
             trace.note(model=model.name, lane=lane, tenant_id=tenant.tenant_id, key_id=key.key_id)
-        call.open_attempt.lock = lock
         if model.provider is None:
             self._demand.touched(model.name)
         await self._admit(call)
@@ -195,12 +197,13 @@ class Inference:
         model: Model,
         lane: str,
         request_id: str,
+        max_tokens: int,
         fallback: Model | None,
     ) -> Attempt:
         """The first attempt, with the most that the request can cost as its reservation, whichever model answers it."""
-        tokens, nusd = cost_bound(request, model, key)
+        tokens, nusd = cost_bound(request, model, max_tokens)
         if fallback is not None:
-            its_tokens, its_nusd = cost_bound(request, fallback, key)
+            its_tokens, its_nusd = cost_bound(request, fallback, output_bound(request, fallback, key))
             tokens, nusd = max(tokens, its_tokens), max(nusd, its_nusd)
         account = Account(
             request_id=request_id,

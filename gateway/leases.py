@@ -9,6 +9,7 @@ none has taken are given back within `KEEP_S`. Near a limit Redis admits none ah
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import orjson
@@ -45,8 +46,7 @@ class Leases:
         """Admits an attempt, which may become one that was admitted ahead. Raises as `Admission.admit` does."""
         if attempt.lock is not None:  # which only its own admission can write
             return await self._admission.admit(attempt)
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = time.monotonic()
         supply = self._supply(attempt, now)
         if (admitted := supply.take(attempt, now)) is not None:
             return admitted
@@ -109,21 +109,20 @@ class Leases:
             self._give_back(rest)
 
     def _tidy(self) -> None:
-        loop = asyncio.get_running_loop()
-        now, self._timer = loop.time(), None
+        now, self._timer = time.monotonic(), None
         for of, supply in list(self._supplies.items()):
             if now >= supply.until:
                 self._give_back_rest(supply)
                 if supply.pace.idle_since(now) >= IDLE_S and not supply.asked:
                     del self._supplies[of]
         if self._supplies:
-            self._timer = loop.call_later(KEEP_S, self._tidy)
+            self._timer = asyncio.get_running_loop().call_later(KEEP_S, self._tidy)
 
 
 class _Supply:
     """What was admitted ahead for requests of one key, model and size.
 
-    `until`: when what is left is given back, on the event loop's clock; `asked`: whether a slice is on its way;
+    `until`: when what is left is given back, on the monotonic clock; `asked`: whether a slice is on its way;
     `retired`: nobody takes from it any more, and a slice that still comes is given back.
     """
 

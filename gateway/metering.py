@@ -92,7 +92,7 @@ class Metering:
         ending = self._enqueue(event)
         if not self._allowance.holds(attempt.attempt_id):
             return ending
-        self._allowance.ended(attempt.attempt_id, event.body["reserved_nusd"])
+        self._allowance.ended(attempt.attempt_id, event.reserved_nusd)
         return _done()
 
     def release(self, attempt: Attempt) -> asyncio.Future[None]:
@@ -178,9 +178,10 @@ class Metering:
             self._queue.append(ending)
             self._work.set()
             return _done()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._under_way += 1
-        self._send(ending).add_done_callback(partial(self._answered, ending, done))
+        answer = self._send(ending)
+        done: asyncio.Future[None] = answer.get_loop().create_future()
+        answer.add_done_callback(partial(self._answered, ending, done))
         return done
 
     def _send(self, ending: _Ending) -> asyncio.Future[None]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 import orjson
 
 from gateway import metrics
@@ -34,15 +37,13 @@ class Proxy:
         self._metering = metering
         self._upstream = upstream
 
-    async def run(self, call: Call, route: Route, traceparent: str | None = None) -> None:
+    def run(self, call: Call, route: Route, traceparent: str | None = None) -> Coroutine[Any, Any, None]:
         """The whole exchange; the attempt is ended when it returns. `traceparent`: the worker's spans' parent.
 
         Raises `UpstreamFailed`, and `ApiError` when the worker refuses the request itself: then nothing ran.
         """
-        if call.request.stream:
-            await self._stream(call, route, traceparent)
-        else:
-            await self._plain(call, route, traceparent)
+        exchange = self._stream if call.request.stream else self._plain
+        return exchange(call, route, traceparent)
 
     async def _plain(self, call: Call, route: Route, traceparent: str | None) -> None:
         """A whole answer, billed only when the client is still there to get it."""

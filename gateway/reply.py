@@ -144,19 +144,20 @@ class Reply:
             await self._body(frame + body + b"\n\n", more=False)
             return
         headers = [JSON, *error.headers]
+        told = {name for name, _ in headers}
+        self.headers = [header for header in self.headers if header[0] not in told]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", str(error.retry_after_s).encode()))
         await self.whole(error.status, headers, body)
 
     def _head(self, status: int, headers: Headers) -> Message:
         self.started, self.status = True, status
-        names = {name for name, _ in headers}
         own = [
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", str(self.elapsed_ms).encode()),
+            *headers,
+            *self.headers,
         ]
-        own += headers
-        own += [header for header in self.headers if header[0] not in names]
         return {"type": "http.response.start", "status": status, "headers": own}
 
     async def _body(self, data: bytes, *, more: bool) -> None:
@@ -219,7 +220,7 @@ async def until_disconnect(gone: asyncio.Future[None], work: Awaitable[None]) ->
     The work runs in the caller's task, which is cancelled for it: what `asyncio.timeout` does for time, this does for
     the client.
     """
-    task = asyncio.current_task()
+    task = asyncio.current_task(gone.get_loop())
     assert task is not None
     before, left, over = task.cancelling(), False, False
 

@@ -83,9 +83,11 @@ class Scripts:
 
     def send(self, script: Script, packed: bytes) -> Answer:
         """The same of a call that is packed already."""
-        answer = Answer(loop=asyncio.get_running_loop())
+        # Asking for the running loop is a system call.
+        line = self._line
+        answer = Answer(loop=asyncio.get_running_loop() if line is None else line.loop)
         self._waiting.append(_Call(packed, script, answer))
-        if self._line is not None:
+        if line is not None:
             self._send()
         elif self._opening is None:
             self._opening = asyncio.create_task(self._open())
@@ -148,7 +150,7 @@ class _Line(asyncio.Protocol):
         self._connection = connection
         self._on_room = on_room
         self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._open = True
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=_error)
@@ -159,11 +161,11 @@ class _Line(asyncio.Protocol):
 
     def send(self, call: _Call) -> None:
         """Sends a call; what is sent in one turn of the event loop leaves in one write."""
-        call.sent_at = self._loop.time()
+        call.sent_at = self.loop.time()
         self.under_way.append(call)
         self._transport.write(call.packed)
         if self._timer is None:
-            self._timer = self._loop.call_later(CALL_SECONDS, self._tick)
+            self._timer = self.loop.call_later(CALL_SECONDS, self._tick)
 
     def end(self, error: RedisError) -> None:
         """Closes it; whoever waits for an answer gets the error."""
@@ -202,7 +204,7 @@ class _Line(asyncio.Protocol):
     def _answered(self, call: _Call, answer: Any) -> None:
         if isinstance(answer, NoScriptError) and call.script is not None and not call.repeated:
             # It has not run.
-            self.send(_Call(_pack("SCRIPT", "LOAD", call.script.text), None, Answer(loop=self._loop)))
+            self.send(_Call(_pack("SCRIPT", "LOAD", call.script.text), None, Answer(loop=self.loop)))
             call.repeated = True
             self.send(call)
         elif call.script is None:
@@ -216,11 +218,11 @@ class _Line(asyncio.Protocol):
         self._timer = None
         if not self.under_way:
             return
-        left_s = self.under_way[0].sent_at + CALL_SECONDS - self._loop.time()
+        left_s = self.under_way[0].sent_at + CALL_SECONDS - self.loop.time()
         if left_s <= 0:
             self.end(_late())
         else:
-            self._timer = self._loop.call_later(left_s, self._tick)
+            self._timer = self.loop.call_later(left_s, self._tick)
 
 
 class Script:

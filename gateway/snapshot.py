@@ -148,6 +148,9 @@ class Snapshot:
 
         Raises `ApiError` 404 (unknown, or all of them disabled) or 403 (none on the key's list).
         """
+        named = self.models.get(name)
+        if named is not None and named.enabled and key.permits(name):
+            return named
         known = self._behind(name)
         if not known:
             raise errors.model_not_found(name)

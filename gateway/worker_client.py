@@ -57,17 +57,15 @@ class _Target:
 class Answer:
     """An answer's head; its body is read part by part."""
 
-    __slots__ = ("_connection", "headers", "status")
+    __slots__ = ("_connection", "headers", "read", "status")
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
         self.status = connection.status
         self.headers = connection.headers
         """By name in lower case; of repeated ones the last."""
-
-    async def read(self) -> bytes:
+        self.read = connection.read
         """What has come of the body, at least a byte; empty at its end. Raises Lost."""
-        return await self._connection.read()
 
     def close(self) -> None:
         """Ends the exchange. Where the answer was not read to its end, the connection goes: the worker learns of it."""
@@ -201,7 +199,7 @@ class _Connection(asyncio.Protocol):
         transport = self._open()
         if transport is None:
             raise self._closed()
-        transport.writelines((head, body))
+        transport.write(head + body)
         self._unsent = transport.get_write_buffer_size()
         if self._timer is None:
             self._timer = self._loop.call_later(self._stall_s, self._tick)
@@ -214,7 +212,7 @@ class _Connection(asyncio.Protocol):
             await self._wait()
 
     async def read(self) -> bytes:
-        """See `Answer.read`."""
+        """What has come of the body, at least a byte; empty at its end. Raises Lost."""
         parts = self._parts
         while not parts:
             if self._complete:

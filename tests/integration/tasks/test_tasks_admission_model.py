@@ -217,7 +217,7 @@ class World:
         used = Usage(self.chance.randint(0, 500), 0, self.chance.randint(0, 500))
         attempt.deliver(used)
         event = attempt.final(self.chance.choice(("ok", "client_closed", "upstream_error")))
-        self.expected.hold(attempt, event.body["reserved_nusd"] - attempt.reserved_nusd, -event.surplus_tokens)
+        self.expected.hold(attempt, event.reserved_nusd - attempt.reserved_nusd, -event.surplus_tokens)
         self.ended.append((attempt, event))
         await self.admission.finish(event)
 
@@ -241,7 +241,7 @@ class World:
         if not self.ended:
             return
         attempt, event = self.ended.pop(self.chance.randrange(len(self.ended)))
-        cost, tenant = event.body["reserved_nusd"], attempt.account.tenant_id
+        cost, tenant = event.reserved_nusd, attempt.account.tenant_id
         self.expected.balance[tenant] -= cost
         await self.redis.hset("hyd:balance", tenant, self.expected.balance[tenant])
         for name in attempt.counted_in:

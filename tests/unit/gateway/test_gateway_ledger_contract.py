@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,8 +27,8 @@ def test_gateway_and_ledger_agree_on_every_cost(outcome: str, usage: Usage, pric
     account = Account("req_1", "ten_1", "key_1", "m", "mod_1", price, "direct", "/v1/completions", False, "gw_1")
     attempt = Attempt(account, reserved_nusd=10**18, counted_tokens=0, started_at_ms=1, group_id="grp_1")
     attempt.deliver(usage)
-    body = attempt.final(outcome).body
-    event = UsageEvent.model_validate(body)
+    final = attempt.final(outcome)
+    event = UsageEvent.model_validate_json(final.body)
     charged = cost_nusd(
         event,
         models.Price(
@@ -38,6 +39,6 @@ def test_gateway_and_ledger_agree_on_every_cost(outcome: str, usage: Usage, pric
             request_nusd=price.request_nusd,
         ),
     )
-    assert body["reserved_nusd"] == charged
+    assert final.reserved_nusd == orjson.loads(final.body)["reserved_nusd"] == charged
     if outcome == "ok":
         assert charged == usage.cost_nusd(price)

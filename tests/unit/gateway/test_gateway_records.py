@@ -38,9 +38,9 @@ def test_what_was_delivered_is_what_is_owed() -> None:
     one = attempt(group_id="g")
     one.deliver(Usage(7, 0, 3))
     event = one.final("client_closed")
-    assert event.body["reserved_nusd"] == 7 * 10 + 3 * 40 + 100
+    assert event.reserved_nusd == 7 * 10 + 3 * 40 + 100
     assert event.surplus_tokens == 490
-    assert event.body["first_token_at_ms"] is not None
+    assert orjson.loads(event.body)["first_token_at_ms"] is not None
 
 
 @pytest.mark.parametrize("outcome", ["client_closed", "upstream_error"])
@@ -48,7 +48,7 @@ def test_nothing_delivered_is_nothing_owed(outcome: str) -> None:
     one = attempt(group_id="g")
     one.deliver(Usage(7, 0, 0))
     event = one.final(outcome)
-    assert event.body["reserved_nusd"] == event.body["prompt_tokens"] == 0
+    assert event.reserved_nusd == orjson.loads(event.body)["prompt_tokens"] == 0
     assert event.surplus_tokens == 500
 
 
@@ -57,7 +57,7 @@ def test_an_event_has_exactly_the_documented_fields() -> None:
     documented = text.split("The event:")[1].split("{")[1].split("}")[0]
     names = {part.split('"')[1] for part in documented.split(",") if part.strip().startswith('"')}
     names -= {"upstream_error", "gateway_lost"}
-    assert set(attempt().final("ok").body) == names
+    assert set(orjson.loads(attempt().final("ok").body)) == names
 
 
 def test_the_open_record_has_no_outcome() -> None:
@@ -65,8 +65,8 @@ def test_the_open_record_has_no_outcome() -> None:
 
 
 def event_of(name: str) -> FinalEvent:
-    body = {"attempt_id": name, "tenant_id": "ten_1", "key_id": "key_1"}
-    return FinalEvent(name, "ten_1", ("hyd:slots:key:key_1",), ("hyd:rate:key:key_1",), 9, body, orjson.dumps(body))
+    body = {"attempt_id": name, "tenant_id": "ten_1", "key_id": "key_1", "reserved_nusd": 5}
+    return FinalEvent(name, "ten_1", ("hyd:slots:key:key_1",), ("hyd:rate:key:key_1",), 9, 5, orjson.dumps(body))
 
 
 def test_a_spool_keeps_what_is_not_published(tmp_path: Path) -> None:
@@ -153,7 +153,8 @@ def test_an_event_survives_a_killed_process(tmp_path: Path) -> None:
         "import os, signal, sys; from pathlib import Path; from gateway.spool import WORTH_EMPTYING_BYTES, Spool\n"
         "from gateway.attempts import FinalEvent\n"
         "s = Spool(Path(sys.argv[1]), 'gw_killed')\n"
-        's.append(FinalEvent(\'a\', \'t\', (), (), 2, {}, b\'{"attempt_id":"a","tenant_id":"t"}\'))\n'
+        'body = b\'{"attempt_id":"a","tenant_id":"t","reserved_nusd":0}\'\n'
+        "s.append(FinalEvent('a', 't', (), (), 2, 0, body))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3], check=False)
