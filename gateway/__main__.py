@@ -8,7 +8,7 @@ import sys
 
 import uvicorn
 
-from gateway.connection import Connection
+from gateway.clients.connection import Connection
 from gateway.settings import SettingsError, load_settings
 from registry.logs import configure_logging
 

@@ -16,11 +16,16 @@ from redis.exceptions import RedisError
 from structlog.contextvars import bind_contextvars
 
 from gateway import metrics
-from gateway.admission import Admission
-from gateway.allowance import Allowance
+from gateway.accounting.admission import Admission
+from gateway.accounting.allowance import Allowance
+from gateway.accounting.leases import Leases
+from gateway.accounting.metering import Metering
+from gateway.accounting.scripts import Scripts
+from gateway.accounting.spool import Spool
+from gateway.body.parsing import Endpoint
 from gateway.celery_message import CeleryHints
+from gateway.clients.reply import ClientGone, Receive, Reply, Scope, Send, client_of, header_of
 from gateway.clock import now_ms
-from gateway.demand import Demand
 from gateway.draining import until_none
 from gateway.errors import (
     ApiError,
@@ -33,26 +38,21 @@ from gateway.errors import (
     wrong_method,
 )
 from gateway.forward import Forward, is_forwarded
-from gateway.hold import Hold
 from gateway.idempotency import Idempotency
 from gateway.ids import new_id, request_id
 from gateway.inference import Inference, bearer
-from gateway.leases import Leases
 from gateway.memory import keep_freed_pages, spare_the_collector
-from gateway.metering import Metering
 from gateway.openapi import openapi_json
-from gateway.parsing import Endpoint
-from gateway.places import Places
-from gateway.proxy import Proxy
-from gateway.readmodel import ReadModel
-from gateway.reply import ClientGone, Receive, Reply, Scope, Send, client_of, header_of
-from gateway.routes import RouteTable
-from gateway.scripts import Scripts
+from gateway.readmodel.readmodel import ReadModel
+from gateway.readmodel.routes import RouteTable
+from gateway.readmodel.snapshot import HoldLimits, Model, Snapshot
 from gateway.settings import Settings, load_settings
-from gateway.snapshot import HoldLimits, Model, Snapshot
-from gateway.spool import Spool
 from gateway.tracing import Trace, Tracing
-from gateway.upstream import Upstream
+from gateway.waiting.demand import Demand
+from gateway.waiting.hold import Hold
+from gateway.waiting.places import Places
+from gateway.workers.proxy import Proxy
+from gateway.workers.upstream import Upstream
 from registry.logs import configure_logging
 
 log = logging.getLogger(__name__)

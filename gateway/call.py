@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.attempts import Attempt
-from gateway.cold_policy import WAIT, ColdPolicy
-from gateway.parsing import InferenceRequest
-from gateway.reply import Reply
-from gateway.snapshot import Key, Model, Tenant
+from gateway.accounting.attempts import Attempt
+from gateway.body.parsing import InferenceRequest
+from gateway.clients.reply import Reply
+from gateway.readmodel.cold_policy import WAIT, ColdPolicy
+from gateway.readmodel.snapshot import Key, Model, Tenant
 from gateway.tracing import Trace
 
 

@@ -11,8 +11,8 @@ import aiohttp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from yarl import URL
 
+from gateway.clients.reply import ClientGone, Headers, Receive, Reply, Scope, read_body
 from gateway.errors import ApiError, unavailable
-from gateway.reply import ClientGone, Headers, Receive, Reply, Scope, read_body
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)

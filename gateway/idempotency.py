@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway import rediskeys
+from gateway.body.parsing import Endpoint
+from gateway.clients.reply import Client, ClientGone, Message, Reply, Scope, header_of
 from gateway.errors import ApiError, idempotency_key_reused, internal, invalid_request
 from gateway.ids import new_id
-from gateway.parsing import Endpoint
-from gateway.reply import Client, ClientGone, Message, Reply, Scope, header_of
 
 log = logging.getLogger(__name__)
 

@@ -10,24 +10,16 @@ from functools import partial
 
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
-from gateway.admission import redis_unavailable
-from gateway.attempts import Account, Attempt
+from gateway.accounting.admission import redis_unavailable
+from gateway.accounting.attempts import Account, Attempt
+from gateway.accounting.leases import Leases
+from gateway.accounting.metering import Metering
+from gateway.accounting.scopes import ScopesOfSnapshot
+from gateway.body.cost_bound import cost_bound
+from gateway.body.parameters import check_ceilings, output_bound
+from gateway.body.parsing import Endpoint, InferenceRequest, parse_request
 from gateway.call import Call
-from gateway.clock import now_ms
-from gateway.cold_policy import WAIT, ColdPolicy
-from gateway.cost_bound import cost_bound
-from gateway.demand import Demand
-from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
-from gateway.failpoints import reach
-from gateway.idempotency import Idempotency, Lock, sent_key
-from gateway.leases import Leases
-from gateway.metering import Metering
-from gateway.parameters import check_ceilings, output_bound
-from gateway.parsing import Endpoint, InferenceRequest, parse_request
-from gateway.places import Places
-from gateway.providers import SERVED_BY_HEADER, Providers
-from gateway.proxy import Proxy
-from gateway.reply import (
+from gateway.clients.reply import (
     Client,
     ClientGone,
     Receive,
@@ -38,12 +30,20 @@ from gateway.reply import (
     read_body,
     until_disconnect,
 )
-from gateway.routes import Route
-from gateway.scopes import ScopesOfSnapshot
+from gateway.clock import now_ms
+from gateway.errors import ApiError, invalid_api_key, invalid_request, unavailable, worker_failed
+from gateway.failpoints import reach
+from gateway.idempotency import Idempotency, Lock, sent_key
+from gateway.readmodel.cold_policy import WAIT, ColdPolicy
+from gateway.readmodel.routes import Route
+from gateway.readmodel.snapshot import Key, Model, Snapshot, Tenant
 from gateway.settings import Settings
-from gateway.snapshot import Key, Model, Snapshot, Tenant
 from gateway.tracing import Trace, step
-from gateway.upstream import UpstreamFailed, as_asked, room_left
+from gateway.waiting.demand import Demand
+from gateway.waiting.places import Places
+from gateway.workers.providers import SERVED_BY_HEADER, Providers
+from gateway.workers.proxy import Proxy
+from gateway.workers.upstream import UpstreamFailed, as_asked, room_left
 
 log = logging.getLogger(__name__)
 

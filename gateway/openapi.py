@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
+from gateway.body.parsing import Endpoint
 from gateway.idempotency import MAX_KEY_LENGTH
 from gateway.openapi_schemas import ANSWERS, ANTHROPIC_ERROR, ERROR, MODEL, MODELS, REQUESTS, Schema
-from gateway.parsing import Endpoint
 
 SUMMARIES = {
     Endpoint.CHAT: "OpenAI's chat completions: a conversation's next message",

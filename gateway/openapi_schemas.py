@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.media import ANTHROPIC_PARTS, ANTHROPIC_ROLES, ANTHROPIC_SOURCES, OPENAI_MEDIA
-from gateway.parsing import ENGINE_FIELDS, MAX_ANSWERS, MAX_CHOICES, MAX_EMBEDDINGS, Endpoint
-from gateway.responses_body import STATEFUL, TOOLS
+from gateway.body.media import ANTHROPIC_PARTS, ANTHROPIC_ROLES, ANTHROPIC_SOURCES, OPENAI_MEDIA
+from gateway.body.parsing import ENGINE_FIELDS, MAX_ANSWERS, MAX_CHOICES, MAX_EMBEDDINGS, Endpoint
+from gateway.body.responses_body import STATEFUL, TOOLS
 
 Schema = dict[str, Any]
 

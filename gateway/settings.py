@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.allowance import AllowanceLimits
+from gateway.accounting.allowance import AllowanceLimits
 
 
 class SettingsError(Exception):

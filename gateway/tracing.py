@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
 
-    from gateway.reply import Scope
+    from gateway.clients.reply import Scope
 
 
 class Trace:

@@ -1,4 +1,4 @@
-"""The windows in which budgets are spent, in UTC, numbered as `gateway/lua/admit.lua` numbers them.
+"""The windows in which budgets are spent, in UTC, numbered as `gateway/accounting/lua/admit.lua` numbers them.
 
 A day's number is days since the epoch, a month's is months since year 0; what is budgeted in total has one window, 0.
 """

@@ -1,4 +1,4 @@
-"""Parameters of requests that a key may set a default or a ceiling for. Pure; gateway/parameters.py applies them."""
+"""Parameters of requests that a key may set a default or a ceiling for. Pure; gateway/body/ applies them."""
 
 import json
 import math

@@ -7,7 +7,7 @@ import sys
 
 import uvicorn
 
-from gateway.connection import Connection
+from gateway.clients.connection import Connection
 from registry.logs import configure_logging
 
 # Before litellm is imported: its import would try to download a price list.

@@ -10,17 +10,17 @@ from typing import Any
 import httpx
 import orjson
 
-from gateway.answer import finished_usage
-from gateway.attempts import Usage
+from gateway.accounting.attempts import Usage
+from gateway.body.parsing import Endpoint, InferenceRequest, parse_request
+from gateway.clients.reply import ClientGone, Receive, Reply, Scope, Send, client_of, read_body, until_disconnect
 from gateway.errors import TRANSLATION_FAILED, WORKER_FAILED, WORKER_LOST, ApiError, unknown_path
 from gateway.hosted import provider
 from gateway.hosted.relay import relay
 from gateway.hosted.tap import Tap, timeouts
 from gateway.hosted.translate import Translation, quiet_litellm
 from gateway.ids import new_id
-from gateway.parsing import Endpoint, InferenceRequest, parse_request
-from gateway.reply import ClientGone, Receive, Reply, Scope, Send, client_of, read_body, until_disconnect
-from gateway.stream import OpenAIStream, usage_json
+from gateway.workers.answer import finished_usage
+from gateway.workers.stream import OpenAIStream, usage_json
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ import litellm
 import orjson
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
+from gateway.body.parsing import Endpoint, InferenceRequest
+from gateway.clients.reply import Reply
 from gateway.errors import ApiError, invalid_request, provider_error
 from gateway.hosted.provider_translation import Provider, ProviderTranslation
 from gateway.hosted.readers import EMBEDDERS, READERS, Reader, prompt_bytes
 from gateway.hosted.relay import relay
 from gateway.hosted.tap import Tap, timeouts
-from gateway.parsing import Endpoint, InferenceRequest
-from gateway.reply import Reply
-from gateway.stream import usage_json
+from gateway.workers.stream import usage_json
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ import httpx
 import litellm
 import orjson
 
-from gateway.attempts import Usage
+from gateway.accounting.attempts import Usage
+from gateway.body.parsing import Endpoint, InferenceRequest
 from gateway.errors import invalid_request
 from gateway.hosted.readers import Reader
 from gateway.hosted.translate import Translation
-from gateway.parsing import Endpoint, InferenceRequest
-from gateway.stream import usage_document
+from gateway.workers.stream import usage_document
 
 # What becomes an argument of litellm. Anything else is refused: it would reach litellm's own switches, or cost the
 # operator more than tokens (a service tier, a provider's own tools).

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from gateway.attempts import Usage
-from gateway.stream import read_usage
+from gateway.accounting.attempts import Usage
+from gateway.workers.stream import read_usage
 
 # Bytes of prompt text for a token, where a provider does not tell before the end: few texts have fewer.
 BYTES_PER_TOKEN = 4

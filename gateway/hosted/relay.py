@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from gateway.attempts import Usage
+from gateway.accounting.attempts import Usage
+from gateway.clients.reply import Reply
 from gateway.errors import ApiError
 from gateway.hosted.tap import Tap
-from gateway.reply import Reply
-from gateway.stream import USAGE_COMMENT, usage_json
+from gateway.workers.stream import USAGE_COMMENT, usage_json
 
 
 class Heard(Protocol):

@@ -11,9 +11,9 @@ import litellm
 import orjson
 from litellm.llms.anthropic.pass_through.adapters.transformation import AnthropicAdapter
 
+from gateway.body.parsing import Endpoint
 from gateway.hosted.tap import Tap
-from gateway.parsing import Endpoint
-from gateway.stream import OpenAIStream
+from gateway.workers.stream import OpenAIStream
 
 # Only these become litellm's own arguments. Everything else of a body goes to the worker untouched, so that no caller
 # can set litellm's switches (api_base, mock_response, fallbacks, ...). Not `reasoning_effort`: litellm refuses it for

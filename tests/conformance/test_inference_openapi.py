@@ -28,8 +28,8 @@ from support.gateway_process import KEY
 from support.inference_site import EMBEDDING, GENERATING, inference_site
 from support.real_service import BRIEF_KEY, CHAT_MODEL, EMBEDDING_MODEL, RealService
 
+from gateway.body.parsing import Endpoint
 from gateway.openapi import openapi_document
-from gateway.parsing import Endpoint
 
 load_all_checks()
 EXAMPLES = int(os.environ.get("HYDRANT_CONFORMANCE_EXAMPLES", "0"))

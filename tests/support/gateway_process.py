@@ -17,9 +17,9 @@ from support.leaks import plant
 from support.redis_server import RedisServer
 
 from gateway.app import Gateway
-from gateway.connection import Connection
+from gateway.clients.connection import Connection
+from gateway.readmodel.snapshot import hash_key
 from gateway.settings import Settings
-from gateway.snapshot import hash_key
 from registry.budget_windows import field, window_at
 
 PEPPER = plant("the gateway tests' pepper", "test-pepper").encode()

@@ -29,7 +29,7 @@ from support.hosted_process import START_SECONDS, HostedProcess
 from support.manifest import API_KEY, launch_effect, prefetch_effect
 from support.redis_server import RedisServer
 
-from gateway.snapshot import hash_key
+from gateway.readmodel.snapshot import hash_key
 
 CHAT_MODEL, EMBEDDING_MODEL, ASLEEP_MODEL = "smollm2", "tiny-vectors", "asleep"
 LIMITED_KEY = "hyd-limited0-" + "l" * 43

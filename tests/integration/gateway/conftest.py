@@ -16,7 +16,7 @@ from support.redis_server import RedisServer
 @pytest.fixture(autouse=True)
 def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats follow each other closely: tests wait for them to know what a gateway has read."""
-    monkeypatch.setattr("gateway.demand.PULSE_SECONDS", 0.05)
+    monkeypatch.setattr("gateway.waiting.demand.PULSE_SECONDS", 0.05)
 
 
 @pytest_asyncio.fixture

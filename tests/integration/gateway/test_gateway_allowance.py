@@ -15,8 +15,8 @@ from support.fake_worker import PROMPT_TOKENS, FakeWorker
 from support.gateway_process import KEY, OTHER_KEY, PRICE, RunningGateway, World, route_entry, until
 from support.redis_server import RedisServer
 
-from gateway.allowance import AllowanceLimits
-from gateway.parsing import TEMPLATE_TOKENS
+from gateway.accounting.allowance import AllowanceLimits
+from gateway.body.parsing import TEMPLATE_TOKENS
 from gateway.settings import SettingsError, load_settings
 
 CHAT = "/v1/chat/completions"

@@ -75,7 +75,7 @@ async def test_a_gateway_process_whose_background_task_died_ends_for_its_supervi
     world: World, redis_server: Any, tmp_path: Any
 ) -> None:
     defect = (
-        "import sys\nfrom gateway.metering import Metering\n"
+        "import sys\nfrom gateway.accounting.metering import Metering\n"
         "async def defect(self):\n    raise RuntimeError('a defect')\n"
         "Metering.checkpoint = defect\n"
         "from gateway.__main__ import main\nsys.exit(main())\n"

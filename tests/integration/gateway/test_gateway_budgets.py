@@ -16,9 +16,9 @@ from support.fake_worker import PROMPT_TOKENS, FakeWorker
 from support.gateway_process import KEY, PEPPER, PRICE, RunningGateway, World, route_entry, tenant_entry, until
 from support.redis_server import RedisServer
 
-from gateway.admission import ends_at_ms
-from gateway.parsing import TEMPLATE_TOKENS
-from gateway.snapshot import hash_key
+from gateway.accounting.admission import ends_at_ms
+from gateway.body.parsing import TEMPLATE_TOKENS
+from gateway.readmodel.snapshot import hash_key
 from registry.budget_windows import bounds_ms, window_at
 from registry.ops.money import usd
 
@@ -147,7 +147,7 @@ async def _is_empty(world: World) -> bool:
 
 
 def test_redis_gateway_and_registry_agree_on_every_window(redis_server: RedisServer) -> None:
-    source = Path("gateway/lua/admit.lua").read_text()
+    source = Path("gateway/accounting/lua/admit.lua").read_text()
     function = re.search(r"^local function window_of.*?^end$", source, re.S | re.M)
     assert function is not None
     script = (

@@ -27,7 +27,7 @@ from support.hosted_process import hosted_url
 from support.redis_server import RedisServer
 
 from gateway.clock import now_ms
-from gateway.snapshot import hash_key
+from gateway.readmodel.snapshot import hash_key
 
 __all__ = ["hosted_url"]
 

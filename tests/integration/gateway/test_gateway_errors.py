@@ -11,7 +11,7 @@ import pytest
 from support.fake_worker import FakeWorker
 from support.gateway_process import KEY, PEPPER, RunningGateway, World, key_entry, model_entry, until
 
-from gateway.snapshot import hash_key
+from gateway.readmodel.snapshot import hash_key
 
 CHAT = "/v1/chat/completions"
 

@@ -57,7 +57,7 @@ async def test_that_nobody_waits_any_more_is_told_at_once(
 ) -> None:
     asking = asyncio.create_task(post(client, question))
     await waiting(world, 1)
-    monkeypatch.setattr("gateway.demand.PULSE_SECONDS", 600)
+    monkeypatch.setattr("gateway.waiting.demand.PULSE_SECONDS", 600)
     await asyncio.sleep(1.1)  # the pause that has begun already
     await world.route("small", route_entry(worker.url))
     status, _, _ = await asking

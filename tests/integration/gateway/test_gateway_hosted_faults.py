@@ -114,7 +114,7 @@ async def test_a_worker_that_only_breaks_off_is_tried_a_bounded_number_of_times(
     client: aiohttp.ClientSession, lite_world: World, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Passed over for no time at all, so that the tries follow each other.
-    monkeypatch.setattr("gateway.routes.BAD_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.readmodel.routes.BAD_SECONDS", 0.0)
     worker.die_after = -1
     assert await error_of(client, CHAT, BODY) == (502, "worker_failed")
     assert len(worker.requests) == 3

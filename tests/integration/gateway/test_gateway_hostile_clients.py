@@ -235,7 +235,7 @@ async def test_a_half_closed_connection_is_a_client_that_has_gone(
 async def test_a_head_that_does_not_come_to_its_end_is_not_waited_for(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr("gateway.connection.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("gateway.clients.connection.HEAD_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":", 1)[1]))
     writer.write(sent)
     answer = await asyncio.wait_for(reader.read(), 10)
@@ -246,7 +246,7 @@ async def test_a_head_that_does_not_come_to_its_end_is_not_waited_for(
 async def test_a_body_that_nobody_waits_for_is_not_taken_for_ever(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.connection.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("gateway.clients.connection.LINGER_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rsplit(":", 1)[1]))
     writer.write(head(f"content-length: {100 * MB}"))
 
@@ -268,7 +268,7 @@ async def test_a_body_that_nobody_waits_for_is_not_taken_for_ever(
 async def test_a_large_answer_is_not_kept_for_who_does_not_fetch_it(
     gateway: RunningGateway, world: World, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, question: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("gateway.connection.FETCH_SECONDS", 0.5)
+    monkeypatch.setattr("gateway.clients.connection.FETCH_SECONDS", 0.5)
     worker.alter = lambda document: document["choices"][0]["message"].update(content="x" * 16 * MB)
     body = json.dumps(question).encode()
     with narrow_client(int(gateway.url.rsplit(":", 1)[1])) as slow:

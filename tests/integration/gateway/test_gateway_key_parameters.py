@@ -9,7 +9,7 @@ import pytest
 from support.fake_worker import FakeWorker
 from support.gateway_process import KEY, PEPPER, RunningGateway, World, model_entry, route_entry
 
-from gateway.snapshot import hash_key
+from gateway.readmodel.snapshot import hash_key
 
 CHAT = "/v1/chat/completions"
 

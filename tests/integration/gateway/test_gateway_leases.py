@@ -15,9 +15,9 @@ from support.fake_worker import PROMPT_TOKENS, FakeWorker
 from support.gateway_process import KEY, PEPPER, RunningGateway, World, key_entry, route_entry, until
 from support.redis_server import RedisServer
 
-from gateway.admission import Admitted, Ahead
-from gateway.attempts import Attempt
-from gateway.snapshot import hash_key
+from gateway.accounting.admission import Admitted, Ahead
+from gateway.accounting.attempts import Attempt
+from gateway.readmodel.snapshot import hash_key
 
 CHAT = "/v1/chat/completions"
 CLIENTS = 16
@@ -27,8 +27,8 @@ PLENTY = 10_000_000
 @pytest.fixture(autouse=True)
 def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices as large as they get, however slow the machine is."""
-    monkeypatch.setattr("gateway.leases.AHEAD_S", 1.0)
-    monkeypatch.setattr("gateway.leases.PACE_S", 0.02)
+    monkeypatch.setattr("gateway.accounting.leases.AHEAD_S", 1.0)
+    monkeypatch.setattr("gateway.accounting.leases.PACE_S", 0.02)
 
 
 class Watched:
@@ -176,7 +176,7 @@ async def test_other_limits_end_what_was_admitted_by_the_old_ones(
     gateway: RunningGateway, client: aiohttp.ClientSession, world: World, worker: FakeWorker, watched: Watched,
     question: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("gateway.leases.KEEP_S", 30.0)
+    monkeypatch.setattr("gateway.accounting.leases.KEEP_S", 30.0)
     await limit(world, worker, rpm=PLENTY)
     await ask(client, question, 3000, lambda: watched.ahead > 0)
     assert len(gateway.app._leases._supplies) == 1
@@ -192,7 +192,7 @@ async def test_a_gateway_that_stops_keeps_nothing(
     world: World, redis_server: RedisServer, worker: FakeWorker, tmp_path: Path, question: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("gateway.leases.KEEP_S", 30.0)
+    monkeypatch.setattr("gateway.accounting.leases.KEEP_S", 30.0)
     gateway = await RunningGateway(redis_server.url, tmp_path).start()
     watched = Watched(gateway, monkeypatch)
     await limit(world, worker, parallel=PLENTY)

@@ -23,9 +23,9 @@ from support.gateway_process import (
 )
 from support.redis_server import RedisServer
 
-from gateway.admission import SLOT_LIFE_MS
-from gateway.parsing import TEMPLATE_TOKENS
-from gateway.snapshot import hash_key
+from gateway.accounting.admission import SLOT_LIFE_MS
+from gateway.body.parsing import TEMPLATE_TOKENS
+from gateway.readmodel.snapshot import hash_key
 
 CHAT = "/v1/chat/completions"
 

@@ -15,8 +15,8 @@ from support.fake_worker import FakeWorker
 from support.gateway_process import KEY, OTHER_KEY, PEPPER, PRICE, RunningGateway, World, route_entry, until
 from support.redis_server import RedisServer
 
-from gateway.parsing import TEMPLATE_TOKENS
-from gateway.snapshot import hash_key
+from gateway.body.parsing import TEMPLATE_TOKENS
+from gateway.readmodel.snapshot import hash_key
 
 CHAT = "/v1/chat/completions"
 CLIENTS = 64
@@ -28,7 +28,7 @@ async def pair(
     world: World, redis_server: RedisServer, worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Pair]:
     """A client of each of two gateways, which follow the registry's messages only: the slow refresh is away."""
-    monkeypatch.setattr("gateway.readmodel.REFRESH_SECONDS", 3600.0)
+    monkeypatch.setattr("gateway.readmodel.readmodel.REFRESH_SECONDS", 3600.0)
     await world.route("small", route_entry(worker.url, capacity=100))
     gateways = [await RunningGateway(redis_server.url, tmp_path / name).start() for name in ("a", "b")]
 

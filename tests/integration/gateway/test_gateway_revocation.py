@@ -14,7 +14,7 @@ from support.gateway_process import KEY, PEPPER, RunningGateway, World, model_en
 from support.redis_server import RedisServer
 
 from gateway.clock import now_ms
-from gateway.snapshot import hash_key
+from gateway.readmodel.snapshot import hash_key
 
 CHAT = "/v1/chat/completions"
 DIGEST = hash_key(KEY, PEPPER)

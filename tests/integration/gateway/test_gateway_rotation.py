@@ -16,7 +16,7 @@ from support.fake_worker import FakeWorker
 from support.gateway_process import KEY, PEPPER, RunningGateway, World, key_entry, until
 from support.redis_server import RedisServer
 
-from gateway.snapshot import hash_key
+from gateway.readmodel.snapshot import hash_key
 
 CHAT = "/v1/chat/completions"
 NEW = "hyd-newnewne-" + "n" * 43

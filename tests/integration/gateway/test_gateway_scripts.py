@@ -9,7 +9,7 @@ import redis.asyncio
 from redis.exceptions import RedisError, ResponseError, TimeoutError
 from support.redis_server import RedisServer
 
-from gateway.scripts import UNDER_WAY, Scripts
+from gateway.accounting.scripts import UNDER_WAY, Scripts
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ async def test_calls_that_come_while_others_end_are_carried(scripts: Scripts) ->
 async def test_a_silent_redis_is_an_unreachable_one(
     client: redis.asyncio.Redis, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.scripts.CALL_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.accounting.scripts.CALL_SECONDS", 0.2)
     echo = scripts.register("return ARGV[1]")
     assert await echo([], ["a"]) == b"a"
     await client.client_pause(1000)  # for every client

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from support.redis_server import RedisServer
 from support.repeats import EXAMPLES, PATIENCE
 
-from gateway.admission import Admission, Ahead
-from gateway.attempts import Account, Attempt, FinalEvent, Usage
+from gateway.accounting.admission import Admission, Ahead
+from gateway.accounting.attempts import Account, Attempt, FinalEvent, Usage
+from gateway.accounting.scopes import BudgetScope, LimitScope, Scopes
+from gateway.accounting.scripts import Scripts
 from gateway.errors import ApiError
 from gateway.ids import new_id
-from gateway.scopes import BudgetScope, LimitScope, Scopes
-from gateway.scripts import Scripts
-from gateway.snapshot import Limits, Price
+from gateway.readmodel.snapshot import Limits, Price
 from registry.budget_windows import field as budget_field
 from registry.budget_windows import window_at
 

@@ -8,8 +8,8 @@ import pytest
 from support.registry_rows import add_tenant
 
 from gateway.errors import ApiError
-from gateway.routes import parse_cold_start, parse_routes
-from gateway.snapshot import Limits, parse_snapshot
+from gateway.readmodel.routes import parse_cold_start, parse_routes
+from gateway.readmodel.snapshot import Limits, parse_snapshot
 from registry.db import session_scope
 from registry.ids import now_ms
 from registry.ops import aliases, budgets, keys, models

@@ -20,8 +20,8 @@ from support.redis_server import RedisServer
 from support.registry_rows import add_model, add_tenant
 from support.repeats import PATIENCE, RACES
 
-from gateway import leases
-from gateway.parsing import TEMPLATE_TOKENS
+from gateway.accounting import leases
+from gateway.body.parsing import TEMPLATE_TOKENS
 from registry.db import session_scope
 from registry.ids import now_ms
 from registry.models import Usage

@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 from support.gateway_process import until
 
-from gateway.connection import Connection
-from gateway.reply import Receive, Scope, Send, client_of
+from gateway.clients.connection import Connection
+from gateway.clients.reply import Receive, Scope, Send, client_of
 
 PLAIN = [(b"content-type", b"text/plain")]
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from support.fake_provider import CACHED, PROMPT, WORDS, _anthropic, _embeddings, _gemini, _openai, _openai_text
 
-from gateway.attempts import Usage
-from gateway.cold_policy import WAIT, ColdPolicy, Step, next_step
+from gateway.accounting.attempts import Usage
 from gateway.hosted.readers import (
     AnthropicReader,
     EmbeddingsReader,
@@ -18,6 +17,7 @@ from gateway.hosted.readers import (
     Reader,
     prompt_bytes,
 )
+from gateway.readmodel.cold_policy import WAIT, ColdPolicy, Step, next_step
 
 APIS = [
     (OpenAIReader, _openai),

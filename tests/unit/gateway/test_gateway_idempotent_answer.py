@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.clients.reply import Client, ClientGone, Reply
 from gateway.idempotency import _Answer
-from gateway.reply import Client, ClientGone, Reply
 
 
 class Left:

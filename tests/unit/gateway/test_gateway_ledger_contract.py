@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.attempts import Account, Attempt, Usage
-from gateway.snapshot import Price
+from gateway.accounting.attempts import Account, Attempt, Usage
+from gateway.readmodel.snapshot import Price
 from registry import models
 from registry.ops.ledger import UsageEvent, cost_nusd
 

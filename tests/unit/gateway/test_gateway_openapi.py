@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 
 from gateway import errors
+from gateway.body.parsing import Endpoint
 from gateway.errors import ApiError
 from gateway.openapi import ERRORS, openapi_document
-from gateway.parsing import Endpoint
 
 GATEWAY = Path(errors.__file__).parent
 # The management API's, which has a document of its own; and what the hosted process tells the gateway alone.

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.body.parsing import MAX_ANSWERS, TEMPLATE_TOKENS, Endpoint, InferenceRequest, parse_request
 from gateway.errors import ApiError
-from gateway.parsing import MAX_ANSWERS, TEMPLATE_TOKENS, Endpoint, InferenceRequest, parse_request
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -15,13 +15,13 @@ import orjson
 import pytest
 from support.gateway_process import KEY, PEPPER, PRICE, key_entry, model_entry, tenant_entry
 
-from gateway.attempts import Account, Attempt, FinalEvent, Usage
+from gateway.accounting.attempts import Account, Attempt, FinalEvent, Usage
+from gateway.accounting.spool import WORTH_EMPTYING_BYTES, Spool
 from gateway.celery_message import task_message
 from gateway.errors import ApiError
 from gateway.ids import new_id, request_id
+from gateway.readmodel.snapshot import Price, Snapshot, hash_key, parse_snapshot
 from gateway.settings import SettingsError, load_settings
-from gateway.snapshot import Price, Snapshot, hash_key, parse_snapshot
-from gateway.spool import WORTH_EMPTYING_BYTES, Spool
 
 ACCOUNT = Account("req_1", "ten_1", "key_1", "m", "mod_1", Price(**PRICE), "direct", "/v1/completions", False, "gw_1")
 
@@ -150,8 +150,8 @@ def test_a_spool_that_was_just_made_is_not_lost_to_another_that_starts(
 
 def test_an_event_survives_a_killed_process(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from gateway.spool import WORTH_EMPTYING_BYTES, Spool\n"
-        "from gateway.attempts import FinalEvent\n"
+        "import os, signal, sys; from pathlib import Path; from gateway.accounting.spool import Spool\n"
+        "from gateway.accounting.attempts import FinalEvent\n"
         "s = Spool(Path(sys.argv[1]), 'gw_killed')\n"
         'body = b\'{"attempt_id":"a","tenant_id":"t","reserved_nusd":0}\'\n'
         "s.append(FinalEvent('a', 't', (), (), 2, 0, body))\n"

@@ -4,7 +4,7 @@ import pytest
 from support.fake_worker import too_long
 
 from gateway.errors import ApiError, unknown_path
-from gateway.upstream import as_asked
+from gateway.workers.upstream import as_asked
 
 
 def refusal(context: int, sent: int) -> ApiError:

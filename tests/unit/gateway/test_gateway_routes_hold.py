@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.errors import ApiError
-from gateway.hold import Hold, Waiter
-from gateway.routes import BAD_SECONDS, ColdStart, Route, RouteTable, parse_routes
-from gateway.snapshot import HoldLimits
+from gateway.readmodel.routes import BAD_SECONDS, ColdStart, Route, RouteTable, parse_routes
+from gateway.readmodel.snapshot import HoldLimits
+from gateway.waiting.hold import Hold, Waiter
 
 
 class Clock:

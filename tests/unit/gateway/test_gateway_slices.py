@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.admission import Admitted, Ahead
-from gateway.attempts import Account, Attempt
-from gateway.leases import KEEP_S, PACE_S, Leases, Pace, _most_of_size, _Supply
-from gateway.scopes import UNLIMITED, Scopes
-from gateway.snapshot import Price
+from gateway.accounting.admission import Admitted, Ahead
+from gateway.accounting.attempts import Account, Attempt
+from gateway.accounting.leases import KEEP_S, PACE_S, Leases, Pace, _most_of_size, _Supply
+from gateway.accounting.scopes import UNLIMITED, Scopes
+from gateway.readmodel.snapshot import Price
 
 ACCOUNT = Account(
     "req_1", "ten_1", "key_1", "m", "mod_1", Price("prc_1", 1, 1, 1, 1), "direct", "/v1/completions", False, "gw_1"

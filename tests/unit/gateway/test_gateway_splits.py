@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.gateway_process import KEY, PEPPER, key_entry, model_entry, tenant_entry
 
 from gateway.errors import ApiError
-from gateway.snapshot import Key, Snapshot, hash_key, parse_snapshot
-from gateway.splits import pick
+from gateway.readmodel.snapshot import Key, Snapshot, hash_key, parse_snapshot
+from gateway.readmodel.splits import pick
 
 
 def snapshot(*, permitted: list[str], **disabled: bool) -> tuple[Snapshot, Key]:
@@ -43,7 +43,7 @@ def test_affinities_are_spread_by_weight() -> None:
 
 def test_requests_without_an_affinity_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     points = iter([0, 2**64 // 10 - 1, 2**64 // 10 + 1, 2**64 - 1])
-    monkeypatch.setattr("gateway.splits.random.randrange", lambda _bound: next(points))
+    monkeypatch.setattr("gateway.readmodel.splits.random.randrange", lambda _bound: next(points))
     assert [pick([("new", 1), ("old", 9)], None) for _ in range(4)] == ["new", "new", "old", "old"]
 
 

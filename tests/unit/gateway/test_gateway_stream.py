@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.attempts import Usage
-from gateway.stream import USAGE_COMMENT, AnthropicStream, OpenAIStream, cut_usage, split_last_event
-from gateway.text_events import take_text_events
+from gateway.accounting.attempts import Usage
+from gateway.workers.stream import USAGE_COMMENT, AnthropicStream, OpenAIStream, cut_usage, split_last_event
+from gateway.workers.text_events import take_text_events
 
 CHUNKS: dict[str, list[str]] = json.loads((Path(__file__).parent / "sglang_chunks.json").read_text())
 PAIRS = {name: chunks for name, chunks in CHUNKS.items() if len(chunks) == 3}

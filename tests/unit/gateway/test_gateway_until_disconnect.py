@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.reply import until_disconnect
+from gateway.clients.reply import until_disconnect
 
 
 def client() -> asyncio.Future[None]:

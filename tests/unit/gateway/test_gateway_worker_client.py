@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway import worker_client
-from gateway.worker_client import Lost, Unreached, WorkerClient
+from gateway.workers import worker_client
+from gateway.workers.worker_client import Lost, Unreached, WorkerClient
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]

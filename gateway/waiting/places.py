@@ -8,13 +8,13 @@ import time
 from gateway import metrics
 from gateway.call import Call
 from gateway.clock import now_ms
-from gateway.cold_policy import Step, next_step
-from gateway.demand import Demand
 from gateway.errors import hold_timed_out, model_cold, unavailable
-from gateway.hold import Hold, Waiter
-from gateway.routes import Route
+from gateway.readmodel.cold_policy import Step, next_step
+from gateway.readmodel.routes import Route
 from gateway.settings import Settings
 from gateway.tracing import step
+from gateway.waiting.demand import Demand
+from gateway.waiting.hold import Hold, Waiter
 
 # Before a worker gets a request again that it has just answered badly.
 AGAIN_SECONDS = 0.2

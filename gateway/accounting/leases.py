@@ -14,12 +14,12 @@ from collections.abc import Callable
 
 import orjson
 
-from gateway.admission import Admission, Admitted, Ahead
-from gateway.attempts import Attempt
+from gateway.accounting.admission import Admission, Admitted, Ahead
+from gateway.accounting.attempts import Attempt
+from gateway.accounting.scopes import Scopes
 from gateway.clock import now_ms
 from gateway.errors import ApiError
 from gateway.ids import new_id
-from gateway.scopes import Scopes
 
 AHEAD_S = 0.02
 """A slice is what requests take in this time, at the pace at which they came before."""

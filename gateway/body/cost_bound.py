@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.parsing import PROVIDER_TEMPLATE_TOKENS, InferenceRequest
-from gateway.snapshot import Model
+from gateway.body.parsing import PROVIDER_TEMPLATE_TOKENS, InferenceRequest
+from gateway.readmodel.snapshot import Model
 
 
 def cost_bound(request: InferenceRequest, model: Model, max_tokens: int) -> tuple[int, int]:

@@ -21,9 +21,9 @@ from uvicorn import Config
 from uvicorn.protocols.utils import get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
+from gateway.clients.exchange import Exchange
+from gateway.clients.reply import Scope
 from gateway.errors import ApiError
-from gateway.exchange import Exchange
-from gateway.reply import Scope
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway import metrics, rediskeys
+from gateway.accounting.metering import Metering
 from gateway.celery_message import CeleryHints
 from gateway.clock import now_ms
-from gateway.hold import Hold
-from gateway.metering import Metering
-from gateway.routes import RouteTable
+from gateway.readmodel.routes import RouteTable
+from gateway.waiting.hold import Hold
 
 log = logging.getLogger(__name__)
 

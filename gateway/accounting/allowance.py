@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.attempts import Attempt
+from gateway.accounting.attempts import Attempt
 
 
 @dataclass(frozen=True, slots=True)

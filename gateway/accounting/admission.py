@@ -13,7 +13,9 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from gateway import rediskeys
-from gateway.attempts import Attempt, FinalEvent
+from gateway.accounting.attempts import Attempt, FinalEvent
+from gateway.accounting.scopes import BudgetScope, Scopes
+from gateway.accounting.scripts import Prepared, Scripts
 from gateway.errors import (
     ApiError,
     idempotency_in_flight,
@@ -24,8 +26,6 @@ from gateway.errors import (
     rate_limited,
     unavailable,
 )
-from gateway.scopes import BudgetScope, Scopes
-from gateway.scripts import Prepared, Scripts
 
 # A slot outlives its gateway's last heartbeat (one a second) by this much.
 SLOT_LIFE_MS = 15_000
@@ -96,7 +96,7 @@ class Admission:
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._admit, self._give_back, self._release, self._replace, self._finish, self._checkpoint = (
-            scripts.register(files("gateway").joinpath("lua", f"{name}.lua").read_text())
+            scripts.register(files("gateway.accounting").joinpath("lua", f"{name}.lua").read_text())
             for name in ("admit", "give_back", "release", "replace", "finish", "checkpoint")
         )
         self._finish_for = lru_cache(PREPARED_AT_MOST)(self._prepare_finish)

@@ -8,16 +8,16 @@ from typing import Any
 import orjson
 
 from gateway import metrics
-from gateway.answer import whole_usage
-from gateway.attempts import Usage
+from gateway.accounting.attempts import Usage
+from gateway.accounting.metering import Metering
+from gateway.body.parsing import Endpoint
 from gateway.call import Call
 from gateway.clock import now_ms
 from gateway.failpoints import reach
-from gateway.metering import Metering
-from gateway.parsing import Endpoint
-from gateway.routes import Route
-from gateway.stream import AnthropicStream, OpenAIStream, ResponsesStream, read_usage, split_last_event
-from gateway.upstream import (
+from gateway.readmodel.routes import Route
+from gateway.workers.answer import whole_usage
+from gateway.workers.stream import AnthropicStream, OpenAIStream, ResponsesStream, read_usage, split_last_event
+from gateway.workers.upstream import (
     REFUSALS,
     Upstream,
     UpstreamFailed,

@@ -19,7 +19,7 @@ JSON = (b"content-type", b"application/json")
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 PING = b": waiting\n\n"
 CLIENT = "hydrant.client"
-"""An ASGI extension of gateway/connection.py: the `Client` of a request."""
+"""An ASGI extension of gateway/clients/connection.py: the `Client` of a request."""
 HEADERS = "hydrant.headers"
 """Another: its headers by name."""
 

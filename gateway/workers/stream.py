@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from gateway.attempts import Usage
-from gateway.text_events import take_text_events
+from gateway.accounting.attempts import Usage
+from gateway.workers.text_events import take_text_events
 
 _USAGE = b',"usage":'
 # SGLang encodes plain text deltas with msgspec, whose chunks have no `usage` key unless it is set; its pydantic chunks

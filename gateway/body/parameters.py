@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.body.parsing import InferenceRequest
 from gateway.errors import invalid_request
-from gateway.parsing import InferenceRequest
-from gateway.snapshot import Key, Model
+from gateway.readmodel.snapshot import Key, Model
 
 MAX_TOKENS = "max_tokens"
 

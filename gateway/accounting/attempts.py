@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from gateway.accounting.scopes import UNLIMITED, Scopes
+from gateway.body.parsing import Endpoint
 from gateway.clock import now_ms
 from gateway.ids import new_id
-from gateway.parsing import Endpoint
-from gateway.scopes import UNLIMITED, Scopes
-from gateway.snapshot import Price
+from gateway.readmodel.snapshot import Price
 
 
 class Usage(NamedTuple):

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from gateway.errors import ApiError, unavailable
-from gateway.routes import BAD_SECONDS, ColdStart, Route, RouteTable
-from gateway.snapshot import HoldLimits
+from gateway.readmodel.routes import BAD_SECONDS, ColdStart, Route, RouteTable
+from gateway.readmodel.snapshot import HoldLimits
 
 log = logging.getLogger(__name__)
 

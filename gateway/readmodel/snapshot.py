@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from gateway import errors
-from gateway.cold_policy import WAIT, ColdPolicy
-from gateway.splits import pick
+from gateway.readmodel.cold_policy import WAIT, ColdPolicy
+from gateway.readmodel.splits import pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Tenant:
 class Key:
     """A live API key. `models` holds models' own names, or "*" for all; `budgets` are as a tenant's.
 
-    `defaults` and `ceilings` are of requests' parameters, by OpenAI's names (gateway/parameters.py).
+    `defaults` and `ceilings` are of requests' parameters, by OpenAI's names (gateway/body/parameters.py).
     """
 
     key_id: str

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gateway import rediskeys
-from gateway.snapshot import Key, Limits, Model, Snapshot, Tenant
+from gateway.readmodel.snapshot import Key, Limits, Model, Snapshot, Tenant
 
 
 @dataclass(frozen=True, slots=True)

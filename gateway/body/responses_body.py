@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway import fields, media
+from gateway.body import fields, media
 from gateway.errors import invalid_request
 
 STATEFUL = ("previous_response_id", "conversation", "prompt")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.attempts import Usage
+from gateway.accounting.attempts import Usage
 
 _PARTS = {
     b"count": rb"(?:0|[1-9]\d{0,14})",

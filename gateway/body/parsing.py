@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from gateway import fields, media, responses_body
+from gateway.body import fields, media, responses_body
 from gateway.errors import invalid_request
 
 # A chat template adds its own text (a default system prompt, role marks); this many tokens are allowed for it.
@@ -70,7 +70,7 @@ class Endpoint(Enum):
         return self is not Endpoint.RESPONSES
 
 
-# Which parameters of a key's defaults an endpoint knows (`max_tokens` is not set but bounds: gateway/parameters.py).
+# Which parameters of a key's defaults an endpoint knows (`max_tokens` is not set but bounds: parameters.py).
 _SAMPLING = frozenset({"temperature", "top_p"})
 _OPENAI = _SAMPLING | {"n", "presence_penalty", "frequency_penalty", "seed"}
 _DEFAULTS = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from gateway.body.parsing import Endpoint, InferenceRequest
 from gateway.errors import (
     TRANSLATION_FAILED,
     WORKER_FAILED,
@@ -17,11 +18,10 @@ from gateway.errors import (
     ApiError,
     translation_failed,
 )
-from gateway.parsing import Endpoint, InferenceRequest
-from gateway.routes import Route
+from gateway.readmodel.routes import Route
+from gateway.readmodel.snapshot import Model, Tenant
 from gateway.settings import Settings
-from gateway.snapshot import Model, Tenant
-from gateway.worker_client import Answer, Lost, Unreached, WorkerClient
+from gateway.workers.worker_client import Answer, Lost, Unreached, WorkerClient
 
 # Of an error answer only this much is read.
 MAX_ERROR_BYTES = 64 * 1024

@@ -17,13 +17,13 @@ from functools import partial
 from redis.exceptions import RedisError
 
 from gateway import metrics
-from gateway.admission import Admission, Ahead, Persistence
-from gateway.allowance import Allowance
-from gateway.attempts import Attempt, FinalEvent
+from gateway.accounting.admission import Admission, Ahead, Persistence
+from gateway.accounting.allowance import Allowance
+from gateway.accounting.attempts import Attempt, FinalEvent
+from gateway.accounting.spool import Spool
 from gateway.celery_message import CeleryHints
 from gateway.draining import until_none
 from gateway.failpoints import reach
-from gateway.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Metering:
 
     def finish(self, attempt: Attempt, outcome: str) -> asyncio.Future[None]:
         """Ends a dispatched attempt: spooled when this returns. The future is done when it holds nothing in Redis, or
-        Redis has not taken it at once: within `gateway.scripts.CALL_SECONDS`."""
+        Redis has not taken it at once: within `gateway.accounting.scripts.CALL_SECONDS`."""
         self._open.pop(attempt.attempt_id, None)
         model = attempt.account.model
         metrics.count(metrics.ATTEMPTS(model, outcome))

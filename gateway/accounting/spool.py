@@ -14,7 +14,7 @@ import logging
 import os
 from pathlib import Path
 
-from gateway.attempts import FinalEvent
+from gateway.accounting.attempts import FinalEvent
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from gateway.reply import CLIENT, HEADERS, Message, Scope
+from gateway.clients.reply import CLIENT, HEADERS, Message, Scope
 
 if TYPE_CHECKING:
-    from gateway.connection import Connection
+    from gateway.clients.connection import Connection
 
 BODY_AHEAD_BYTES = 64 * 1024
 """So much of a body is read before the application asks for it."""

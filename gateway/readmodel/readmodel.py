@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway import rediskeys
-from gateway.routes import Route, RouteTable, parse_cold_start, parse_routes
-from gateway.snapshot import Snapshot, parse_snapshot
+from gateway.readmodel.routes import Route, RouteTable, parse_cold_start, parse_routes
+from gateway.readmodel.snapshot import Snapshot, parse_snapshot
 
 log = logging.getLogger(__name__)
 

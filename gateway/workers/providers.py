@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from gateway.attempts import Account
+from gateway.accounting.attempts import Account
+from gateway.body.parameters import output_bound
 from gateway.call import Call
 from gateway.errors import ApiError, worker_failed
-from gateway.parameters import output_bound
-from gateway.places import Places
-from gateway.proxy import Proxy
-from gateway.snapshot import Model
-from gateway.upstream import UpstreamFailed, provider_route
+from gateway.readmodel.snapshot import Model
+from gateway.waiting.places import Places
+from gateway.workers.proxy import Proxy
+from gateway.workers.upstream import UpstreamFailed, provider_route
 
 log = logging.getLogger(__name__)
 

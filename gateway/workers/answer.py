@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from gateway.attempts import Usage
-from gateway.parsing import Endpoint
-from gateway.stream import read_responses_usage, read_usage
+from gateway.accounting.attempts import Usage
+from gateway.body.parsing import Endpoint
+from gateway.workers.stream import read_responses_usage, read_usage
 
 _USAGE = b'"usage":'
 

@@ -1,0 +1,1 @@
+"""What the registry and the controller have published: keys, tenants, models, policies; routes and cold starts."""

@@ -1,0 +1,1 @@
+"""Calls to workers and to the hosted process: HTTP, their streams and answers, and what these have used."""
