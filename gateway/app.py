@@ -52,6 +52,7 @@ from gateway.waiting.demand import Demand
 from gateway.waiting.hold import Hold
 from gateway.waiting.places import Places
 from gateway.workers.proxy import Proxy
+from gateway.workers.tries import Tries
 from gateway.workers.upstream import Upstream
 from registry.logs import configure_logging
 
@@ -99,6 +100,7 @@ class Gateway:
         self._leases = Leases(admission, self.gateway_id, self._metering.give_back)
         self._demand = Demand(self._redis, self.gateway_id, self._routes, self._hold, self._metering, hints)
         self._idempotency = Idempotency(settings.stall_timeout_s, settings.max_answer_bytes)
+        places = Places(settings, self._hold, self._demand)
         self._inference = Inference(
             settings,
             self.gateway_id,
@@ -106,9 +108,9 @@ class Gateway:
             lambda: self._read_model.connected,
             self._leases,
             self._metering,
-            Places(settings, self._hold, self._demand),
+            places,
             self._demand,
-            Proxy(self._metering, self._upstream),
+            Tries(self._metering, places, Proxy(self._metering, self._upstream)),
             self._idempotency,
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import orjson
 
@@ -119,6 +120,17 @@ class Leases:
             self._timer = asyncio.get_running_loop().call_later(KEEP_S, self._tidy)
 
 
+class _Slice(NamedTuple):
+    """What Redis has admitted ahead, and when; `ids` are those that nobody has taken."""
+
+    ahead: Ahead
+    ids: list[str]
+    admitted: Admitted
+    at_ms: int
+    counted_in: tuple[str, ...]
+    minute_ends: float
+
+
 class _Supply:
     """What was admitted ahead for requests of one key, model and size.
 
@@ -132,35 +144,29 @@ class _Supply:
         self.asked = False
         self.retired = False
         self.until = now
-        self._slice: Ahead | None = None
-        self._ids: list[str] = []
-        self._admitted: Admitted | None = None
-        self._at_ms = 0
-        self._counted_in: tuple[str, ...] = ()
-        self._minute_ends = now
+        self._slice: _Slice | None = None
 
     def fill(self, ahead: Ahead, admitted: Admitted, with_: Attempt, asked_at: float) -> None:
         """Takes over a slice that was admitted with an attempt, as many of it as there was room for."""
         assert with_.admitted_at_ms is not None
-        self._slice, self._ids, self._admitted = ahead, list(ahead.ids[: admitted.ahead]), admitted
-        self._at_ms, self._counted_in = with_.admitted_at_ms, with_.counted_in
         # It was admitted later than it was asked for: this is never after the end of the minute in which it counts.
-        self._minute_ends = asked_at + admitted.reset_ms / 1000
-        self.until = min(asked_at + KEEP_S, self._minute_ends)
+        minute_ends = asked_at + admitted.reset_ms / 1000
+        ids = list(ahead.ids[: admitted.ahead])
+        self._slice = _Slice(ahead, ids, admitted, with_.admitted_at_ms, with_.counted_in, minute_ends)
+        self.until = min(asked_at + KEEP_S, minute_ends)
 
     def take(self, attempt: Attempt, now: float) -> Admitted | None:
         """Has the attempt be one of the slice, if there is one. `attempt` counts for the pace in any case."""
         self.pace.count(now)
-        if not self._ids or now >= self.until:
+        slice_ = self._slice
+        if slice_ is None or not slice_.ids or now >= self.until:
             return None
-        assert self._slice is not None
-        assert self._admitted is not None
-        attempt.attempt_id = self._ids.pop()
-        attempt.reserved_nusd, attempt.counted_tokens = self._slice.reserved_nusd, self._slice.counted_tokens
-        attempt.applied(self._at_ms, self._counted_in)
-        at_first, taken = self._admitted, self._admitted.ahead - len(self._ids)
+        attempt.attempt_id = slice_.ids.pop()
+        attempt.reserved_nusd, attempt.counted_tokens = slice_.ahead.reserved_nusd, slice_.ahead.counted_tokens
+        attempt.applied(slice_.at_ms, slice_.counted_in)
+        at_first, taken = slice_.admitted, slice_.admitted.ahead - len(slice_.ids)
         return Admitted(
-            int(1000 * (self._minute_ends - now)),
+            int(1000 * (slice_.minute_ends - now)),
             at_first.request_limit,
             None if at_first.requests_left is None else max(at_first.requests_left - taken, 0),
             at_first.token_limit,
@@ -169,11 +175,8 @@ class _Supply:
 
     def rest(self) -> Ahead | None:
         """What is left, which is not its own any more."""
-        if not self._ids:
-            return None
-        assert self._slice is not None
-        rest, self._ids = self._slice._replace(ids=tuple(self._ids)), []
-        return rest
+        slice_, self._slice = self._slice, None
+        return slice_.ahead._replace(ids=tuple(slice_.ids)) if slice_ is not None and slice_.ids else None
 
 
 class Pace:

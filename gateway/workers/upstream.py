@@ -21,7 +21,8 @@ from gateway.errors import (
 from gateway.readmodel.routes import Route
 from gateway.readmodel.snapshot import Model, Tenant
 from gateway.settings import Settings
-from gateway.workers.worker_client import Answer, Lost, Unreached, WorkerClient
+from gateway.workers.worker_client import Answer, Unreached, WorkerClient
+from gateway.workers.worker_connection import Lost
 
 # Of an error answer only this much is read.
 MAX_ERROR_BYTES = 64 * 1024

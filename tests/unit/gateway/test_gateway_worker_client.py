@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.workers import worker_client
-from gateway.workers.worker_client import Lost, Unreached, WorkerClient
+from gateway.workers import worker_connection
+from gateway.workers.worker_client import Unreached, WorkerClient
+from gateway.workers.worker_connection import Lost
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]
@@ -231,7 +232,7 @@ async def test_a_closed_kept_connection_is_not_used() -> None:
 
 @pytest.mark.parametrize("heard", [b"", b"HTTP/1.1 2"])
 async def test_a_request_that_the_worker_had_is_not_sent_again(heard: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_client, "RACE_S", 0.02)
+    monkeypatch.setattr(worker_connection, "RACE_S", 0.02)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
         await request(reader)
@@ -383,7 +384,7 @@ async def test_leaving_early_closes_the_connection(at: str) -> None:
 async def test_an_idle_connection_that_is_too_old_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async with worker(says(OK)) as served, client() as made:
         await ask(made, served.url)
-        monkeypatch.setattr(worker_client, "KEEP_S", 0.01)
+        monkeypatch.setattr(worker_connection, "KEEP_S", 0.01)
         await asyncio.sleep(0.03)
         await ask(made, served.url)
         assert served.connections == 2
