@@ -59,13 +59,8 @@ def take_text_events(data: bytes, start: int, *, keep_usage: bool) -> tuple[int,
 
 
 def _without_usage(run: bytes) -> bytes:
-    """All usages of a run are as long as its last, but where a count gets a digit more: then each end is sought."""
-    first, *others = run.split(b'],"usage":{')
-    length = len(others.pop())
-    out = b"]}\n\n".join([first, *[other[length:] for other in others]])
-    if out.count(b"]}\n\ndata: {") < len(others):
-        out = b"]}\n\n".join([first, *[other.partition(b"\n\n")[2] for other in others]])
-    return out + b"]}\n\n"
+    """An event ends with its usage; in a text its quotes would be escaped."""
+    return b"}\n\n".join([event.partition(b',"usage')[0] for event in run.split(b"\n\n")])
 
 
 def _is_text(data: bytes) -> bool:
