@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from gateway import rediskeys
 from gateway.accounting.attempts import Attempt, FinalEvent
 from gateway.accounting.scopes import BudgetScope, Scopes
-from gateway.accounting.scripts import Prepared, Scripts
+from gateway.accounting.scripts import Answer, Prepared, Scripts
 from gateway.errors import (
     ApiError,
     idempotency_in_flight,
@@ -35,6 +35,8 @@ DAY_MS = 86_400_000
 CHECKPOINT_BATCH = 200
 # Endings of so many sets of scopes are packed once.
 PREPARED_AT_MOST = 2048
+# So many endings go together at most: others are to have their turn.
+ENDINGS_AT_MOST = 16
 
 
 class Admitted(NamedTuple):
@@ -81,6 +83,13 @@ class Ahead(NamedTuple):
     record: bytes
 
 
+class _Endings(NamedTuple):
+    """Endings that go together: the answer for all, and what each adds to the script's words."""
+
+    answer: Answer
+    words: list[str | int | bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Persistence:
     """A Redis server's identity (it changes with every start), and whether it keeps what it has taken over one."""
@@ -100,6 +109,8 @@ class Admission:
             for name in ("admit", "give_back", "release", "replace", "finish", "checkpoint")
         )
         self._finish_for = lru_cache(PREPARED_AT_MOST)(self._prepare_finish)
+        # By what they have in common, those that are sent at the end of this turn.
+        self._endings: dict[tuple[str, tuple[str, ...], tuple[str, ...]], _Endings] = {}
 
     async def admit(self, attempt: Attempt, ahead: Ahead | None = None) -> Admitted:
         """Checks limits, balance and budgets, reserves, and writes the attempt; and as many of those `ahead`, which are
@@ -189,10 +200,25 @@ class Admission:
         return bool(moved)
 
     def finish(self, event: FinalEvent) -> asyncio.Future[None]:
-        """Publishes a final event and frees what the attempt held beyond its cost. Fails with RedisError."""
-        return self._finish_for(event.tenant_id, event.slot_keys, event.token_keys)(
-            event.attempt_id, event.body, event.surplus_tokens, *(event.lock or ())
-        )
+        """Publishes a final event and frees what the attempt held beyond its cost. Fails with RedisError.
+
+        Those of the same scopes that end in one turn of the event loop go together.
+        """
+        scopes = event.tenant_id, event.slot_keys, event.token_keys
+        endings = self._endings.get(scopes)
+        if endings is None:
+            loop = asyncio.get_running_loop()
+            endings = self._endings[scopes] = _Endings(Answer(loop=loop), [])
+            loop.call_soon(self._send_endings, scopes, endings)
+        endings.words.extend((event.attempt_id, event.body, event.surplus_tokens, *(event.lock or ("", ""))))
+        if len(endings.words) >= ENDINGS_AT_MOST * 5:
+            del self._endings[scopes]
+        return endings.answer
+
+    def _send_endings(self, scopes: tuple[str, tuple[str, ...], tuple[str, ...]], endings: _Endings) -> None:
+        if self._endings.get(scopes) is endings:
+            del self._endings[scopes]
+        self._finish_for(*scopes)(*endings.words, answer=endings.answer)
 
     def _prepare_finish(self, tenant_id: str, slot_keys: tuple[str, ...], token_keys: tuple[str, ...]) -> Prepared:
         keys = (rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.USAGE, rediskeys.BUDGET_RESERVED)

@@ -81,11 +81,12 @@ class Scripts:
         """What the script returns, or RedisError; then it is unknown whether it has run."""
         return self.send(script, _pack("EVALSHA", script.sha, len(keys), *keys, *args))
 
-    def send(self, script: Script, packed: bytes) -> Answer:
-        """The same of a call that is packed already."""
-        # Asking for the running loop is a system call.
+    def send(self, script: Script, packed: bytes, answer: Answer | None = None) -> Answer:
+        """The same of a call that is packed already; it may have the future that gets its answer."""
         line = self._line
-        answer = Answer(loop=asyncio.get_running_loop() if line is None else line.loop)
+        if answer is None:
+            # Asking for the running loop is a system call.
+            answer = Answer(loop=asyncio.get_running_loop() if line is None else line.loop)
         self._waiting.append(_Call(packed, script, answer))
         if line is not None:
             self._send()
@@ -250,10 +251,10 @@ class Prepared:
         self._count = 3 + len(keys) + len(args)
         self._words = _without_count(_pack("EVALSHA", script.sha, len(keys), *keys, *args))
 
-    def __call__(self, *rest: Argument) -> Answer:
-        """What the script returns, or RedisError; then it is unknown whether it has run."""
+    def __call__(self, *rest: Argument, answer: Answer | None = None) -> Answer:
+        """What the script returns, or RedisError; then it is unknown whether it has run. See `Scripts.send`."""
         packed = b"*%d\r\n%b%b" % (self._count + len(rest), self._words, _without_count(_pack(*rest)))
-        return self._scripts.send(self._script, packed)
+        return self._scripts.send(self._script, packed, answer)
 
 
 def _without_count(packed: bytes) -> bytes:

@@ -32,7 +32,7 @@ PERIODS = ("day", "month", "total")
 BALANCE = 300_000
 STEPS = (
     *("admit", "admit", "admit", "ahead", "ahead", "take", "take", "give back"),
-    *("finish", "finish again", "release", "replace", "checkpoint", "close", "limits"),
+    *("finish", "finish several", "release", "replace", "checkpoint", "close", "limits"),
 )
 UNTOUCHED, SHARE = 64, 8
 """lua/admit.lua: so many requests' worth is not admitted ahead, and of the rest one in so many."""
@@ -203,27 +203,31 @@ class World:
         for number in range(self.chance.randint(1, 2)):
             assert await self.admission.give_back(slice_) == (0 if number else len(known))
 
-    async def end(self, *, release: bool) -> None:
+    async def release(self) -> None:
         if not self.open:
             return
+        attempt = self._end()
+        self.expected.hold(attempt, -attempt.reserved_nusd, -attempt.counted_tokens)
+        for _ in range(self.chance.randint(1, 2)):
+            await self.admission.release(attempt)
+
+    async def finish(self, most: int) -> None:
+        """Those of the same scopes that end at one moment go together; some may be finished again among them."""
+        events = [event for _, event in self.ended if self.chance.random() < 0.1]
+        for _ in range(min(self.chance.randint(1, most), len(self.open))):
+            attempt = self._end()
+            attempt.deliver(Usage(self.chance.randint(0, 500), 0, self.chance.randint(0, 500)))
+            event = attempt.final(self.chance.choice(("ok", "client_closed", "upstream_error")))
+            self.expected.hold(attempt, event.reserved_nusd - attempt.reserved_nusd, -event.surplus_tokens)
+            self.ended.append((attempt, event))
+            events += [event] * self.chance.choice((1, 1, 1, 2))
+        await asyncio.gather(*map(self.admission.finish, events))
+
+    def _end(self) -> Attempt:
         attempt = self.open.pop(self.chance.randrange(len(self.open)))
         for name in attempt.account.scopes.slot_keys:
             self.expected.slots[name].discard(attempt.attempt_id)
-        if release:
-            self.expected.hold(attempt, -attempt.reserved_nusd, -attempt.counted_tokens)
-            for _ in range(self.chance.randint(1, 2)):
-                await self.admission.release(attempt)
-            return
-        used = Usage(self.chance.randint(0, 500), 0, self.chance.randint(0, 500))
-        attempt.deliver(used)
-        event = attempt.final(self.chance.choice(("ok", "client_closed", "upstream_error")))
-        self.expected.hold(attempt, event.reserved_nusd - attempt.reserved_nusd, -event.surplus_tokens)
-        self.ended.append((attempt, event))
-        await self.admission.finish(event)
-
-    async def finish_again(self) -> None:
-        if self.ended:
-            await self.admission.finish(self.chance.choice(self.ended)[1])
+        return attempt
 
     async def replace(self) -> None:
         if not self.open:
@@ -277,10 +281,12 @@ class World:
             await self.take()
         elif name == "give back":
             await self.give_back()
-        elif name in ("finish", "release"):
-            await self.end(release=name == "release")
-        elif name == "finish again":
-            await self.finish_again()
+        elif name == "release":
+            await self.release()
+        elif name == "finish":
+            await self.finish(most=1)
+        elif name == "finish several":
+            await self.finish(most=40)
         elif name == "replace":
             await self.replace()
         elif name == "checkpoint":
@@ -306,7 +312,7 @@ async def play(url: str, seed: int, steps: list[str], close_script: str) -> int:
             await world.check()
         # However it went: once everything has ended and is in the books, nothing is held.
         while world.open:
-            await world.end(release=world.chance.random() < 0.5)
+            await (world.release() if world.chance.random() < 0.5 else world.finish(most=1))
         while world.ended:
             await world.close()
         while world.slices:
