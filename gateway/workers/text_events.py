@@ -37,17 +37,17 @@ def take_text_events(data: bytes, start: int, *, keep_usage: bool) -> tuple[int,
     out: list[bytes] = []
     at, last = start, None
     while (found := _RUN.match(data, at)) is not None:
-        begin, at = at, found.end()
-        if not _is_text(found[0]):
+        run, begin, at = found[0], at, found.end()
+        if not _is_text(run):
             at = begin
             break
         last = found
         if keep_usage:
-            out.append(found[0])
+            out.append(run)
         elif at == found.end(_TAIL_GROUP):
             out += (data[begin : found.start(_USAGE_GROUP)], b"}\n\n")
         else:
-            out.append(_without_usage(found[0]))
+            out.append(_without_usage(run))
     if last is None:
         return start, [], None
     prompt, completion, cached = last.group("prompt", "completion", "cached")
