@@ -199,18 +199,22 @@ class Admission:
         )
         return bool(moved)
 
-    def finish(self, event: FinalEvent) -> asyncio.Future[None]:
+    def finish(self, event: FinalEvent, *, alone: bool = False) -> asyncio.Future[None]:
         """Publishes a final event and frees what the attempt held beyond its cost. Fails with RedisError.
 
-        Those of the same scopes that end in one turn of the event loop go together.
+        Those of the same scopes that end in one turn of the event loop go together, and fail together, unless they are
+        to go `alone`.
         """
         scopes = event.tenant_id, event.slot_keys, event.token_keys
+        words = event.attempt_id, event.body, event.surplus_tokens, *(event.lock or ("", ""))
+        if alone:
+            return self._finish_for(*scopes)(*words)
         endings = self._endings.get(scopes)
         if endings is None:
             loop = asyncio.get_running_loop()
             endings = self._endings[scopes] = _Endings(Answer(loop=loop), [])
             loop.call_soon(self._send_endings, scopes, endings)
-        endings.words.extend((event.attempt_id, event.body, event.surplus_tokens, *(event.lock or ("", ""))))
+        endings.words.extend(words)
         if len(endings.words) >= ENDINGS_AT_MOST * 5:
             del self._endings[scopes]
         return endings.answer

@@ -184,9 +184,9 @@ class Metering:
         answer.add_done_callback(partial(self._answered, ending, done))
         return done
 
-    def _send(self, ending: _Ending) -> asyncio.Future[None]:
+    def _send(self, ending: _Ending, *, alone: bool = False) -> asyncio.Future[None]:
         if isinstance(ending, FinalEvent):
-            return self._admission.finish(ending)
+            return self._admission.finish(ending, alone=alone)
         if isinstance(ending, Ahead):
             return self._admission.give_back(ending)
         return self._admission.release(ending)
@@ -208,7 +208,8 @@ class Metering:
             await self.confirm()
             self._server_is_sure = True
         batch = [self._queue[position] for position in range(min(PUBLISH_BATCH, len(self._queue)))]
-        results = await asyncio.gather(*map(self._send, batch), return_exceptions=True)
+        # Each by itself: one that Redis will never take must not keep the others.
+        results = await asyncio.gather(*(self._send(ending, alone=True) for ending in batch), return_exceptions=True)
         failure: BaseException | None = None
         for ending, result in zip(batch, results, strict=True):
             self._queue.popleft()

@@ -239,11 +239,13 @@ async def _raise_refusal(answer: Answer, lane: str) -> None:
 
 
 async def _read_at_most(answer: Answer, limit: int) -> bytes:
-    parts, left = list[bytes](), limit
-    while left > 0 and (part := await answer.read()):
-        parts.append(part[:left])
-        left -= len(part)
-    return b"".join(parts)
+    parts = bytearray()
+    while part := await answer.read():
+        parts += part
+        if len(parts) >= limit:
+            break
+    del parts[limit:]
+    return bytes(parts)
 
 
 def _error_of(body: bytes) -> object:

@@ -7,10 +7,9 @@
 -- ARGV  1 tenant id  2 number of slots
 --       then of each: attempt id, event (JSON), tokens counted at admission less the real ones, and the lock of its
 --       Idempotency-Key with its value ('': none)
--- Returns how many were published.
+-- Returns how many were published. Each is whole before the next one's turn: where one fails, those before it are done.
 
 local last_slot = 4 + tonumber(ARGV[2])
-local ids, surplus = {}, {}
 
 for at = 3, #ARGV, 5 do
   local id, json, lock = ARGV[at], ARGV[at + 1], ARGV[at + 3]
@@ -27,20 +26,15 @@ for at = 3, #ARGV, 5 do
   redis.call('HSET', KEYS[2], id, json)
   if raw and not attempt.outcome then
     local minute = string.format('%.0f', math.floor((attempt.admitted_at_ms or 0) / 60000))
-    surplus[minute] = (surplus[minute] or 0) + tonumber(ARGV[at + 2])
+    for position = last_slot + 1, #KEYS do
+      local counter = KEYS[position] .. ':t:' .. minute
+      if redis.call('EXISTS', counter) == 1 then redis.call('DECRBY', counter, ARGV[at + 2]) end
+    end
+  end
+  for position = 5, last_slot do
+    redis.call('ZREM', KEYS[position], id)
   end
   if lock ~= '' and redis.call('GET', lock) == ARGV[at + 4] then redis.call('DEL', lock) end
   redis.call('XADD', KEYS[3], '*', 'event', json)
-  ids[#ids + 1] = id
 end
-
-for minute, tokens in pairs(surplus) do
-  for position = last_slot + 1, #KEYS do
-    local counter = KEYS[position] .. ':t:' .. minute
-    if redis.call('EXISTS', counter) == 1 then redis.call('DECRBY', counter, string.format('%.0f', tokens)) end
-  end
-end
-for position = 5, last_slot do
-  redis.call('ZREM', KEYS[position], unpack(ids))
-end
-return #ids
+return (#ARGV - 2) / 5
