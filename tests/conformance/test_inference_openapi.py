@@ -75,6 +75,8 @@ _HTTPS = {"content-type", "content-length", "transfer-encoding", "connection", "
 
 def headers_are_listed(context: Any, response: Any, case: Any) -> None:
     """No header comes that the document does not list for this operation and status."""
+    if case.method.lower() != case.operation.method:
+        return  # another method, of which the document says nothing
     document = openapi_document()
     told = document["paths"][case.operation.path][case.operation.method]["responses"][str(response.status_code)]
     if "$ref" in told:
