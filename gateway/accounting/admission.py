@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
+from itertools import chain
 from math import ceil
 from typing import NamedTuple
 
@@ -84,10 +85,10 @@ class Ahead(NamedTuple):
 
 
 class _Endings(NamedTuple):
-    """Endings that go together: the answer for all, and what each adds to the script's words."""
+    """Endings that go together, and the answer for all."""
 
     answer: Answer
-    words: list[str | int | bytes]
+    events: list[FinalEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,23 +207,22 @@ class Admission:
         to go `alone`.
         """
         scopes = event.tenant_id, event.slot_keys, event.token_keys
-        words = event.attempt_id, event.body, event.surplus_tokens, *(event.lock or ("", ""))
         if alone:
-            return self._finish_for(*scopes)(*words)
+            return self._finish_for(*scopes)(*_words(event))
         endings = self._endings.get(scopes)
         if endings is None:
             loop = asyncio.get_running_loop()
             endings = self._endings[scopes] = _Endings(Answer(loop=loop), [])
             loop.call_soon(self._send_endings, scopes, endings)
-        endings.words.extend(words)
-        if len(endings.words) >= ENDINGS_AT_MOST * 5:
+        endings.events.append(event)
+        if len(endings.events) == ENDINGS_AT_MOST:
             del self._endings[scopes]
         return endings.answer
 
     def _send_endings(self, scopes: tuple[str, tuple[str, ...], tuple[str, ...]], endings: _Endings) -> None:
         if self._endings.get(scopes) is endings:
             del self._endings[scopes]
-        self._finish_for(*scopes)(*endings.words, answer=endings.answer)
+        self._finish_for(*scopes)(*chain.from_iterable(map(_words, endings.events)), answer=endings.answer)
 
     def _prepare_finish(self, tenant_id: str, slot_keys: tuple[str, ...], token_keys: tuple[str, ...]) -> Prepared:
         keys = (rediskeys.RESERVED, rediskeys.ATTEMPTS, rediskeys.USAGE, rediskeys.BUDGET_RESERVED)
@@ -253,6 +253,11 @@ class Admission:
                 keys.extend(slots)
                 args.extend((attempt.attempt_id, attempt.record(), len(slots), *(attempt.lock or ("", ""))))
             await self._checkpoint(keys=keys, args=args)
+
+
+def _words(event: FinalEvent) -> tuple[str | int | bytes, ...]:
+    """Of lua/finish.lua, those of one event."""
+    return event.attempt_id, event.body, event.surplus_tokens, *(event.lock or ("", ""))
 
 
 def redis_unavailable(reason: str) -> ApiError:

@@ -148,7 +148,7 @@ class Snapshot:
 
         Raises `ApiError` 404 (unknown, or all of them disabled) or 403 (none on the key's list).
         """
-        named = self.models.get(name)
+        named = self.models.get(name)  # nearly all requests: no lists, and nothing to draw
         if named is not None and named.enabled and key.permits(name):
             return named
         known = self._behind(name)
